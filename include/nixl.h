@@ -1,0 +1,246 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The agent: one per process part that moves data. It owns backends, registered memory, what is known of peers, and
+// requests. Every method may be called from any thread. A call that fails changes nothing, writes no out-parameter
+// and leaves its sentence in nixlx::lastError(). Handles are checked tokens: a stale, foreign or doubled one is an
+// error status, never undefined behaviour. All handles end with the agent.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nixl_descriptors.h"
+#include "nixl_params.h"
+#include "nixl_types.h"
+#include "nixlx/report.h"
+
+#pragma GCC visibility push(default)
+
+class nixlAgent {
+private:
+    std::unique_ptr<nixlAgentData> data;
+
+public:
+    /// Throws std::invalid_argument for an empty name or a name longer than 4096 bytes, std::runtime_error for a
+    /// broken configuration (file, listener, telemetry).
+    nixlAgent(const std::string &name, const nixlAgentConfig &cfg);
+
+    /// Cancels what is in flight, waits for it up to the shutdown limit (1 s), deregisters what is left.
+    ~nixlAgent();
+
+    nixlAgent(const nixlAgent &) = delete;
+    nixlAgent(nixlAgent &&) = delete;
+    nixlAgent &
+    operator=(const nixlAgent &) = delete;
+    nixlAgent &
+    operator=(nixlAgent &&) = delete;
+
+    // ---- Backends ------------------------------------------------------------------------------------------------
+
+    /// Names of all plugins found or built in, in no order.
+    nixl_status_t
+    getAvailPlugins(std::vector<nixl_backend_t> &plugins);
+
+    /// Memory kinds and options a plugin advertises. NOT_FOUND: no such plugin.
+    nixl_status_t
+    getPluginParams(const nixl_backend_t &type, nixl_mem_list_t &mems, nixl_b_params_t &params) const;
+
+    /// Memory kinds an instantiated backend really has, and the parameters it was created with.
+    nixl_status_t
+    getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, nixl_b_params_t &params) const;
+
+    /// Creates the backend `type`, at most one of each. INVALID_PARAM: exists already; NOT_ALLOWED: conflicts with
+    /// one that exists; NOT_FOUND: no plugin of this name; BACKEND: the plugin refused (sentence says why).
+    nixl_status_t
+    createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&backend);
+
+    // ---- Registration --------------------------------------------------------------------------------------------
+
+    /// Registers every descriptor with each candidate backend, all or nothing per backend. SUCCESS if at least one
+    /// backend took the list. NOT_FOUND: no backend for this kind of memory; BACKEND: all refused. Memory must stay
+    /// valid until deregistered. Ranges may nest, overlap, repeat and touch.
+    nixl_status_t
+    registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr);
+
+    /// Each descriptor must equal a registered one (address, length, device id); otherwise NOT_FOUND and that
+    /// backend keeps all. A range registered twice needs two calls. New requests on the range fail from here on;
+    /// the backend lets go of it when requests in flight have ended.
+    nixl_status_t
+    deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr);
+
+    /// Asks one backend about files or objects: per element a map of properties, or nothing if absent.
+    /// Exactly one backend must be given in `extra_params`.
+    nixl_status_t
+    queryMem(const nixl_reg_dlist_t &descs,
+             std::vector<nixl_query_resp_t> &resp,
+             const nixl_opt_args_t *extra_params) const;
+
+    // ---- Connections and transfers -------------------------------------------------------------------------------
+
+    /// Connects now instead of on first use. NOT_FOUND: metadata of `remote_agent` is not loaded.
+    nixl_status_t
+    makeConnection(const std::string &remote_agent, const nixl_opt_args_t *extra_params = nullptr);
+
+    /// Resolves a list once for many requests. `agent_name`: "" for local memory, a peer or the own name for the
+    /// remote side. The handle refers to the memory and peer as known now; once one of them goes, requests made from
+    /// it fail with NOT_FOUND.
+    nixl_status_t
+    prepXferDlist(const std::string &agent_name,
+                  const nixl_xfer_dlist_t &descs,
+                  nixlDlistH *&dlist_hndl,
+                  const nixl_opt_args_t *extra_params = nullptr) const;
+    nixl_status_t
+    prepXferDlist(const nixl_xfer_dlist_t &descs,
+                  nixlDlistH *&dlist_hndl,
+                  const nixl_opt_args_t *extra_params = nullptr) const;
+    nixl_status_t
+    prepXferDlist(const std::string &agent_name,
+                  const nixlDescList<nixlStrideDesc> &descs,
+                  nixlDlistH *&dlist_hndl,
+                  const nixl_opt_args_t *extra_params = nullptr) const;
+    nixl_status_t
+    prepXferDlist(const nixlDescList<nixlStrideDesc> &descs,
+                  nixlDlistH *&dlist_hndl,
+                  const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// Makes a request from two prepared lists: element local_indices[i] with element remote_indices[i]. The lists
+    /// may be released before the request. INVALID_PARAM: handles, sides, index counts, an index out of range or a
+    /// length that differs.
+    nixl_status_t
+    makeXferReq(const nixl_xfer_op_t &operation,
+                const nixlDlistH *local_side,
+                const std::vector<int> &local_indices,
+                const nixlDlistH *remote_side,
+                const std::vector<int> &remote_indices,
+                nixlXferReqH *&req_hndl,
+                const nixl_opt_args_t *extra_params = nullptr) const;
+    nixl_status_t
+    makeXferReq(nixl_xfer_op_t operation,
+                const nixlDlistH &local_side,
+                std::span<const int> local_indices,
+                const nixlDlistH &remote_side,
+                std::span<const int> remote_indices,
+                nixlXferReqH *&req_hndl,
+                const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// Makes a request from two lists of equal count and lengths.
+    nixl_status_t
+    createXferReq(const nixl_xfer_op_t &operation,
+                  const nixl_xfer_dlist_t &local_descs,
+                  const nixl_xfer_dlist_t &remote_descs,
+                  const std::string &remote_agent,
+                  nixlXferReqH *&req_hndl,
+                  const nixl_opt_args_t *extra_params = nullptr) const;
+
+    nixl_status_t
+    estimateXferCost(const nixlXferReqH *req_hndl,
+                     std::chrono::microseconds &duration,
+                     std::chrono::microseconds &err_margin,
+                     nixl_cost_t &method,
+                     const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// Starts the request, or starts it again after it ended. SUCCESS: done already; IN_PROG: poll getXferStatus.
+    /// REPOST_ACTIVE: still running. `extra_params` with a notification replaces the stored one; without one it
+    /// clears it; null keeps it.
+    nixl_status_t
+    postXferReq(nixlXferReqH *req_hndl, const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// NOT_POSTED, IN_PROG, SUCCESS or why it failed. A final status means nobody touches the buffers any more.
+    nixl_status_t
+    getXferStatus(nixlXferReqH *req_hndl) const;
+
+    nixl_status_t
+    getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &telemetry) const;
+
+    nixl_status_t
+    queryXferBackend(const nixlXferReqH *req_hndl, nixlBackendH *&backend) const;
+
+    /// Cancels if running and waits for quiet buffers up to the settle guard (150 ms). REPOST_ACTIVE: not quiet yet,
+    /// the handle stays valid.
+    nixl_status_t
+    releaseXferReq(nixlXferReqH *req_hndl) const;
+
+    nixl_status_t
+    prepMemView(const nixl_remote_dlist_t &descs,
+                nixlMemViewH &mvh,
+                const nixl_opt_args_t *extra_params = nullptr) const;
+    nixl_status_t
+    prepMemView(const nixl_local_dlist_t &descs,
+                nixlMemViewH &mvh,
+                const nixl_opt_args_t *extra_params = nullptr) const;
+    void
+    releaseMemView(nixlMemViewH mvh) const;
+
+    /// (sic) Releases a prepared list.
+    nixl_status_t
+    releasedDlistH(nixlDlistH *dlist_hndl) const;
+
+    // ---- Notifications -------------------------------------------------------------------------------------------
+
+    /// Appends what arrived since the last call, by sender. Also makes progress when there is no progress thread.
+    nixl_status_t
+    getNotifs(nixl_notifs_t &notif_map, const nixl_opt_args_t *extra_params = nullptr);
+
+    /// Sends a message that is not ordered with any transfer.
+    nixl_status_t
+    genNotif(const std::string &remote_agent,
+             const nixl_blob_t &msg,
+             const nixl_opt_args_t *extra_params = nullptr) const;
+
+    // ---- Metadata ------------------------------------------------------------------------------------------------
+
+    /// Everything a peer needs: how to connect and what is registered.
+    nixl_status_t
+    getLocalMD(nixl_blob_t &str) const;
+
+    nixl_status_t
+    getLocalPartialMD(const nixl_reg_dlist_t &descs,
+                      nixl_blob_t &str,
+                      const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// Decodes and validates fully, then takes over; a bad blob changes nothing. Loading again adds what is new.
+    /// MISMATCH: not metadata; NOT_ALLOWED: other connection info or keys than loaded before; BACKEND: no backend in
+    /// common; INVALID_PARAM: the agent's own blob.
+    nixl_status_t
+    loadRemoteMD(const nixl_blob_t &remote_metadata, std::string &agent_name);
+
+    nixl_status_t
+    invalidateRemoteMD(const std::string &remote_agent);
+
+    nixl_status_t
+    sendLocalMD(const nixl_opt_args_t *extra_params = nullptr) const;
+
+    nixl_status_t
+    sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr) const;
+
+    nixl_status_t
+    fetchRemoteMD(const std::string remote_name, const nixl_opt_args_t *extra_params = nullptr);
+
+    nixl_status_t
+    invalidateLocalMD(const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// SUCCESS when the peer is known and one backend resolves all of `descs`; NOT_FOUND otherwise.
+    nixl_status_t
+    checkRemoteMD(const std::string remote_name, const nixl_xfer_dlist_t &descs) const;
+
+    // ---- Beyond NIXL 1.4 -----------------------------------------------------------------------------------------
+
+    /// What is known of a request: which backend and path, why it was chosen, bytes, attempts, the error's sentence.
+    nixl_status_t
+    getXferReport(const nixlXferReqH *req_hndl, nixlx::Report &report) const;
+
+    /// Gives the handle away: it becomes invalid at once, a running transfer is cancelled and its memory stays
+    /// registered until it is quiet. For owners that cannot wait, such as a garbage collector. SUCCESS or
+    /// INVALID_PARAM.
+    nixl_status_t
+    dropXferReq(nixlXferReqH *req_hndl) const;
+
+    /// Name of a backend of this agent; INVALID_PARAM for a handle that is not one.
+    nixl_status_t
+    getBackendType(const nixlBackendH *backend, nixl_backend_t &type) const;
+};
+
+#pragma GCC visibility pop

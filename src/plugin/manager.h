@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Finds, checks, loads and keeps plugins. A name is looked up among the built-ins, then the list file, then the
+// plugin directories; nothing is opened before it is asked for. Self-synchronised (one mutex, never held while a
+// plugin's code runs).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend_plugin.h"
+#include "base/error.h"
+#include "nixlx/engine.h"
+
+namespace nx::plugin {
+
+/// A loaded backend plugin. Stays loaded while anyone holds it. Immutable.
+class BackendPlugin {
+public:
+    virtual ~BackendPlugin() = default;
+
+    virtual const std::string &
+    name() const = 0;
+    virtual const std::string &
+    version() const = 0;
+    /// Advertised options; may be empty.
+    virtual nixl_b_params_t
+    options() const = 0;
+    /// Advertised kinds of memory; may be empty.
+    virtual nixl_mem_list_t
+    memories() const = 0;
+    /// NIXLX_CAP_ bits; 0 for a plugin written for NIXL 1.4.
+    virtual uint32_t
+    capabilities() const = 0;
+    /// Names of backends that may not exist beside this one in an agent.
+    virtual const std::vector<std::string> &
+    conflicts() const = 0;
+    /// Null if the plugin's code refused or threw; its sentence is in takeBackendSentence().
+    virtual nixlBackendEngine *
+    create(const nixlBackendInitParams &params) const = 0;
+    virtual void
+    destroy(nixlBackendEngine *engine) const = 0;
+    /// The second face of an engine that create() returned; null for a plugin written for NIXL 1.4.
+    virtual nixlx::Engine *
+    extend(nixlBackendEngine *engine) const = 0;
+};
+
+class Manager {
+public:
+    /// The process's manager, made at the first call from NIXL_PLUGIN_DIR or the folder `plugins` beside libnixl.
+    static Manager &
+    instance();
+
+    /// For tests and embedders: a manager over these directories.
+    explicit Manager(std::vector<std::string> directories);
+    ~Manager();
+
+    Manager(const Manager &) = delete;
+    Manager &
+    operator=(const Manager &) = delete;
+
+    /// Every name that was found or is built in, sorted.
+    std::vector<std::string>
+    available() const;
+
+    /// NOT_FOUND: no such plugin (the sentence names the places searched); BACKEND: there is a file but it cannot be
+    /// used (the sentence says why). Loading is remembered while somebody holds the result.
+    Result<std::shared_ptr<const BackendPlugin>>
+    load(const std::string &name);
+
+    /// Searches `directory` before the others. NOT_FOUND if it does not exist.
+    Status
+    addDirectory(const std::string &directory);
+
+    /// Names that are loaded now, sorted.
+    std::vector<std::string>
+    loaded() const;
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+} // namespace nx::plugin

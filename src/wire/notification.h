@@ -1,0 +1,26 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The notification message of network backends: nixlSerDes with the fields `name` (sender's agent) and `msg`.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace nx::wire {
+
+struct Notification {
+    std::string sender;
+    std::string message;
+};
+
+std::string
+encodeNotification(std::string_view sender, std::string_view message);
+
+/// MISMATCH: not a notification.
+Result<Notification>
+decodeNotification(std::string_view bytes);
+
+} // namespace nx::wire
