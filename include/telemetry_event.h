@@ -40,10 +40,16 @@ enum class nixl_telemetry_event_type_t : uint32_t {
     AGENT_ERR_REMOTE_DISCONNECT = 17,
     AGENT_ERR_CANCELED = 18,
     AGENT_ERR_NO_TELEMETRY = 19,
-    AGENT_TELEMETRY_EVENTS_DROPPED = 20
+    AGENT_TELEMETRY_EVENTS_DROPPED = 20,
+    // Beyond 1.4:
+    AGENT_ERR_TIMEOUT = 21,
+    AGENT_ERR_STALE = 22,
+    AGENT_ERR_INTEGRITY = 23,
+    AGENT_ERR_NO_MEMORY = 24,
+    AGENT_ERR_FORKED = 25
 };
 
-inline constexpr size_t nixl_telemetry_event_type_count = 21;
+inline constexpr size_t nixl_telemetry_event_type_count = 26;
 using nixl_telemetry_metric_mask_t = std::array<bool, nixl_telemetry_event_type_count>;
 
 struct nixlTelemetryEvent {
@@ -66,5 +72,23 @@ namespace nixlEnumStrings {
     std::string
     telemetryErrorStatusLabel(const nixl_telemetry_event_type_t &type);
 } // namespace nixlEnumStrings
+
+/// Name of the counter that all error events share, told apart by the label `status`.
+inline constexpr const char *telemetry_error_family_name = "agent_errors_total";
+
+/// The metrics of one event type, for exporters. A metric without a name does not exist for the type. `counterName`
+/// sums the values (of an error event: counts them), `gaugeName` keeps the last one, `histogramName` sorts them.
+struct nixlTelemetryMetricDescriptor {
+    const char *counterName = "";
+    const char *counterHelp = "";
+    const char *gaugeName = "";
+    const char *gaugeHelp = "";
+    const char *histogramName = "";
+    const char *histogramHelp = "";
+};
+
+/// The strings live as long as the process. All empty for a value outside the enum.
+const nixlTelemetryMetricDescriptor &
+telemetryMetricDescriptor(nixl_telemetry_event_type_t type) noexcept;
 
 #pragma GCC visibility pop

@@ -80,7 +80,8 @@ public:
 
 private:
     struct State;
-    std::unique_ptr<State> state_;
+    // Shared with the plugins that are out: one may go after its manager.
+    std::shared_ptr<State> state_;
 };
 
 } // namespace nx::plugin

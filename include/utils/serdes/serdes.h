@@ -14,8 +14,14 @@
 
 #pragma GCC visibility push(default)
 
+namespace nixlx {
+struct SerDesAccess;
+}
+
 class nixlSerDes {
 private:
+    friend struct nixlx::SerDesAccess; // libnixl's descriptor lists are written and read in place
+
     std::string workingStr;
     ssize_t des_offset;
 

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "arrays.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace nb = nanobind;
+
+namespace nx::python {
+namespace {
+
+[[noreturn]] void
+refuseIndex(const std::string &index) {
+    throw std::invalid_argument("index " + index + " does not fit into 32 bits");
+}
+
+template<class Number>
+int
+toIndex(Number number) {
+    if constexpr (std::is_floating_point_v<Number>) {
+        if (!(number > -2147483649.0 && number < 2147483648.0)) refuseIndex(std::to_string(number));
+    } else {
+        if (!std::in_range<int>(number)) refuseIndex(std::to_string(number));
+    }
+    return static_cast<int>(number);
+}
+
+template<class Number>
+void
+convert(const Py_buffer &view, std::vector<int> &out) {
+    const size_t count = static_cast<size_t>(view.shape[0]);
+    const char *element = static_cast<const char *>(view.buf);
+    out.resize(count);
+    for (size_t i = 0; i < count; ++i, element += view.strides[0]) {
+        Number number;
+        std::memcpy(&number, element, sizeof number); // strided views may be unaligned
+        out[i] = toIndex(number);
+    }
+}
+
+template<>
+void
+convert<bool>(const Py_buffer &view, std::vector<int> &out) {
+    convert<uint8_t>(view, out);
+    for (int &index : out) {
+        index = index != 0;
+    }
+}
+
+/// False for a format without a C++ type here.
+bool
+convertNumbers(char letter, const Py_buffer &view, std::vector<int> &out) {
+    switch (letter) {
+    case '?':
+        convert<bool>(view, out);
+        return true;
+    case 'b':
+        convert<signed char>(view, out);
+        return true;
+    case 'B':
+        convert<unsigned char>(view, out);
+        return true;
+    case 'h':
+        convert<short>(view, out);
+        return true;
+    case 'H':
+        convert<unsigned short>(view, out);
+        return true;
+    case 'i':
+        convert<int>(view, out);
+        return true;
+    case 'I':
+        convert<unsigned int>(view, out);
+        return true;
+    case 'l':
+        convert<long>(view, out);
+        return true;
+    case 'L':
+        convert<unsigned long>(view, out);
+        return true;
+    case 'q':
+        convert<long long>(view, out);
+        return true;
+    case 'Q':
+        convert<unsigned long long>(view, out);
+        return true;
+    case 'f':
+        convert<float>(view, out);
+        return true;
+    case 'd':
+        convert<double>(view, out);
+        return true;
+    default:
+        return false;
+    }
+}
+
+int
+indexOf(nb::handle item) {
+    nb::object number;
+    if (PyLong_Check(item.ptr())) {
+        number = nb::borrow(item);
+    } else {
+        const bool is_text = PyUnicode_Check(item.ptr()) || PyBytes_Check(item.ptr());
+        if (!is_text) number = nb::steal(PyNumber_Long(item.ptr()));
+        if (!number.is_valid()) {
+            PyErr_Clear();
+            throw nb::type_error("indices must be numbers");
+        }
+    }
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+    if (overflow) refuseIndex(nb::cast<std::string>(nb::str(number)));
+    return toIndex(value);
+}
+
+Buffer
+arrayBuffer(nb::handle source) {
+    std::optional<Buffer> buffer = Buffer::of(source);
+    if (!buffer) throw nb::type_error("expected a numpy array of descriptors");
+    return std::move(*buffer);
+}
+
+} // namespace
+
+std::optional<Buffer>
+Buffer::of(nb::handle source) {
+    Buffer buffer;
+    if (!PyObject_CheckBuffer(source.ptr())) return std::nullopt;
+    if (PyObject_GetBuffer(source.ptr(), &buffer.view_, PyBUF_RECORDS_RO) != 0) {
+        PyErr_Clear();
+        return std::nullopt;
+    }
+    return buffer;
+}
+
+Buffer::Buffer(Buffer &&other) noexcept : view_(other.view_) {
+    // A moved view's shape pointer may point into the old struct for one-dimensional bytes-like objects.
+    if (other.view_.shape == &other.view_.len) view_.shape = &view_.len;
+    if (other.view_.strides == &other.view_.itemsize) view_.strides = &view_.itemsize;
+    other.view_ = Py_buffer{};
+}
+
+Buffer::~Buffer() {
+    if (view_.obj) PyBuffer_Release(&view_);
+}
+
+char
+Buffer::letter() const {
+    const char *format = view_.format ? view_.format : "B";
+    if (*format == '@') ++format;
+    return format[0] != '\0' && format[1] == '\0' ? format[0] : '\0';
+}
+
+Rows::Rows(nb::handle source, std::initializer_list<size_t> columns) : buffer_(arrayBuffer(source)) {
+    const Py_buffer &view = buffer_.view();
+    const bool shaped = view.ndim == 2 &&
+        std::find(columns.begin(), columns.end(), static_cast<size_t>(view.shape[1])) != columns.end();
+    if (!shaped) {
+        std::string wanted;
+        for (size_t width : columns) {
+            wanted += (wanted.empty() ? "N x " : " or N x ") + std::to_string(width);
+        }
+        throw std::invalid_argument("descriptors must be an " + wanted + " array");
+    }
+    const char letter = buffer_.letter();
+    if (view.itemsize != 8 || !letter || !std::strchr("lLqQ", letter)) {
+        throw std::invalid_argument("descriptors must be an array of int64 or uint64");
+    }
+    if (!buffer_.contiguous()) throw std::invalid_argument("descriptors must be a C-contiguous array");
+    if (view.shape[0] > INT_MAX) throw std::invalid_argument("a descriptor list has at most 2^31 - 1 elements");
+    count_ = static_cast<size_t>(view.shape[0]);
+    columns_ = static_cast<size_t>(view.shape[1]);
+    data_ = static_cast<const uint64_t *>(view.buf);
+}
+
+Indices::Indices(nb::handle source) {
+    if (readBuffer(source)) return;
+    nb::object array = nb::getattr(source, "__array__", nb::none());
+    if (!array.is_none() && readBuffer(array())) return;
+    readSequence(source);
+}
+
+bool
+Indices::readBuffer(nb::handle source) {
+    if (PyBytes_Check(source.ptr()) || PyByteArray_Check(source.ptr())) return false;
+    buffer_ = Buffer::of(source);
+    if (!buffer_) return false;
+    const Py_buffer &view = buffer_->view();
+    if (view.ndim != 1) throw std::invalid_argument("indices must be a one-dimensional array");
+    const char letter = buffer_->letter();
+    // An unsigned index of 2^31 or more becomes negative here, which the agent refuses like any other wrong index.
+    if ((letter == 'i' || letter == 'I') && buffer_->contiguous()) {
+        values_ = {static_cast<const int *>(view.buf), static_cast<size_t>(view.shape[0])};
+        return true;
+    }
+    if (!convertNumbers(letter, view, converted_)) return false;
+    values_ = converted_;
+    return true;
+}
+
+void
+Indices::readSequence(nb::handle source) {
+    if (PyUnicode_Check(source.ptr()) || PyBytes_Check(source.ptr()) || !PySequence_Check(source.ptr())) {
+        throw nb::type_error("indices must be a list or a one-dimensional array of numbers");
+    }
+    const Py_ssize_t count = PySequence_Size(source.ptr());
+    if (count < 0) throw nb::python_error();
+    converted_.reserve(static_cast<size_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        nb::object item = nb::steal(PySequence_GetItem(source.ptr(), i));
+        if (!item.is_valid()) throw nb::python_error();
+        converted_.push_back(indexOf(item));
+    }
+    values_ = converted_;
+}
+
+} // namespace nx::python

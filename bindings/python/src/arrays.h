@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reading numpy arrays through the buffer protocol, without numpy: descriptor rows and index lists. Owned by one call;
+// made and destroyed with the GIL held, readable without it.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace nx::python {
+
+/// A view of an object's buffer, released at the end.
+class Buffer {
+public:
+    /// Nothing for an object without a readable strided buffer.
+    static std::optional<Buffer>
+    of(nanobind::handle source);
+
+    Buffer(Buffer &&other) noexcept;
+    Buffer &
+    operator=(Buffer &&) = delete;
+    ~Buffer();
+
+    const Py_buffer &
+    view() const {
+        return view_;
+    }
+
+    /// The letter of the element type in native byte order, as in Python's struct module; 0 for any other format.
+    char
+    letter() const;
+
+    bool
+    contiguous() const {
+        return PyBuffer_IsContiguous(&view_, 'C');
+    }
+
+private:
+    Buffer() = default;
+
+    Py_buffer view_{};
+};
+
+/// Rows of 64-bit integers: an N x `columns` array, C-contiguous, of int64 or uint64.
+class Rows {
+public:
+    /// ValueError for another shape, layout or dtype, TypeError for something that is no array.
+    Rows(nanobind::handle source, std::initializer_list<size_t> columns);
+
+    size_t
+    count() const {
+        return count_;
+    }
+
+    size_t
+    columns() const {
+        return columns_;
+    }
+
+    const uint64_t *
+    data() const {
+        return data_;
+    }
+
+private:
+    Buffer buffer_;
+    size_t count_ = 0;
+    size_t columns_ = 0;
+    const uint64_t *data_ = nullptr;
+};
+
+/// A list of 32-bit indices. A contiguous array of 32-bit integers is used in place; anything else is converted as
+/// numpy would: other integers, floats (cut), bools, strided arrays, lists, tuples, ranges.
+class Indices {
+public:
+    /// ValueError for anything that is not one-dimensional or does not fit into 32 bits, TypeError for elements that
+    /// are no numbers.
+    explicit Indices(nanobind::handle source);
+
+    std::span<const int>
+    values() const {
+        return values_;
+    }
+
+private:
+    bool
+    readBuffer(nanobind::handle source);
+    void
+    readSequence(nanobind::handle source);
+
+    std::optional<Buffer> buffer_;
+    std::vector<int> converted_;
+    std::span<const int> values_;
+};
+
+} // namespace nx::python

@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "loopback/connection.h"
+
+#include <charconv>
+#include <random>
+#include <unistd.h>
+
+namespace nx::loopback {
+
+namespace {
+const std::string kAddressTag = "loopback:";
+
+std::string
+processPrefix() {
+    std::random_device random; // so that a process that got the number of a dead one is not taken for it
+    const uint64_t number = uint64_t{random()} << 32 | random();
+    return kAddressTag + std::to_string(getpid()) + ":" + std::to_string(number) + ":";
+}
+
+std::string
+storeName(const WindowKey &key) {
+    return key.name.empty() ? "device " + std::to_string(key.device_id) : "name " + key.name;
+}
+} // namespace
+
+std::string
+tooLong(const std::string &message) {
+    return "a notification of " + std::to_string(message.size()) + " bytes is too long; the limit is " +
+        std::to_string(kNotificationBytesMax);
+}
+
+std::shared_ptr<Window>
+Endpoint::open(WindowKey key, std::shared_ptr<Store> store) {
+    std::lock_guard lock(mutex_);
+    Entry &entry = windows_[key];
+    if (!entry.window) entry.window = std::make_shared<Window>(std::move(key), std::move(store));
+    ++entry.registrations;
+    return entry.window;
+}
+
+void
+Endpoint::close(const std::shared_ptr<Window> &window) {
+    {
+        std::lock_guard lock(mutex_);
+        const auto found = windows_.find(window->key());
+        if (found == windows_.end() || found->second.window != window) return;
+        if (--found->second.registrations) return;
+        windows_.erase(found);
+    }
+    window->close();
+}
+
+std::shared_ptr<Window>
+Endpoint::find(const WindowKey &key) const {
+    std::lock_guard lock(mutex_);
+    const auto found = windows_.find(key);
+    return found == windows_.end() ? nullptr : found->second.window;
+}
+
+nixl_status_t
+Endpoint::deliver(const std::string &sender, const std::string &message) {
+    if (message.size() > kNotificationBytesMax) return NIXL_ERR_INVALID_PARAM;
+    std::lock_guard lock(mutex_);
+    if (!alive()) return NIXL_ERR_REMOTE_DISCONNECT;
+    if (inbox_.size() == kInboxMessagesMax || inbox_bytes_ + message.size() > kInboxBytesMax) return NIXL_IN_PROG;
+    inbox_.emplace_back(sender, message);
+    inbox_bytes_ += message.size();
+    return NIXL_SUCCESS;
+}
+
+void
+Endpoint::takeNotifications(notif_list_t &notifications) {
+    std::deque<std::pair<std::string, std::string>> taken;
+    {
+        std::lock_guard lock(mutex_);
+        taken.swap(inbox_);
+        inbox_bytes_ = 0;
+    }
+    for (auto &entry : taken) notifications.push_back(std::move(entry));
+}
+
+void
+Endpoint::shutDown() {
+    std::map<WindowKey, Entry> windows;
+    {
+        std::lock_guard lock(mutex_);
+        alive_.store(false, std::memory_order_release);
+        windows.swap(windows_);
+        inbox_.clear();
+    }
+    for (auto &[key, entry] : windows) entry.window->close();
+}
+
+std::shared_ptr<Process>
+Process::instance() {
+    static std::mutex mutex;
+    static std::weak_ptr<Process> existing;
+    std::lock_guard lock(mutex);
+    std::shared_ptr<Process> process = existing.lock();
+    if (!process) existing = process = std::make_shared<Process>();
+    return process;
+}
+
+Process::Process() : prefix_(processPrefix()) {}
+
+std::shared_ptr<Endpoint>
+Process::createEndpoint(const std::string &agent) {
+    std::lock_guard lock(mutex_);
+    auto endpoint = std::make_shared<Endpoint>(++last_id_, agent);
+    endpoints_[endpoint->id()] = endpoint;
+    return endpoint;
+}
+
+void
+Process::removeEndpoint(const Endpoint &endpoint) {
+    std::lock_guard lock(mutex_);
+    endpoints_.erase(endpoint.id());
+}
+
+std::string
+Process::address(const Endpoint &endpoint) const {
+    return prefix_ + std::to_string(endpoint.id());
+}
+
+Result<std::shared_ptr<Endpoint>>
+Process::find(const std::string &address) const {
+    if (!address.starts_with(kAddressTag)) {
+        return {NIXL_ERR_MISMATCH, quoted(address) + " is not an address of a loopback engine"};
+    }
+    if (!address.starts_with(prefix_)) {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                quoted(address) + " belongs to another process; the loopback engine reaches only agents of its own"};
+    }
+    uint64_t id = 0;
+    const char *first = address.data() + prefix_.size(), *last = address.data() + address.size();
+    if (const auto parsed = std::from_chars(first, last, id); parsed.ec != std::errc() || parsed.ptr != last) {
+        return {NIXL_ERR_MISMATCH, quoted(address) + " is not an address of a loopback engine"};
+    }
+    std::lock_guard lock(mutex_);
+    const auto found = endpoints_.find(id);
+    if (found == endpoints_.end()) return {NIXL_ERR_NOT_FOUND, "the engine of " + quoted(address) + " is gone"};
+    return found->second;
+}
+
+std::shared_ptr<Store>
+Process::openStore(const WindowKey &key) {
+    if (!isStorage(key.memory)) return nullptr;
+    std::lock_guard lock(mutex_);
+    auto &store = stores_[{key.memory, storeName(key)}];
+    if (!store) store = std::make_shared<Store>(key.memory, storeName(key));
+    return store;
+}
+
+std::shared_ptr<Store>
+Process::findStore(const WindowKey &key) const {
+    std::lock_guard lock(mutex_);
+    const auto found = stores_.find({key.memory, storeName(key)});
+    return found == stores_.end() ? nullptr : found->second;
+}
+
+} // namespace nx::loopback

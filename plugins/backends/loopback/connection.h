@@ -1,0 +1,132 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// How engines of one process find each other. Every engine has an Endpoint: its windows and its inbox, all that others
+// can reach of it. The Process knows the endpoints by number and owns the stores; it exists as long as an engine does.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "backend/backend_aux.h"
+#include "base/error.h"
+#include "loopback/memory.h"
+
+namespace nx::loopback {
+
+inline constexpr size_t kNotificationBytesMax = size_t{16} << 20;
+inline constexpr size_t kInboxMessagesMax = 65536;
+inline constexpr size_t kInboxBytesMax = size_t{64} << 20;
+
+/// "a notification of N bytes is too long ...".
+std::string
+tooLong(const std::string &message);
+
+/// Guarded; kept by its engine and by every peer that loaded it.
+class Endpoint {
+public:
+    Endpoint(uint64_t id, std::string agent) : id_(id), agent_(std::move(agent)) {}
+
+    uint64_t
+    id() const noexcept {
+        return id_;
+    }
+
+    const std::string &
+    agent() const noexcept {
+        return agent_;
+    }
+
+    /// False once its engine is gone.
+    bool
+    alive() const noexcept {
+        return alive_.load(std::memory_order_acquire);
+    }
+
+    /// One range registered several times is one window.
+    std::shared_ptr<Window>
+    open(WindowKey key, std::shared_ptr<Store> store);
+
+    /// The last close of a window is a barrier: no access to it happens after the return.
+    void
+    close(const std::shared_ptr<Window> &window);
+
+    /// Null if nothing of this key is registered.
+    std::shared_ptr<Window>
+    find(const WindowKey &key) const;
+
+    /// IN_PROG: the inbox is full, try again later. INVALID_PARAM: too long. REMOTE_DISCONNECT: gone. Throws
+    /// std::bad_alloc.
+    nixl_status_t
+    deliver(const std::string &sender, const std::string &message);
+
+    void
+    takeNotifications(notif_list_t &notifications);
+
+    /// Its engine goes: closes every window and drops the inbox.
+    void
+    shutDown();
+
+private:
+    struct Entry {
+        std::shared_ptr<Window> window;
+        size_t registrations = 0;
+    };
+
+    const uint64_t id_;
+    const std::string agent_;
+    std::atomic<bool> alive_{true};
+    mutable std::mutex mutex_;
+    // Guarded by mutex_:
+    std::map<WindowKey, Entry> windows_;
+    std::deque<std::pair<std::string, std::string>> inbox_;
+    size_t inbox_bytes_ = 0;
+};
+
+/// Guarded.
+class Process {
+public:
+    /// The one that exists, else a new one.
+    static std::shared_ptr<Process>
+    instance();
+
+    Process();
+
+    std::shared_ptr<Endpoint>
+    createEndpoint(const std::string &agent);
+
+    void
+    removeEndpoint(const Endpoint &endpoint);
+
+    /// "loopback:<pid>:<random>:<id>": what getConnInfo publishes.
+    std::string
+    address(const Endpoint &endpoint) const;
+
+    /// The endpoint of an address. MISMATCH: not an address; NOT_SUPPORTED: of another process; NOT_FOUND: gone.
+    Result<std::shared_ptr<Endpoint>>
+    find(const std::string &address) const;
+
+    /// The store that a window lies in, made if there is none; null for a window of memory.
+    std::shared_ptr<Store>
+    openStore(const WindowKey &key);
+
+    /// Null if there is none.
+    std::shared_ptr<Store>
+    findStore(const WindowKey &key) const;
+
+private:
+    const std::string prefix_;
+    mutable std::mutex mutex_;
+    // Guarded by mutex_:
+    std::map<uint64_t, std::shared_ptr<Endpoint>> endpoints_;
+    std::map<std::tuple<nixl_mem_t, std::string>, std::shared_ptr<Store>> stores_;
+    uint64_t last_id_ = 0;
+};
+
+} // namespace nx::loopback

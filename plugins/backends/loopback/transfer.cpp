@@ -1,0 +1,188 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "loopback/transfer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+namespace nx::loopback {
+
+Transfer::Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer)
+    : plan_(plan),
+      sender_(sender),
+      peer_(std::move(peer)),
+      local_windows_(plan.local_segments.size()),
+      remote_windows_(plan.remote_segments.size()) {}
+
+nixl_status_t
+Transfer::post(const std::string *notification) {
+    waits_for_inbox_ = false;
+    run_ = block_ = offset_ = 0;
+    error_.clear();
+    cancelled_.store(false, std::memory_order_relaxed);
+    return enter([&] {
+        const nixl_status_t begun = begin(notification);
+        return begun == NIXL_SUCCESS ? step() : begun;
+    });
+}
+
+nixl_status_t
+Transfer::advance() {
+    return enter([this] { return step(); });
+}
+
+template<class Transition>
+nixl_status_t
+Transfer::enter(Transition transition) noexcept {
+    nixl_status_t status;
+    try {
+        status = transition();
+    }
+    catch (const std::bad_alloc &) {
+        status = fail(NIXL_ERR_NO_MEMORY, "out of memory"); // short enough to need none
+    }
+    status_.store(status, std::memory_order_release);
+    return status;
+}
+
+nixl_status_t
+Transfer::begin(const std::string *notification) {
+    if (notification && notification->size() > kNotificationBytesMax) {
+        return fail(NIXL_ERR_INVALID_PARAM, tooLong(*notification));
+    }
+    has_notification_ = notification;
+    if (notification) notification_ = *notification;
+    if (!peer_->alive()) return fail(NIXL_ERR_REMOTE_DISCONNECT, "agent " + quoted(peer_->agent()) + " is gone");
+    for (size_t i = 0; i < local_windows_.size(); ++i) {
+        local_windows_[i] = static_cast<LocalMemory *>(plan_.local_segments[i].metadata)->window;
+    }
+    for (size_t i = 0; i < remote_windows_.size(); ++i) {
+        const auto &memory = *static_cast<RemoteMemory *>(plan_.remote_segments[i].metadata);
+        remote_windows_[i] = memory.owner->find(memory.key);
+        if (!remote_windows_[i]) {
+            return fail(NIXL_ERR_NOT_ALLOWED,
+                        "agent " + quoted(peer_->agent()) + " has no registration of " + toString(memory.key) +
+                            " any more; load its new metadata");
+        }
+    }
+    return NIXL_SUCCESS;
+}
+
+nixl_status_t
+Transfer::step() {
+    if (cancelled_.load(std::memory_order_relaxed)) return fail(NIXL_ERR_CANCELED, "the request was cancelled");
+    const nixl_status_t moved = moveSlice();
+    return moved == NIXL_SUCCESS ? deliver() : moved;
+}
+
+nixl_status_t
+Transfer::moveSlice() {
+    uint64_t bytes_left = kSliceBytes;
+    uint64_t blocks_left = kSliceBlocks;
+    for (; run_ < plan_.runs.size(); ++run_, block_ = 0) {
+        const nixlx::Run &run = plan_.runs[run_];
+        Window &local = *local_windows_[run.local_segment];
+        Window &remote = *remote_windows_[run.remote_segment];
+        const Window::Pin local_pin(local), remote_pin(remote);
+        if (!local_pin) return refuse(local, true);
+        if (!remote_pin) return refuse(remote, false);
+
+        for (; block_ < run.count; ++block_, offset_ = 0) {
+            if (!bytes_left || !blocks_left) return NIXL_IN_PROG;
+            const uint64_t local_address = run.local + block_ * run.local_stride;
+            const uint64_t remote_address = run.remote + block_ * run.remote_stride;
+            if (!local.contains(local_address, run.length)) return refuse(local, true);
+            if (!remote.contains(remote_address, run.length)) return refuse(remote, false);
+
+            const uint64_t part = std::min(run.length - offset_, bytes_left);
+            const Status copied = plan_.operation == NIXL_READ ?
+                Window::copy(remote, remote_address + offset_, local, local_address + offset_, part) :
+                Window::copy(local, local_address + offset_, remote, remote_address + offset_, part);
+            if (!copied.ok()) return fail(copied.code(), copied.message());
+            offset_ += part;
+            bytes_left -= part;
+            --blocks_left;
+            if (offset_ < run.length) return NIXL_IN_PROG;
+        }
+    }
+    return NIXL_SUCCESS;
+}
+
+nixl_status_t
+Transfer::deliver() {
+    if (!has_notification_) return NIXL_SUCCESS;
+    const nixl_status_t delivered = peer_->deliver(sender_, notification_);
+    waits_for_inbox_ = delivered == NIXL_IN_PROG;
+    if (delivered == NIXL_ERR_REMOTE_DISCONNECT) {
+        return fail(delivered, "agent " + quoted(peer_->agent()) + " went before it got the notification");
+    }
+    return delivered;
+}
+
+nixl_status_t
+Transfer::fail(nixl_status_t status, std::string error) {
+    error_ = std::move(error);
+    return status;
+}
+
+nixl_status_t
+Transfer::refuse(const Window &window, bool local) {
+    if (!local && !peer_->alive()) {
+        return fail(NIXL_ERR_REMOTE_DISCONNECT, "agent " + quoted(peer_->agent()) + " went during the transfer");
+    }
+    const nixlx::Run &run = plan_.runs[run_];
+    const uint64_t address = local ? run.local + block_ * run.local_stride : run.remote + block_ * run.remote_stride;
+    const WindowKey range{window.key().memory, window.key().device_id, address, run.length, window.key().name};
+    return fail(NIXL_ERR_NOT_ALLOWED,
+                (local ? "this agent" : "agent " + quoted(peer_->agent())) + " refused access to " + toString(range) +
+                    ": its registration " + toString(window.key()) +
+                    (window.contains(address, run.length) ? " has ended" : " does not contain it"));
+}
+
+Progress::Progress() : thread_("nixl-loopback", [this] { run(); }) {}
+
+Progress::~Progress() {
+    {
+        std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+}
+
+void
+Progress::add(Transfer &transfer) {
+    {
+        std::lock_guard lock(mutex_);
+        transfer.next = nullptr;
+        (last_ ? last_->next : first_) = &transfer;
+        last_ = &transfer;
+        ++length_;
+    }
+    wake_.notify_one();
+}
+
+void
+Progress::run() {
+    size_t fruitless = 0; // turns in a row that only met full inboxes
+    std::unique_lock lock(mutex_);
+    while (true) {
+        wake_.wait(lock, [this] { return stopping_ || first_; });
+        if (stopping_) return;
+        // Nobody tells when a peer empties its inbox: look again after a while.
+        if (fruitless > length_) wake_.wait_for(lock, std::chrono::milliseconds(1));
+        Transfer *transfer = first_;
+        first_ = transfer->next;
+        if (!first_) last_ = nullptr;
+        --length_;
+
+        lock.unlock();
+        const bool finished = transfer->advance() != NIXL_IN_PROG;
+        fruitless = !finished && transfer->waitsForInbox() ? fruitless + 1 : 0;
+        if (!finished) add(*transfer);
+        lock.lock();
+    }
+}
+
+} // namespace nx::loopback

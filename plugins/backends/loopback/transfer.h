@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One request. It moves its plan in slices small enough that nobody waits for more than about a millisecond, then
+// delivers its notification.
+//
+//   state (status())   event                      next
+//   NOT_POSTED, final  post()                     IN_PROG
+//   IN_PROG            advance(): bytes left      IN_PROG
+//   IN_PROG            advance(): peer inbox full IN_PROG, waitsForInbox()
+//   IN_PROG            advance(): all delivered   SUCCESS
+//   IN_PROG            advance() after cancel()   CANCELED
+//   IN_PROG            advance(): refused, gone   an error
+//
+// enter() is the only function that changes the state. Between post() and a final state one thread calls it, the
+// caller's or the progress thread; the store of a final state is the last thing it does with the transfer.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/thread.h"
+#include "loopback/connection.h"
+#include "loopback/memory.h"
+#include "nixlx/engine.h"
+
+namespace nx::loopback {
+
+inline constexpr uint64_t kSliceBytes = uint64_t{2} << 20;
+inline constexpr uint64_t kSliceBlocks = 16384;
+
+/// Owned: one caller at a time, except for status() and cancel().
+class Transfer : public nixlBackendReqH {
+public:
+    /// `sender` is the name that the notification carries. `plan` outlives the transfer.
+    Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer);
+
+    /// Checks that both sides still exist and moves the first slice. Requires status() != IN_PROG.
+    nixl_status_t
+    post(const std::string *notification);
+
+    /// Moves the next slice. Requires status() == IN_PROG.
+    nixl_status_t
+    advance();
+
+    void
+    cancel() noexcept {
+        cancelled_.store(true, std::memory_order_relaxed);
+    }
+
+    nixl_status_t
+    status() const noexcept {
+        return status_.load(std::memory_order_acquire);
+    }
+
+    /// Why it failed; empty if it did not. Requires status() != IN_PROG.
+    const std::string &
+    error() const noexcept {
+        return error_;
+    }
+
+    bool
+    waitsForInbox() const noexcept {
+        return waits_for_inbox_;
+    }
+
+    const nixlx::Plan &
+    plan() const noexcept {
+        return plan_;
+    }
+
+    Transfer *next = nullptr; ///< in the progress thread's queue
+
+private:
+    /// Enters the state that `transition` returns.
+    template<class Transition>
+    nixl_status_t
+    enter(Transition transition) noexcept;
+    // The transitions.
+    nixl_status_t
+    begin(const std::string *notification);
+    nixl_status_t
+    step();
+    nixl_status_t
+    moveSlice();
+    nixl_status_t
+    deliver();
+    nixl_status_t
+    fail(nixl_status_t status, std::string error);
+    nixl_status_t
+    refuse(const Window &window, bool local);
+
+    const nixlx::Plan &plan_;
+    const std::string &sender_;
+    const std::shared_ptr<Endpoint> peer_;
+    // One per segment of the plan, found anew at each post.
+    std::vector<std::shared_ptr<Window>> local_windows_;
+    std::vector<std::shared_ptr<Window>> remote_windows_;
+    std::string notification_;
+    bool has_notification_ = false;
+    bool waits_for_inbox_ = false;
+    // How far it came: run, block of the run, byte of the block.
+    size_t run_ = 0;
+    uint64_t block_ = 0;
+    uint64_t offset_ = 0;
+    std::string error_;
+    std::atomic<bool> cancelled_{false};
+    std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
+};
+
+/// The progress thread: finishes transfers in turns, a slice at a time, and sleeps while there are none. Guarded.
+class Progress {
+public:
+    /// Throws std::system_error if the thread cannot be started.
+    Progress();
+    /// Transfers that are not finished stay as they are.
+    ~Progress();
+
+    /// Takes over a transfer in progress until it is final.
+    void
+    add(Transfer &transfer);
+
+private:
+    void
+    run();
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    // Guarded by mutex_:
+    Transfer *first_ = nullptr;
+    Transfer *last_ = nullptr;
+    size_t length_ = 0;
+    bool stopping_ = false;
+
+    Thread thread_; // last: it uses all of the above
+};
+
+} // namespace nx::loopback

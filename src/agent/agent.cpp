@@ -1,0 +1,486 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The public face: every method checks for a fork, calls the concept's own code, reports the outcome once.
+#include "nixl.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdexcept>
+#include <sys/random.h>
+
+#include "agent/agent_state.h"
+#include "base/config.h"
+#include "base/last_error.h"
+#include "utils/common/nixl_log.h"
+
+using nx::Status;
+
+namespace {
+
+constexpr size_t kNameMax = 4096;
+constexpr std::chrono::seconds kShutdownLimit{1};
+
+// Counts forks on the child's side, so that a child finds out that an agent is not its own.
+std::atomic<uint64_t> fork_count{0};
+
+uint64_t
+forkGeneration() {
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1); });
+    (void)registered;
+    return fork_count.load();
+}
+
+nx::wire::Incarnation
+randomIncarnation() {
+    nx::wire::Incarnation bytes{};
+    if (getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+        throw std::runtime_error(nx::withErrno("agent: getrandom", errno));
+    }
+    return bytes;
+}
+
+bool
+telemetryWanted(const nixlAgentConfig &config) {
+    const auto wanted = nx::configBool("NIXL_TELEMETRY_ENABLE");
+    if (!wanted.ok()) throw std::runtime_error("agent: " + wanted.message());
+    if (*wanted && !**wanted && config.captureTelemetry) {
+        NIXL_WARN << "ignoring telemetry requested through agent config: NIXL_TELEMETRY_ENABLE says no";
+    }
+    return wanted->value_or(config.captureTelemetry);
+}
+
+std::atomic<unsigned> agent_count{0};
+
+} // namespace
+
+nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfig &agent_config)
+    : name(agent_name),
+      config(agent_config),
+      incarnation(randomIncarnation()),
+      fork_generation(forkGeneration()),
+      measures(telemetryWanted(agent_config)),
+      backend_handles(1, ++agent_count),
+      lists(2, agent_count),
+      requests(3, agent_count) {}
+
+nixlAgentData::~nixlAgentData() {
+    std::vector<uint64_t> tokens;
+    requests.forEach([&](uint64_t token) { tokens.push_back(token); });
+    for (auto token : tokens) {
+        if (auto request = requests.find(token)) request->cancel();
+    }
+    const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
+    for (auto token : tokens) {
+        auto request = requests.find(token);
+        if (request && !request->settle(deadline)) {
+            NIXL_ERROR << "agent " << nx::quoted(name) << ": a transfer over backend " << request->backend()->type
+                       << " did not end within " << kShutdownLimit.count()
+                       << " s of shutdown; its memory may still be written to";
+        }
+    }
+    for (auto token : tokens) requests.remove(token);
+    tokens.clear();
+    lists.forEach([&](uint64_t token) { tokens.push_back(token); });
+    for (auto token : tokens) lists.remove(token);
+
+    for (auto &[view, backend] : views) backend->engine->releaseMemView(view);
+    views.clear();
+    for (const auto &[key, index] : *sections.get()) {
+        index.forEach([](const auto &entry) { entry.window->revoke(); });
+    }
+    sections.set({});
+    const auto known = peers.get();
+    for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
+}
+
+nixl_status_t
+nixlAgentData::enter() const noexcept {
+    if (fork_generation == fork_count.load(std::memory_order_relaxed)) [[likely]] return NIXL_SUCCESS;
+    nx::setLastError("the agent was created by a parent process; create one in this process");
+    return NIXL_ERR_FORKED;
+}
+
+nixl_status_t
+nixlAgentData::finish(const char *call, const Status &status) const {
+    return finish(call, status.code(), status.message());
+}
+
+nixl_status_t
+nixlAgentData::finish(const char *call, nixl_status_t status, const std::string &sentence) const {
+    if (status >= 0) [[likely]] return status;
+    std::string whole = std::string(call) + ": " + sentence;
+    // Callers poll for a peer's metadata or a free request: not finding it yet is no failure of the program.
+    const bool expected = status == NIXL_ERR_NOT_FOUND || status == NIXL_ERR_REPOST_ACTIVE;
+    if (expected) {
+        NIXL_INFO << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
+    } else {
+        NIXL_ERROR << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
+    }
+    nx::setLastError(std::move(whole));
+    return status;
+}
+
+namespace {
+
+// Runs one API call: exceptions of the standard library (memory) become statuses here and nowhere else.
+template<class Body>
+nixl_status_t
+call(const nixlAgentData &data, const char *what, Body body) {
+    if (const auto status = data.enter(); status != NIXL_SUCCESS) return status;
+    try {
+        return data.finish(what, body());
+    }
+    catch (const std::bad_alloc &) {
+        return data.finish(what, NIXL_ERR_NO_MEMORY, "out of memory; nothing was changed");
+    }
+    catch (const std::exception &e) {
+        return data.finish(what, NIXL_ERR_UNKNOWN, std::string("unexpected exception: ") + e.what());
+    }
+}
+
+Status
+notYet(const nixl_opt_args_t *args, const char *instead) {
+    if (args && !args->ipAddr.empty()) {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                "the peer-to-peer metadata listener is not built yet; exchange blobs through a channel of your own: " +
+                    std::string(instead)};
+    }
+    return {NIXL_ERR_NOT_SUPPORTED,
+            "no address was given and no metadata store (etcd, TCPStore) is built yet; exchange blobs through a "
+            "channel of your own: " +
+                std::string(instead)};
+}
+
+} // namespace
+
+nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
+    if (name.empty()) throw std::invalid_argument("nixlAgent: the agent's name is empty");
+    if (name.size() > kNameMax) {
+        throw std::invalid_argument("nixlAgent: the agent's name has " + std::to_string(name.size()) +
+                                    " bytes, more than " + std::to_string(kNameMax));
+    }
+    data = std::make_unique<nixlAgentData>(name, cfg);
+    if (cfg.useListenThread) {
+        NIXL_INFO << "agent " << nx::quoted(name)
+                  << ": the metadata listener is not built yet; metadata travels through a channel of the program";
+    }
+}
+
+nixlAgent::~nixlAgent() {
+    // A forked child owns neither the threads nor the connections of its parent: it leaves everything alone.
+    if (data->enter() != NIXL_SUCCESS) (void)data.release();
+}
+
+nixl_status_t
+nixlAgent::getAvailPlugins(std::vector<nixl_backend_t> &plugins) {
+    return call(*data, "getAvailPlugins", [&]() -> Status {
+        plugins = nx::plugin::Manager::instance().available();
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::getPluginParams(const nixl_backend_t &type, nixl_mem_list_t &mems, nixl_b_params_t &params) const {
+    return call(*data, "getPluginParams", [&]() -> Status {
+        auto plugin = nx::plugin::Manager::instance().load(type);
+        if (!plugin.ok()) return {NIXL_ERR_NOT_FOUND, plugin.message()};
+        auto plugin_mems = (*plugin)->memories();
+        params = (*plugin)->options();
+        mems = std::move(plugin_mems);
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, nixl_b_params_t &params) const {
+    return call(*data, "getBackendParams", [&]() -> Status {
+        const auto found = data->backendOf(backend);
+        if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
+        params = found->engine->getCustomParams();
+        mems = found->memories;
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&backend) {
+    return call(*data, "createBackend", [&] { return data->createBackend(type, params, backend); });
+}
+
+nixl_status_t
+nixlAgent::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
+    return call(*data, "registerMem", [&] { return data->registerMem(descs, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
+    return call(*data, "deregisterMem", [&] { return data->deregisterMem(descs, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::queryMem(const nixl_reg_dlist_t &descs,
+                    std::vector<nixl_query_resp_t> &resp,
+                    const nixl_opt_args_t *extra_params) const {
+    return call(*data, "queryMem", [&] { return data->queryMem(descs, resp, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::makeConnection(const std::string &remote_agent, const nixl_opt_args_t *extra_params) {
+    return call(*data, "makeConnection", [&] { return data->makeConnection(remote_agent, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::prepXferDlist(const std::string &agent_name,
+                         const nixl_xfer_dlist_t &descs,
+                         nixlDlistH *&dlist_hndl,
+                         const nixl_opt_args_t *extra_params) const {
+    return call(*data, "prepXferDlist", [&] {
+        return data->prepare<nixlBasicDesc>(agent_name.empty(), agent_name, descs.getType(),
+                                            {descs.begin(), descs.end()}, dlist_hndl, extra_params);
+    });
+}
+
+nixl_status_t
+nixlAgent::prepXferDlist(const nixl_xfer_dlist_t &descs,
+                         nixlDlistH *&dlist_hndl,
+                         const nixl_opt_args_t *extra_params) const {
+    return prepXferDlist(NIXL_INIT_AGENT, descs, dlist_hndl, extra_params);
+}
+
+nixl_status_t
+nixlAgent::prepXferDlist(const std::string &agent_name,
+                         const nixlDescList<nixlStrideDesc> &descs,
+                         nixlDlistH *&dlist_hndl,
+                         const nixl_opt_args_t *extra_params) const {
+    return call(*data, "prepXferDlist", [&] {
+        return data->prepare<nixlStrideDesc>(agent_name.empty(), agent_name, descs.getType(),
+                                             {descs.begin(), descs.end()}, dlist_hndl, extra_params);
+    });
+}
+
+nixl_status_t
+nixlAgent::prepXferDlist(const nixlDescList<nixlStrideDesc> &descs,
+                         nixlDlistH *&dlist_hndl,
+                         const nixl_opt_args_t *extra_params) const {
+    return prepXferDlist(NIXL_INIT_AGENT, descs, dlist_hndl, extra_params);
+}
+
+nixl_status_t
+nixlAgent::makeXferReq(const nixl_xfer_op_t &operation,
+                       const nixlDlistH *local_side,
+                       const std::vector<int> &local_indices,
+                       const nixlDlistH *remote_side,
+                       const std::vector<int> &remote_indices,
+                       nixlXferReqH *&req_hndl,
+                       const nixl_opt_args_t *extra_params) const {
+    return call(*data, "makeXferReq", [&] {
+        return data->makeRequest(operation, local_side, local_indices, remote_side, remote_indices, req_hndl,
+                                 extra_params);
+    });
+}
+
+nixl_status_t
+nixlAgent::makeXferReq(nixl_xfer_op_t operation,
+                       const nixlDlistH &local_side,
+                       std::span<const int> local_indices,
+                       const nixlDlistH &remote_side,
+                       std::span<const int> remote_indices,
+                       nixlXferReqH *&req_hndl,
+                       const nixl_opt_args_t *extra_params) const {
+    return call(*data, "makeXferReq", [&] {
+        return data->makeRequest(operation, &local_side, local_indices, &remote_side, remote_indices, req_hndl,
+                                 extra_params);
+    });
+}
+
+nixl_status_t
+nixlAgent::createXferReq(const nixl_xfer_op_t &operation,
+                         const nixl_xfer_dlist_t &local_descs,
+                         const nixl_xfer_dlist_t &remote_descs,
+                         const std::string &remote_agent,
+                         nixlXferReqH *&req_hndl,
+                         const nixl_opt_args_t *extra_params) const {
+    return call(*data, "createXferReq", [&] {
+        return data->createRequest(operation, local_descs, remote_descs, remote_agent, req_hndl, extra_params);
+    });
+}
+
+nixl_status_t
+nixlAgent::estimateXferCost(const nixlXferReqH *req_hndl,
+                            std::chrono::microseconds &duration,
+                            std::chrono::microseconds &err_margin,
+                            nixl_cost_t &method,
+                            const nixl_opt_args_t *extra_params) const {
+    return call(*data, "estimateXferCost", [&]() -> Status {
+        auto request = data->findRequest(req_hndl);
+        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        if (request->peer() && !request->peer()->alive) {
+            return {NIXL_ERR_NOT_FOUND, "remote agent '" + request->peer()->name + "' is not loaded any more"};
+        }
+        const auto status = request->estimate(duration, err_margin, method, extra_params);
+        if (status < 0) return {status, "backend " + request->backend()->type + " has no cost model"};
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::postXferReq(nixlXferReqH *req_hndl, const nixl_opt_args_t *extra_params) const {
+    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
+    return data->post(req_hndl, extra_params);
+}
+
+nixl_status_t
+nixlAgent::getXferStatus(nixlXferReqH *req_hndl) const {
+    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
+    return data->status(req_hndl);
+}
+
+nixl_status_t
+nixlAgent::getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &telemetry) const {
+    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
+    if (!data->measures) {
+        return data->finish("getXferTelemetry", NIXL_ERR_NO_TELEMETRY,
+                            "cannot return values when telemetry is not enabled (captureTelemetry in the agent's "
+                            "configuration, or NIXL_TELEMETRY_ENABLE=yes)");
+    }
+    auto request = data->findRequest(req_hndl);
+    if (!request) {
+        return data->finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
+    }
+    return request->telemetry(telemetry);
+}
+
+nixl_status_t
+nixlAgent::queryXferBackend(const nixlXferReqH *req_hndl, nixlBackendH *&backend) const {
+    return call(*data, "queryXferBackend", [&]() -> Status {
+        auto request = data->findRequest(req_hndl);
+        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        backend = data->handleOf(*request->backend());
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::releaseXferReq(nixlXferReqH *req_hndl) const {
+    return call(*data, "releaseXferReq", [&] { return data->release(req_hndl); });
+}
+
+nixl_status_t
+nixlAgent::prepMemView(const nixl_remote_dlist_t &descs,
+                       nixlMemViewH &mvh,
+                       const nixl_opt_args_t *extra_params) const {
+    return call(*data, "prepMemView", [&] { return data->prepRemoteView(descs, mvh, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::prepMemView(const nixl_local_dlist_t &descs, nixlMemViewH &mvh, const nixl_opt_args_t *extra_params) const {
+    return call(*data, "prepMemView", [&] { return data->prepLocalView(descs, mvh, extra_params); });
+}
+
+void
+nixlAgent::releaseMemView(nixlMemViewH mvh) const {
+    if (data->enter() == NIXL_SUCCESS) data->releaseView(mvh);
+}
+
+nixl_status_t
+nixlAgent::releasedDlistH(nixlDlistH *dlist_hndl) const {
+    return call(*data, "releasedDlistH", [&]() -> Status {
+        if (data->lists.remove(reinterpret_cast<uint64_t>(dlist_hndl))) return {};
+        return {NIXL_ERR_INVALID_PARAM, "the handle is no prepared list of this agent"};
+    });
+}
+
+nixl_status_t
+nixlAgent::getNotifs(nixl_notifs_t &notif_map, const nixl_opt_args_t *extra_params) {
+    return call(*data, "getNotifs", [&] { return data->getNotifs(notif_map, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::genNotif(const std::string &remote_agent, const nixl_blob_t &msg, const nixl_opt_args_t *args) const {
+    return call(*data, "genNotif", [&] { return data->genNotif(remote_agent, msg, args); });
+}
+
+nixl_status_t
+nixlAgent::getLocalMD(nixl_blob_t &str) const {
+    return call(*data, "getLocalMD", [&]() -> Status {
+        auto blob = data->localMetadata();
+        if (!blob.ok()) return std::move(blob).status();
+        str = *std::move(blob);
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::getLocalPartialMD(const nixl_reg_dlist_t &descs,
+                             nixl_blob_t &str,
+                             const nixl_opt_args_t *extra_params) const {
+    return call(*data, "getLocalPartialMD", [&]() -> Status {
+        auto blob = data->localPartialMetadata(descs, extra_params);
+        if (!blob.ok()) return std::move(blob).status();
+        str = *std::move(blob);
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::loadRemoteMD(const nixl_blob_t &remote_metadata, std::string &agent_name) {
+    return call(*data, "loadRemoteMD", [&] { return data->loadRemote(remote_metadata, agent_name); });
+}
+
+nixl_status_t
+nixlAgent::invalidateRemoteMD(const std::string &remote_agent) {
+    return call(*data, "invalidateRemoteMD", [&] { return data->invalidateRemote(remote_agent); });
+}
+
+nixl_status_t
+nixlAgent::sendLocalMD(const nixl_opt_args_t *extra_params) const {
+    return call(*data, "sendLocalMD", [&] { return notYet(extra_params, "getLocalMD here, loadRemoteMD there"); });
+}
+
+nixl_status_t
+nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &, const nixl_opt_args_t *extra_params) const {
+    return call(*data, "sendLocalPartialMD",
+                [&] { return notYet(extra_params, "getLocalPartialMD here, loadRemoteMD there"); });
+}
+
+nixl_status_t
+nixlAgent::fetchRemoteMD(const std::string, const nixl_opt_args_t *extra_params) {
+    return call(*data, "fetchRemoteMD", [&] { return notYet(extra_params, "getLocalMD there, loadRemoteMD here"); });
+}
+
+nixl_status_t
+nixlAgent::invalidateLocalMD(const nixl_opt_args_t *extra_params) const {
+    return call(*data, "invalidateLocalMD", [&] { return notYet(extra_params, "tell peers to invalidateRemoteMD"); });
+}
+
+nixl_status_t
+nixlAgent::checkRemoteMD(const std::string remote_name, const nixl_xfer_dlist_t &descs) const {
+    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
+    return data->remoteResolves(remote_name, descs) ? NIXL_SUCCESS : NIXL_ERR_NOT_FOUND;
+}
+
+nixl_status_t
+nixlAgent::getXferReport(const nixlXferReqH *req_hndl, nixlx::Report &report) const {
+    return call(*data, "getXferReport", [&]() -> Status {
+        auto request = data->findRequest(req_hndl);
+        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        report = request->report();
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::dropXferReq(nixlXferReqH *req_hndl) const {
+    return call(*data, "dropXferReq", [&] { return data->drop(req_hndl); });
+}
+
+nixl_status_t
+nixlAgent::getBackendType(const nixlBackendH *backend, nixl_backend_t &type) const {
+    return call(*data, "getBackendType", [&]() -> Status {
+        const auto found = data->backendOf(backend);
+        if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
+        type = found->type;
+        return {};
+    });
+}

@@ -1,0 +1,217 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Everything an agent has. The methods are spread over one file per concept (backends, registration, transfers,
+// connections, notifications, metadata); agent.cpp turns their results into the public API's.
+//
+// Locks, in the order in which they may be taken (docs/threads.md): peers_mutex, then local_mutex, then a request's own
+// mutex. peers_mutex is held across backend calls that load or drop a peer, so that a peer's state in the agent and in
+// the backends changes as one; nothing on the data path takes it except to forget a peer that was lost.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "agent/sections.h"
+#include "agent/transfer_request.h"
+#include "base/error.h"
+#include "base/handle_table.h"
+#include "memory/side.h"
+#include "nixl.h"
+
+namespace nx::agent {
+
+/// A descriptor list resolved for later requests, once per backend that covers it. Immutable.
+struct PreparedList {
+    struct Face {
+        std::shared_ptr<Backend> backend;
+        memory::Side side;
+    };
+
+    bool is_local = true;
+    std::string agent;          ///< of the remote side
+    std::shared_ptr<Peer> peer; ///< null for local lists and for the own agent
+    nixl_mem_t memory = DRAM_SEG;
+    uint64_t epoch = 0; ///< when it was resolved
+    std::vector<Face> faces;
+    std::vector<std::pair<std::string, std::string>> refused; ///< backend, why it is no face
+};
+
+using Backends = std::vector<std::shared_ptr<Backend>>;
+using PeerMap = std::unordered_map<std::string, std::shared_ptr<Peer>>;
+
+} // namespace nx::agent
+
+class nixlAgentData {
+public:
+    nixlAgentData(const std::string &name, const nixlAgentConfig &config);
+    ~nixlAgentData();
+
+    nixlAgentData(const nixlAgentData &) = delete;
+    nixlAgentData &
+    operator=(const nixlAgentData &) = delete;
+
+    // agent.cpp
+    /// FORKED if this process is a child of the one that made the agent.
+    nixl_status_t
+    enter() const noexcept;
+    /// Ends an API call: logs a failure once, remembers its sentence, returns its code.
+    nixl_status_t
+    finish(const char *call, const nx::Status &status) const;
+    nixl_status_t
+    finish(const char *call, nixl_status_t status, const std::string &sentence) const;
+
+    // backends.cpp
+    nx::Status
+    createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&handle);
+    std::shared_ptr<nx::agent::Backend>
+    backendOf(const nixlBackendH *handle) const;
+    nixlBackendH *
+    handleOf(const nx::agent::Backend &backend) const;
+    /// The hinted backends in the hints' order, or all in the order of creation.
+    nx::Result<nx::agent::Backends>
+    candidates(const nixl_opt_args_t *args) const;
+
+    // registration.cpp
+    nx::Status
+    registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args);
+    nx::Status
+    deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args);
+    nx::Status
+    queryMem(const nixl_reg_dlist_t &descs, std::vector<nixl_query_resp_t> &resp, const nixl_opt_args_t *args) const;
+
+    // connections.cpp
+    nx::Status
+    loadRemote(const std::string &blob, std::string &agent_name);
+    nx::Status
+    invalidateRemote(const std::string &agent);
+    nx::Status
+    makeConnection(const std::string &agent, const nixl_opt_args_t *args);
+    std::shared_ptr<nx::agent::Peer>
+    findPeer(const std::string &agent) const;
+    /// A backend lost the connection: forgets this start of the peer, if that has not happened yet.
+    void
+    peerLost(const std::shared_ptr<nx::agent::Peer> &peer) const;
+
+    // metadata.cpp
+    nx::Result<std::string>
+    localMetadata() const;
+    nx::Result<std::string>
+    localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const;
+    bool
+    remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const;
+
+    // transfers.cpp
+    template<class Desc>
+    nx::Status
+    prepare(bool is_local,
+            const std::string &agent,
+            nixl_mem_t memory,
+            std::span<const Desc> elements,
+            nixlDlistH *&handle,
+            const nixl_opt_args_t *args);
+    nx::Status
+    makeRequest(nixl_xfer_op_t operation,
+                const nixlDlistH *local,
+                std::span<const int> local_indices,
+                const nixlDlistH *remote,
+                std::span<const int> remote_indices,
+                nixlXferReqH *&handle,
+                const nixl_opt_args_t *args);
+    nx::Status
+    createRequest(nixl_xfer_op_t operation,
+                  const nixl_xfer_dlist_t &local,
+                  const nixl_xfer_dlist_t &remote,
+                  const std::string &agent,
+                  nixlXferReqH *&handle,
+                  const nixl_opt_args_t *args);
+    nixl_status_t
+    post(nixlXferReqH *handle, const nixl_opt_args_t *args);
+    nixl_status_t
+    status(nixlXferReqH *handle);
+    nx::Status
+    release(nixlXferReqH *handle);
+    nx::Status
+    drop(nixlXferReqH *handle);
+    /// Frees dropped requests that have become quiet.
+    void
+    reapDropped();
+    nx::HandleTable<nx::agent::TransferRequest>::Pin
+    findRequest(const nixlXferReqH *handle);
+
+    // memory_views.cpp
+    nx::Status
+    prepRemoteView(const nixl_remote_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args);
+    nx::Status
+    prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args);
+    void
+    releaseView(nixlMemViewH view);
+
+    // notifications.cpp
+    nx::Status
+    getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args);
+    nx::Status
+    genNotif(const std::string &agent, const std::string &message, const nixl_opt_args_t *args);
+
+    // Constant after construction:
+    const std::string name;
+    const nixlAgentConfig config;
+    const nx::wire::Incarnation incarnation;
+    const uint64_t fork_generation;
+    const bool measures; ///< telemetry of transfers was asked for
+
+    // Self-synchronised:
+    nx::agent::Snapshot<nx::agent::Backends> backends;
+    nx::agent::Snapshot<nx::agent::Sections> sections; ///< local; replaced under local_mutex
+    nx::agent::Epoch epoch{0};
+    mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles;
+    nx::HandleTable<nx::agent::PreparedList> lists;
+    nx::HandleTable<nx::agent::TransferRequest> requests;
+
+    // Guarded by local_mutex:
+    mutable std::mutex local_mutex;
+    std::set<std::string> reserved_types; ///< backends that exist or are being created
+    std::vector<uint64_t> backend_tokens; ///< by order
+
+    // Changed under peers_mutex:
+    mutable std::mutex peers_mutex;
+    mutable nx::agent::Snapshot<nx::agent::PeerMap> peers;
+
+    // Guarded by dropped_mutex, taken last:
+    std::mutex dropped_mutex;
+    std::vector<uint64_t> dropped; ///< tokens of requests whose owners gave them away
+    std::atomic<size_t> dropped_count{0};
+
+    // Guarded by views_mutex, taken last:
+    std::mutex views_mutex;
+    std::unordered_map<nixlMemViewH, std::shared_ptr<nx::agent::Backend>> views;
+
+private:
+    nx::Status
+    registerWith(const std::shared_ptr<nx::agent::Backend> &backend,
+                 const nixl_reg_dlist_t &descs,
+                 std::vector<std::shared_ptr<nx::memory::Window>> &windows);
+    void
+    commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
+    void
+    forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const;
+    nx::Status
+    loadLocked(const nx::wire::Metadata &metadata);
+    nx::Status
+    finishRequest(nx::agent::TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args);
+};
+
+namespace nx::agent {
+
+/// The message asked for in `args`: in its preferred form or its older one.
+std::optional<std::string>
+requestedNotification(const nixl_opt_args_t *args);
+
+} // namespace nx::agent

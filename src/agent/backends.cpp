@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Creating backends and finding them by handle.
+#include "agent/agent_state.h"
+#include "base/last_error.h"
+#include "utils/common/nixl_log.h"
+
+using nx::Result;
+using nx::Status;
+using nx::agent::Backend;
+using nx::agent::Backends;
+
+namespace {
+
+bool
+contains(const std::vector<std::string> &names, const std::string &name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+} // namespace
+
+Status
+nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&handle) {
+    {
+        std::lock_guard lock(local_mutex);
+        if (!reserved_types.insert(type).second) {
+            return {NIXL_ERR_INVALID_PARAM, "backend " + nx::quoted(type) + " exists already in this agent"};
+        }
+    }
+    // The name stays reserved only if all goes well.
+    struct Reservation {
+        nixlAgentData *data;
+        const std::string &type;
+        ~Reservation() {
+            if (!data) return;
+            std::lock_guard lock(data->local_mutex);
+            data->reserved_types.erase(type);
+        }
+    } reservation{this, type};
+
+    auto plugin = nx::plugin::Manager::instance().load(type);
+    if (!plugin.ok()) return std::move(plugin).status();
+    for (const auto &other : *backends.get()) {
+        if (contains((*plugin)->conflicts(), other->type) || contains(other->plugin().conflicts(), type)) {
+            return {NIXL_ERR_NOT_ALLOWED,
+                    "backend " + nx::quoted(type) + " cannot be used beside " + nx::quoted(other->type) +
+                        " in one agent"};
+        }
+    }
+
+    nixl_b_params_t own_params = params;
+    nixlBackendInitParams init;
+    init.localAgent = name;
+    init.type = type;
+    init.customParams = &own_params;
+    init.enableProgTh = config.useProgThread;
+    init.pthrDelay = config.pthrDelay;
+    // Engines of 1.4 size their locking from this: ours may call from any thread, and from its own.
+    init.syncMode = nixl_thread_sync_t::NIXL_THREAD_SYNC_RW;
+    init.enableTelemetry_ = measures;
+    nx::clearBackendSentence();
+    nixlBackendEngine *engine = (*plugin)->create(init);
+    const std::string prefix = "backend initialization error for '" + type + "': ";
+    if (!engine) return {NIXL_ERR_BACKEND, prefix + nx::takeBackendSentence("the plugin gave no engine")};
+    if (engine->getInitErr()) {
+        Status status(NIXL_ERR_BACKEND, prefix + nx::takeBackendSentence("the engine reports that it is unusable"));
+        (*plugin)->destroy(engine);
+        return status;
+    }
+
+    auto backend = std::make_shared<Backend>(*plugin, engine);
+    if (backend->remote && !backend->notif) {
+        return {NIXL_ERR_BACKEND, prefix + "it reaches other agents but cannot notify them"};
+    }
+    if (backend->local) {
+        nx::clearBackendSentence();
+        if (const auto status = engine->connect(name); status < 0) {
+            return {status, prefix + nx::takeBackendSentence("connecting to itself failed with " +
+                                                             nixlEnumStrings::statusStr(status))};
+        }
+    }
+
+    std::lock_guard lock(local_mutex);
+    auto all = *backends.get();
+    backend->order = all.size();
+    const uint64_t token = backend_handles.insert(std::make_unique<std::shared_ptr<Backend>>(backend));
+    backend_tokens.push_back(token);
+    all.push_back(std::move(backend));
+    backends.set(std::move(all));
+    reservation.data = nullptr;
+    handle = reinterpret_cast<nixlBackendH *>(token);
+    NIXL_DEBUG << "agent " << nx::quoted(name) << ": created backend " << type;
+    return {};
+}
+
+std::shared_ptr<Backend>
+nixlAgentData::backendOf(const nixlBackendH *handle) const {
+    auto pin = backend_handles.find(reinterpret_cast<uint64_t>(handle));
+    return pin ? *pin : nullptr;
+}
+
+nixlBackendH *
+nixlAgentData::handleOf(const Backend &backend) const {
+    std::lock_guard lock(local_mutex);
+    return reinterpret_cast<nixlBackendH *>(backend_tokens[backend.order]);
+}
+
+Result<Backends>
+nixlAgentData::candidates(const nixl_opt_args_t *args) const {
+    if (!args || args->backends.empty()) return *backends.get();
+    Backends hinted;
+    for (const auto *handle : args->backends) {
+        auto backend = backendOf(handle);
+        if (!backend) return {NIXL_ERR_INVALID_PARAM, "a backend hint is no backend of this agent"};
+        if (std::find(hinted.begin(), hinted.end(), backend) == hinted.end()) hinted.push_back(std::move(backend));
+    }
+    return hinted;
+}

@@ -1,0 +1,292 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Peers: loading what they published, connecting, forgetting them.
+#include <algorithm>
+
+#include "agent/agent_state.h"
+#include "base/last_error.h"
+#include "utils/common/nixl_log.h"
+
+using nx::Status;
+using nx::agent::Backend;
+using nx::agent::Peer;
+using nx::agent::PeerMap;
+using nx::agent::Sections;
+using nx::memory::Mapping;
+using nx::memory::MappingOwner;
+using nx::memory::Window;
+
+namespace {
+
+std::string
+failure(const std::string &what, nixl_status_t status) {
+    return nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
+}
+
+std::shared_ptr<Backend>
+remoteBackend(const nx::agent::Backends &backends, const std::string &type) {
+    for (const auto &backend : backends) {
+        if (backend->type == type && backend->remote) return backend;
+    }
+    return nullptr;
+}
+
+const std::string *
+peerInfoFor(const nx::wire::Metadata &metadata, const std::string &backend) {
+    if (!metadata.trailer) return nullptr;
+    for (const auto &entry : metadata.trailer->peer_info) {
+        if (entry.backend == backend) return &entry.info;
+    }
+    return nullptr;
+}
+
+// Loads the ranges of one section that are new; equal keys of touching ranges share one load.
+Status
+loadRanges(const std::shared_ptr<Backend> &backend,
+           const std::string &agent,
+           nixl_mem_t memory,
+           std::vector<const nixlBlobDesc *> ranges,
+           std::vector<std::shared_ptr<Window>> &windows) {
+    const auto byPlace = [](const nixlBlobDesc *a, const nixlBlobDesc *b) {
+        return static_cast<const nixlBasicDesc &>(*a) < static_cast<const nixlBasicDesc &>(*b);
+    };
+    std::stable_sort(ranges.begin(), ranges.end(), byPlace);
+    for (size_t first = 0; first < ranges.size();) {
+        nixlBlobDesc whole = *ranges[first];
+        size_t last = first + 1;
+        while (backend->merges_ranges && last < ranges.size()) {
+            const auto &next = *ranges[last];
+            const uint64_t end = whole.addr + whole.len;
+            const bool joins = next.devId == whole.devId && end >= whole.addr && next.addr <= end &&
+                next.metaInfo == whole.metaInfo && next.addr + next.len >= next.addr;
+            if (!joins) break;
+            whole.len = std::max<uint64_t>(end, next.addr + next.len) - whole.addr;
+            ++last;
+        }
+        nixlBackendMD *metadata = nullptr;
+        nx::clearBackendSentence();
+        const auto status = backend->engine->loadRemoteMD(whole, memory, agent, metadata);
+        if (status < 0) return {status, failure("loadRemoteMD", status)};
+        auto owner = std::make_shared<MappingOwner>(std::make_shared<Mapping>(
+            metadata, nullptr, whole.metaInfo,
+            [backend](nixlBackendMD *loaded, nixlBackendMD *) { (void)backend->engine->unloadMD(loaded); }));
+        for (; first < last; ++first) windows.push_back(std::make_shared<Window>(*ranges[first], owner));
+    }
+    return {};
+}
+
+} // namespace
+
+std::shared_ptr<Peer>
+nixlAgentData::findPeer(const std::string &agent) const {
+    const auto known = peers.get();
+    const auto it = known->find(agent);
+    return it == known->end() ? nullptr : it->second;
+}
+
+Status
+nixlAgentData::loadRemote(const std::string &blob, std::string &agent_name) {
+    auto metadata = nx::wire::decodeMetadata(blob);
+    if (!metadata.ok()) {
+        return std::move(metadata).status().withContext("failed to deserialize remote metadata");
+    }
+    if (metadata->agent == name) return {NIXL_ERR_INVALID_PARAM, "the metadata is this agent's own"};
+    std::lock_guard lock(peers_mutex);
+    auto status = loadLocked(*metadata);
+    if (status.ok()) agent_name = metadata->agent;
+    return status;
+}
+
+Status
+nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
+    const auto all = backends.get();
+    const std::string shown = "'" + metadata.agent + "'";
+
+    // What the blob brings that this agent can use.
+    std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> connections;
+    for (const auto &connection : metadata.connections) {
+        if (auto backend = remoteBackend(*all, connection.backend)) connections.emplace_back(backend, &connection);
+    }
+    if (connections.empty() && !metadata.connections.empty()) {
+        std::string theirs;
+        for (const auto &connection : metadata.connections) {
+            theirs += (theirs.empty() ? "" : ", ") + nx::quoted(connection.backend);
+        }
+        return {NIXL_ERR_BACKEND, "no common backend found: agent " + nx::quoted(metadata.agent) + " offers " +
+                                      theirs + "; create one of them here"};
+    }
+
+    auto known = findPeer(metadata.agent);
+    const bool other_start = known && metadata.trailer && known->incarnation != nx::wire::Incarnation{} &&
+        known->incarnation != metadata.trailer->incarnation;
+    if (other_start && connections.empty()) {
+        return {NIXL_ERR_NOT_ALLOWED, "the metadata is of another start of agent " + shown +
+                                          "; load its connection info first"};
+    }
+    auto replaced = other_start ? std::exchange(known, nullptr) : nullptr;
+    if (!known && connections.empty()) {
+        return {NIXL_ERR_NOT_FOUND, "error loading remote metadata for agent " + shown +
+                                        " with status NIXL_ERR_NOT_FOUND: how to connect to it is not known yet; load "
+                                        "a blob with connection info first"};
+    }
+    std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> new_connections;
+    for (const auto &entry : connections) {
+        const auto before = known ? known->connections.find(entry.first->type) : std::map<std::string, std::string>::iterator{};
+        if (!known || before == known->connections.end()) {
+            new_connections.push_back(entry);
+        } else if (before->second != entry.second->info) {
+            return {NIXL_ERR_NOT_ALLOWED,
+                    "error loading connection info for backend '" + entry.first->type +
+                        "' with status NIXL_ERR_NOT_ALLOWED: agent " + shown +
+                        " is loaded with other connection info; invalidate it first"};
+        }
+    }
+    const auto sections_before = known ? known->sections.get() : std::make_shared<const Sections>();
+    std::map<std::pair<nixl_mem_t, size_t>, std::vector<const nixlBlobDesc *>> new_ranges;
+    for (const auto &section : metadata.sections) {
+        const auto backend = remoteBackend(*all, section.backend);
+        if (!backend) continue;
+        const bool connected = (known && known->connections.contains(backend->type)) ||
+            std::any_of(connections.begin(), connections.end(), [&](const auto &c) { return c.first == backend; });
+        if (!connected) continue;
+        const std::pair key{section.memory, backend->order};
+        const auto before = sections_before->find(key);
+        for (const auto &range : section.descs) {
+            std::vector<std::shared_ptr<Window>> same;
+            if (before != sections_before->end()) before->second.equal(range, same);
+            if (same.empty()) {
+                new_ranges[key].push_back(&range);
+            } else if (std::none_of(same.begin(), same.end(), [&](const auto &window) {
+                           return window->mapping->public_data == range.metaInfo;
+                       })) {
+                return {NIXL_ERR_NOT_ALLOWED,
+                        "error loading remote metadata for agent " + shown +
+                            " with status NIXL_ERR_NOT_ALLOWED: a range that is loaded already comes with another key; "
+                            "invalidate the agent first"};
+            }
+        }
+    }
+
+    // From here on backends change; what was done is undone on failure. A replaced start goes first, because a
+    // backend knows one start of a name at a time.
+    if (replaced) forgetPeerLocked(replaced);
+    std::vector<std::shared_ptr<Backend>> connected;
+    const auto undo = [&] {
+        for (const auto &backend : connected) (void)backend->engine->disconnect(metadata.agent);
+    };
+    for (const auto &[backend, connection] : new_connections) {
+        nx::clearBackendSentence();
+        auto status = backend->engine->loadRemoteConnInfo(metadata.agent, connection->info);
+        if (status >= 0) {
+            connected.push_back(backend);
+            if (const auto *info = peerInfoFor(metadata, backend->type)) {
+                status = backend->face().loadPeerInfo(metadata.agent, *info);
+            }
+        }
+        if (status < 0) {
+            Status why(status, "error loading connection info for backend '" + backend->type + "' with status " +
+                                   nixlEnumStrings::statusStr(status) + ": " +
+                                   failure("loadRemoteConnInfo", status));
+            undo();
+            return why;
+        }
+    }
+    Sections next = *sections_before;
+    for (auto &[key, ranges] : new_ranges) {
+        std::vector<std::shared_ptr<Window>> windows;
+        const auto &backend = (*all)[key.second];
+        auto status = loadRanges(backend, metadata.agent, key.first, std::move(ranges), windows);
+        if (!status.ok()) {
+            windows.clear();
+            next.clear();
+            new_ranges.clear();
+            undo();
+            return {status.code(), "error loading remote metadata for agent " + shown + " with status " +
+                                       nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type +
+                                       ": " + status.message()};
+        }
+        auto &index = next[key];
+        index = index.with(std::move(windows));
+    }
+
+    auto peer = known ? known : std::make_shared<Peer>(metadata.agent);
+    if (metadata.trailer) peer->incarnation = metadata.trailer->incarnation;
+    for (const auto &[backend, connection] : new_connections) peer->connections[backend->type] = connection->info;
+    peer->sections.set(std::move(next));
+    if (!known) {
+        PeerMap map = *peers.get();
+        map[metadata.agent] = std::move(peer);
+        peers.set(std::move(map));
+    }
+    return {};
+}
+
+// Requests in flight keep their mappings until they end; everything new is refused from here on.
+void
+nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
+    peer->alive.store(false, std::memory_order_release);
+    const auto sections_before = peer->sections.get();
+    for (const auto &[key, index] : *sections_before) {
+        index.forEach([](const auto &entry) { entry.window->revoke(); });
+    }
+    peer->sections.set({});
+    for (const auto &backend : *backends.get()) {
+        if (peer->connections.contains(backend->type)) (void)backend->engine->disconnect(peer->name);
+    }
+    PeerMap map = *peers.get();
+    const auto it = map.find(peer->name);
+    if (it != map.end() && it->second == peer) {
+        map.erase(it);
+        peers.set(std::move(map));
+    }
+}
+
+Status
+nixlAgentData::invalidateRemote(const std::string &agent) {
+    if (agent == name) return {NIXL_ERR_INVALID_PARAM, "an agent cannot invalidate itself"};
+    std::lock_guard lock(peers_mutex);
+    const auto peer = findPeer(agent);
+    if (!peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
+    forgetPeerLocked(peer);
+    return {};
+}
+
+void
+nixlAgentData::peerLost(const std::shared_ptr<Peer> &peer) const {
+    if (!peer) return;
+    std::lock_guard lock(peers_mutex);
+    if (!peer->alive.load()) return;
+    peer->lost.store(true);
+    forgetPeerLocked(peer);
+    NIXL_INFO << "agent " << nx::quoted(name) << ": lost agent " << nx::quoted(peer->name)
+              << "; its metadata was dropped and can be loaded again";
+}
+
+Status
+nixlAgentData::makeConnection(const std::string &agent, const nixl_opt_args_t *args) {
+    auto usable = candidates(args);
+    if (!usable.ok()) return std::move(usable).status();
+    std::map<std::string, std::string> connections;
+    {
+        std::lock_guard lock(peers_mutex);
+        const auto peer = findPeer(agent);
+        if (!peer || peer->connections.empty()) {
+            return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
+        }
+        connections = peer->connections;
+    }
+    bool any = false;
+    for (const auto &[type, info] : connections) {
+        for (const auto &backend : *usable) {
+            if (backend->type != type) continue;
+            any = true;
+            nx::clearBackendSentence();
+            if (const auto status = backend->engine->connect(agent); status < 0) {
+                return {status, "backend " + type + ": " + failure("connect", status)};
+            }
+        }
+    }
+    if (!any) return {NIXL_ERR_BACKEND, "no backend in common with agent " + nx::quoted(agent)};
+    return {};
+}

@@ -1,0 +1,140 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What this agent publishes, and what peers' metadata answers.
+#include "agent/agent_state.h"
+#include "base/last_error.h"
+
+using nx::Result;
+using nx::Status;
+using nx::agent::Backend;
+using nx::memory::RangeIndex;
+
+namespace {
+
+std::string
+failure(const Backend &backend, const std::string &what, nixl_status_t status) {
+    return "backend " + backend.type + ": " +
+        nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
+}
+
+Status
+addConnection(const Backend &backend, nixlx::Engine &face, nx::wire::Metadata &metadata) {
+    std::string info;
+    nx::clearBackendSentence();
+    auto status = backend.engine->getConnInfo(info);
+    if (status < 0) return {status, failure(backend, "getConnInfo", status)};
+    metadata.connections.push_back({backend.type, std::move(info)});
+    std::string peer_info;
+    status = face.getPeerInfo(peer_info);
+    if (status < 0) return {status, failure(backend, "getPeerInfo", status)};
+    if (!peer_info.empty()) metadata.trailer->peer_info.push_back({backend.type, std::move(peer_info)});
+    return {};
+}
+
+} // namespace
+
+Result<std::string>
+nixlAgentData::localMetadata() const {
+    nx::wire::Metadata metadata;
+    metadata.agent = name;
+    metadata.trailer.emplace();
+    metadata.trailer->incarnation = incarnation;
+    const auto all = backends.get();
+    for (const auto &backend : *all) {
+        if (!backend->remote) continue;
+        if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
+    }
+    if (metadata.connections.empty()) {
+        return {NIXL_ERR_INVALID_PARAM, "no backend of this agent reaches other agents; there is nothing to publish"};
+    }
+    for (const auto &[key, index] : *sections.get()) {
+        const auto &backend = (*all)[key.second];
+        if (!backend->remote) continue;
+        nx::wire::Section section{backend->type, key.first, {}};
+        section.descs.reserve(index.size());
+        index.forEach([&](const RangeIndex::Entry &entry) {
+            section.descs.emplace_back(entry.range, entry.window->mapping->public_data);
+        });
+        metadata.sections.push_back(std::move(section));
+    }
+    return nx::wire::encodeMetadata(metadata);
+}
+
+Result<std::string>
+nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const {
+    auto usable = candidates(args);
+    if (!usable.ok()) return std::move(usable).status();
+    const bool hinted = args && !args->backends.empty();
+    const auto memory = descs.getType();
+    const std::string prefix = "serialization failed: ";
+    if (!hinted && !descs.isEmpty()) {
+        std::erase_if(*usable, [&](const auto &backend) { return !backend->supports(memory); });
+        if (usable->empty()) {
+            return {NIXL_ERR_NOT_FOUND,
+                    prefix + "no backend of this agent takes " + nixlEnumStrings::memTypeStr(memory)};
+        }
+    }
+    std::erase_if(*usable, [](const auto &backend) { return !backend->remote; });
+    if (usable->empty() && !descs.isEmpty()) {
+        return {NIXL_ERR_BACKEND, prefix + "none of the candidate backends reaches other agents"};
+    }
+
+    nx::wire::Metadata metadata;
+    metadata.agent = name;
+    metadata.trailer.emplace();
+    metadata.trailer->incarnation = incarnation;
+    if (descs.isEmpty() || (args && args->includeConnInfo)) {
+        for (const auto &backend : *usable) {
+            if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
+        }
+    }
+    const auto local = sections.get();
+    bool found_section = descs.isEmpty();
+    for (const auto &backend : *usable) {
+        if (descs.isEmpty()) break;
+        const auto it = local->find({memory, backend->order});
+        if (it == local->end()) continue;
+        found_section = true;
+        nx::wire::Section section{backend->type, memory, {}};
+        for (int i = 0; i < descs.descCount(); ++i) {
+            const nixlBasicDesc &range = descs[i];
+            std::vector<std::shared_ptr<nx::memory::Window>> same;
+            it->second.equal(range, same);
+            if (same.empty()) {
+                return {NIXL_ERR_NOT_FOUND, prefix + "range " + std::to_string(i) + " (address " +
+                                                std::to_string(range.addr) + ", length " + std::to_string(range.len) +
+                                                ", device " + std::to_string(range.devId) +
+                                                ") is not registered exactly so with backend " + backend->type};
+            }
+            section.descs.emplace_back(range, same.back()->mapping->public_data);
+        }
+        metadata.sections.push_back(std::move(section));
+    }
+    if (!found_section) {
+        return {NIXL_ERR_NOT_FOUND, prefix + "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
+    }
+    return nx::wire::encodeMetadata(metadata);
+}
+
+bool
+nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const {
+    if (agent == name) {
+        if (!descs.isEmpty()) return false;
+        const auto all = backends.get();
+        for (const auto &[key, index] : *sections.get()) {
+            if ((*all)[key.second]->local) return true;
+        }
+        return false;
+    }
+    const auto peer = findPeer(agent);
+    if (!peer) return false;
+    if (descs.isEmpty()) return true;
+    for (const auto &[key, index] : *peer->sections.get()) {
+        if (key.first != descs.getType()) continue;
+        if (nx::memory::Side::resolve(index, std::span<const nixlBasicDesc>(descs.begin(), descs.end())).ok()) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -1,0 +1,285 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Registering, deregistering and querying memory.
+#include <algorithm>
+
+#include "agent/agent_state.h"
+#include "base/last_error.h"
+#include "utils/common/nixl_log.h"
+
+using nx::Result;
+using nx::Status;
+using nx::agent::Backend;
+using nx::memory::Mapping;
+using nx::memory::MappingOwner;
+using nx::memory::RangeIndex;
+using nx::memory::Window;
+
+namespace {
+
+bool
+isStorage(nixl_mem_t memory) {
+    return memory == BLK_SEG || memory == OBJ_SEG || memory == FILE_SEG;
+}
+
+// Length zero means "all of it" for storage.
+nixlBasicDesc
+normalised(const nixlBasicDesc &range, nixl_mem_t memory) {
+    return {range.addr, isStorage(memory) && range.len == 0 ? SIZE_MAX : range.len, range.devId};
+}
+
+Status
+checkRanges(const nixl_reg_dlist_t &descs) {
+    const auto memory = descs.getType();
+    if (memory < DRAM_SEG || memory > FILE_SEG) {
+        return {NIXL_ERR_INVALID_PARAM, "memory type " + std::to_string(memory) + " does not exist"};
+    }
+    if (isStorage(memory)) return {};
+    for (int i = 0; i < descs.descCount(); ++i) {
+        const auto &range = descs[i];
+        if (range.addr + range.len < range.addr) {
+            return {NIXL_ERR_INVALID_PARAM,
+                    "range " + std::to_string(i) + " passes the end of the address space (address " +
+                        std::to_string(range.addr) + ", length " + std::to_string(range.len) + ")"};
+        }
+    }
+    return {};
+}
+
+// Ranges of the list that are registered as one: their indices, and what they cover together.
+struct Group {
+    nixlBlobDesc whole;
+    std::vector<int> members;
+};
+
+std::vector<Group>
+singles(const nixl_reg_dlist_t &descs) {
+    std::vector<Group> groups;
+    for (int i = 0; i < descs.descCount(); ++i) groups.push_back({descs[i], {i}});
+    return groups;
+}
+
+// Touching and overlapping ranges of a device go together: thousands of views of one buffer cost one registration.
+std::vector<Group>
+unions(const nixl_reg_dlist_t &descs) {
+    std::vector<int> order(descs.descCount());
+    for (int i = 0; i < descs.descCount(); ++i) order[i] = i;
+    std::sort(order.begin(), order.end(), [&](int a, int b) {
+        return static_cast<const nixlBasicDesc &>(descs[a]) < static_cast<const nixlBasicDesc &>(descs[b]);
+    });
+    std::vector<Group> groups;
+    for (int i : order) {
+        const auto &range = descs[i];
+        if (!groups.empty()) {
+            auto &whole = groups.back().whole;
+            const bool touches = range.devId == whole.devId && range.addr <= whole.addr + whole.len;
+            // An empty range registers nothing by itself; it may ride along.
+            if (touches && whole.len > 0) {
+                whole.len = std::max(whole.addr + whole.len, range.addr + range.len) - whole.addr;
+                groups.back().members.push_back(i);
+                continue;
+            }
+        }
+        groups.push_back({range, {i}});
+    }
+    return groups;
+}
+
+std::string
+failure(const std::string &what, nixl_status_t status) {
+    return nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
+}
+
+// One registration with one backend, complete or not at all.
+Result<std::shared_ptr<MappingOwner>>
+registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range, nixl_mem_t memory) {
+    auto *engine = backend->engine;
+    nixlBackendMD *metadata = nullptr;
+    nixlBackendMD *remote_face = nullptr;
+    nx::clearBackendSentence();
+    auto status = engine->registerMem(range, memory, metadata);
+    if (status < 0) return {status, failure("registerMem", status)};
+    if (backend->local) {
+        status = engine->loadLocalMD(metadata, remote_face);
+        if (status < 0) {
+            Status why(status, failure("loadLocalMD", status));
+            (void)engine->deregisterMem(metadata);
+            return why;
+        }
+    }
+    std::string key;
+    if (backend->remote) {
+        status = engine->getPublicData(metadata, key);
+        if (status < 0) {
+            Status why(status, failure("getPublicData", status));
+            if (remote_face && remote_face != metadata) (void)engine->unloadMD(remote_face);
+            (void)engine->deregisterMem(metadata);
+            return why;
+        }
+    }
+    auto letGo = [backend](nixlBackendMD *local, nixlBackendMD *remote) {
+        if (remote && remote != local) (void)backend->engine->unloadMD(remote);
+        (void)backend->engine->deregisterMem(local);
+    };
+    return std::make_shared<MappingOwner>(
+        std::make_shared<Mapping>(metadata, remote_face, std::move(key), std::move(letGo)));
+}
+
+} // namespace
+
+Status
+nixlAgentData::registerWith(const std::shared_ptr<Backend> &backend,
+                            const nixl_reg_dlist_t &descs,
+                            std::vector<std::shared_ptr<Window>> &windows) {
+    const auto memory = descs.getType();
+    const bool plain = std::all_of(descs.begin(), descs.end(), [](const auto &d) { return d.metaInfo.empty(); });
+    const bool merge = backend->merges_ranges && plain && !isStorage(memory) && descs.descCount() > 1;
+    windows.resize(descs.descCount());
+    for (const auto &group : merge ? unions(descs) : singles(descs)) {
+        auto owner = registerRange(backend, group.whole, memory);
+        if (owner.ok()) {
+            for (int i : group.members) {
+                windows[i] = std::make_shared<Window>(normalised(descs[i], memory), *owner);
+            }
+            continue;
+        }
+        if (group.members.size() == 1) {
+            windows.clear();
+            return std::move(owner).status().withContext("range " + std::to_string(group.members[0]));
+        }
+        // Neighbours in the address space may be strangers underneath (two device allocations): one by one then.
+        for (int i : group.members) {
+            auto single = registerRange(backend, descs[i], memory);
+            if (!single.ok()) {
+                windows.clear();
+                return std::move(single).status().withContext("range " + std::to_string(i));
+            }
+            windows[i] = std::make_shared<Window>(normalised(descs[i], memory), *single);
+        }
+    }
+    return {};
+}
+
+void
+nixlAgentData::commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<Window>> windows) {
+    std::lock_guard lock(local_mutex);
+    auto next = *sections.get();
+    auto &index = next[{memory, order}];
+    index = index.with(std::move(windows));
+    sections.set(std::move(next));
+}
+
+Status
+nixlAgentData::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+    auto usable = candidates(args);
+    if (!usable.ok()) return std::move(usable).status();
+    if (auto valid = checkRanges(descs); !valid.ok()) return valid;
+    const auto memory = descs.getType();
+    if (!args || args->backends.empty()) {
+        std::erase_if(*usable, [&](const auto &backend) { return !backend->supports(memory); });
+    }
+    if (usable->empty()) {
+        return {NIXL_ERR_NOT_FOUND,
+                "no backend of this agent takes " + nixlEnumStrings::memTypeStr(memory) + "; create one that does"};
+    }
+
+    bool any = false;
+    std::string refusals;
+    for (const auto &backend : *usable) {
+        std::vector<std::shared_ptr<Window>> windows;
+        Status status = backend->supports(memory)
+            ? registerWith(backend, descs, windows)
+            : Status(NIXL_ERR_NOT_SUPPORTED, "it does not take " + nixlEnumStrings::memTypeStr(memory));
+        if (status.ok()) {
+            any = true;
+            // An empty list registers nothing: an empty section would break peers of NIXL 1.4.
+            if (!windows.empty()) commitWindows(memory, backend->order, std::move(windows));
+        } else {
+            refusals += (refusals.empty() ? "" : "; ") + backend->type + ": " + status.message();
+        }
+    }
+    if (!any) return {NIXL_ERR_BACKEND, "registration failed with every candidate: " + refusals};
+    if (!refusals.empty()) {
+        NIXL_INFO << "registerMem: agent " << nx::quoted(name) << ": registered without " << refusals;
+    }
+    return {};
+}
+
+Status
+nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+    auto usable = candidates(args);
+    if (!usable.ok()) return std::move(usable).status();
+    const auto memory = descs.getType();
+    const bool hinted = args && !args->backends.empty();
+
+    Status result;
+    bool any = false;
+    std::vector<std::shared_ptr<Window>> ended;
+    for (const auto &backend : *usable) {
+        std::lock_guard lock(local_mutex);
+        auto next = *sections.get();
+        const auto section = next.find({memory, backend->order});
+        if (section == next.end()) {
+            if (hinted) {
+                result = {NIXL_ERR_NOT_FOUND,
+                          "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
+                              " registered"};
+            }
+            continue;
+        }
+        any = true;
+        // Each element takes one registration of its range, a repeated element another one.
+        std::vector<std::shared_ptr<Window>> windows;
+        std::map<nixlBasicDesc, std::vector<std::shared_ptr<Window>>> left;
+        Status found;
+        for (int i = 0; i < descs.descCount() && found.ok(); ++i) {
+            const auto range = normalised(descs[i], memory);
+            auto [it, first_time] = left.try_emplace(range);
+            if (first_time) section->second.equal(range, it->second);
+            if (it->second.empty()) {
+                found = {NIXL_ERR_NOT_FOUND,
+                         "backend " + backend->type + ": range " + std::to_string(i) + " (address " +
+                             std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
+                             std::to_string(range.devId) + ") is not registered exactly so; nothing was deregistered"};
+                break;
+            }
+            windows.push_back(std::move(it->second.back()));
+            it->second.pop_back();
+        }
+        if (!found.ok()) {
+            result = std::move(found);
+            continue;
+        }
+        section->second = section->second.without(windows);
+        if (section->second.empty()) next.erase(section);
+        sections.set(std::move(next));
+        ended.insert(ended.end(), std::make_move_iterator(windows.begin()), std::make_move_iterator(windows.end()));
+    }
+    // The backends let go outside the lock. The epoch rises in between: requests look again before they use anything.
+    const auto revoked = [](const auto &window) { window->revoke(); };
+    epoch.fetch_add(1);
+    std::for_each(ended.begin(), ended.end(), revoked);
+    epoch.fetch_add(1);
+    if (!any && result.ok() && !descs.isEmpty()) {
+        return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
+    }
+    return result;
+}
+
+Status
+nixlAgentData::queryMem(const nixl_reg_dlist_t &descs,
+                        std::vector<nixl_query_resp_t> &resp,
+                        const nixl_opt_args_t *args) const {
+    if (!args || args->backends.size() != 1) {
+        return {NIXL_ERR_INVALID_PARAM, "exactly one backend must be given"};
+    }
+    const auto backend = backendOf(args->backends[0]);
+    if (!backend) return {NIXL_ERR_INVALID_PARAM, "the backend hint is no backend of this agent"};
+    std::vector<nixl_query_resp_t> answers;
+    nx::clearBackendSentence();
+    const auto status = backend->engine->queryMem(descs, answers);
+    if (status < 0) return {status, "backend " + backend->type + ": " + failure("queryMem", status)};
+    resp = std::move(answers);
+    return {};
+}

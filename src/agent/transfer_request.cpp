@@ -1,0 +1,264 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/transfer_request.h"
+
+#include <algorithm>
+#include <sched.h>
+#include <unordered_set>
+
+#include "base/last_error.h"
+
+namespace nx::agent {
+
+namespace {
+
+std::string
+statusName(nixl_status_t status) {
+    return nixlEnumStrings::statusStr(status);
+}
+
+} // namespace
+
+Result<std::unique_ptr<TransferRequest>>
+TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
+    std::unique_ptr<TransferRequest> request(new TransferRequest(std::move(parts)));
+    auto &backend = *request->parts_.backend;
+    if (!request->acquireMappings()) {
+        return {NIXL_ERR_NOT_FOUND, "memory of the request was deregistered meanwhile"};
+    }
+    clearBackendSentence();
+    const auto status = backend.face().prepare(request->parts_.plan->plan, args, request->handle_);
+    request->releaseMappings();
+    if (status < 0) {
+        return {status, "backend " + backend.type + ": " +
+                            takeBackendSentence("preparing the transfer failed with " + statusName(status))};
+    }
+    return request;
+}
+
+TransferRequest::TransferRequest(Parts parts) : parts_(std::move(parts)), valid_epoch_(parts_.epoch->load()) {
+    std::unordered_set<const memory::Mapping *> seen;
+    for (const auto *windows : {&parts_.plan->local_windows, &parts_.plan->remote_windows}) {
+        for (const auto &window : *windows) {
+            if (seen.insert(window->mapping.get()).second) mappings_.push_back(window->mapping);
+        }
+    }
+    telemetry_.totalBytes = parts_.plan->plan.total_bytes;
+    telemetry_.descCount = parts_.plan->plan.block_count;
+}
+
+TransferRequest::~TransferRequest() {
+    if (handle_ && !inFlight()) parts_.backend->face().release(handle_);
+}
+
+// The mappings stay registered while the request is in flight, whatever the user deregisters meanwhile.
+bool
+TransferRequest::acquireMappings() const {
+    for (size_t i = 0; i < mappings_.size(); ++i) {
+        if (mappings_[i]->acquire()) continue;
+        while (i-- > 0) mappings_[i]->release();
+        return false;
+    }
+    return true;
+}
+
+void
+TransferRequest::releaseMappings() const {
+    for (const auto &mapping : mappings_) mapping->release();
+}
+
+// After acquireMappings: is everything the plan was made from still there?
+nixl_status_t
+TransferRequest::validateLocked(std::string &sentence) {
+    if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
+        sentence =
+            "remote agent '" + parts_.peer->name + "' was disconnected after transfer request creation; load its "
+            "metadata again and make a new request";
+        return NIXL_ERR_NOT_FOUND;
+    }
+    const uint64_t epoch = parts_.epoch->load(std::memory_order_acquire);
+    if (epoch == valid_epoch_) return NIXL_SUCCESS;
+    const auto &plan = *parts_.plan;
+    const auto gone = [](const auto &window) { return window->revoked(); };
+    if (std::any_of(plan.local_windows.begin(), plan.local_windows.end(), gone) ||
+        std::any_of(plan.remote_windows.begin(), plan.remote_windows.end(), gone)) {
+        sentence = "memory of the request was deregistered after the request was made";
+        return NIXL_ERR_NOT_FOUND;
+    }
+    valid_epoch_ = epoch;
+    return NIXL_SUCCESS;
+}
+
+nixl_status_t
+TransferRequest::post(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
+    std::lock_guard lock(mutex_);
+    if (retired_) {
+        sentence = "the request was released";
+        return NIXL_ERR_INVALID_PARAM;
+    }
+    if (inFlight()) {
+        const auto status = checkLocked(sentence);
+        if (status == NIXL_IN_PROG) {
+            sentence = "the request is still running; poll it until it is done before posting it again";
+            return NIXL_ERR_REPOST_ACTIVE;
+        }
+        if (status == NIXL_ERR_REMOTE_DISCONNECT) return status;
+        sentence.clear();
+    }
+    if (!acquireMappings()) {
+        const bool peer_gone = parts_.peer && !parts_.peer->alive.load();
+        sentence = peer_gone ? "remote agent '" + parts_.peer->name +
+                "' was disconnected after transfer request creation; load its metadata again and make a new request"
+                             : "memory of the request was deregistered after the request was made";
+        return NIXL_ERR_NOT_FOUND;
+    }
+    if (const auto status = validateLocked(sentence); status != NIXL_SUCCESS) {
+        releaseMappings();
+        return status;
+    }
+    if (notification) {
+        if (*notification && !parts_.backend->notif) {
+            releaseMappings();
+            sentence = "backend " + parts_.backend->type + " cannot send notifications";
+            return NIXL_ERR_BACKEND;
+        }
+        parts_.notification = *notification;
+    }
+
+    std::chrono::steady_clock::time_point start;
+    if (parts_.measure) {
+        start = std::chrono::steady_clock::now();
+        telemetry_.startTime = start;
+    }
+    state_ = State::kPosted;
+    status_ = NIXL_IN_PROG;
+    error_.clear();
+    ++attempts_;
+    clearBackendSentence();
+    const auto engine_status =
+        parts_.backend->face().post(handle_, parts_.notification ? &*parts_.notification : nullptr);
+    if (parts_.measure) {
+        telemetry_.postDuration =
+            std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - start);
+    }
+    return advanceLocked(engine_status, sentence);
+}
+
+nixl_status_t
+TransferRequest::status(std::string &sentence) {
+    std::lock_guard lock(mutex_);
+    return inFlight() ? checkLocked(sentence) : status_;
+}
+
+nixl_status_t
+TransferRequest::checkLocked(std::string &sentence) {
+    clearBackendSentence();
+    return advanceLocked(parts_.backend->face().check(handle_), sentence);
+}
+
+// The only place where a request in flight changes its state.
+nixl_status_t
+TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentence) {
+    if (engine_status == NIXL_IN_PROG) return NIXL_IN_PROG;
+    state_ = State::kFinal;
+    status_ = engine_status;
+    releaseMappings();
+    if (parts_.measure) {
+        telemetry_.xferDuration =
+            std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - telemetry_.startTime);
+    }
+    if (engine_status == NIXL_SUCCESS) return status_;
+    if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {
+        status_ = NIXL_ERR_NOT_FOUND;
+        error_ = "remote agent '" + parts_.peer->name + "' was removed while the transfer was running";
+    } else {
+        const auto info = parts_.backend->face().describe(handle_);
+        error_ = "backend " + parts_.backend->type + ": " +
+            (info.error.empty() ? takeBackendSentence("the transfer ended with " + statusName(engine_status))
+                                : info.error);
+    }
+    sentence = error_;
+    return status_;
+}
+
+void
+TransferRequest::cancel() {
+    std::lock_guard lock(mutex_);
+    if (!inFlight()) return;
+    state_ = State::kSettling;
+    parts_.backend->face().cancel(handle_);
+}
+
+bool
+TransferRequest::settle(std::chrono::steady_clock::time_point deadline) {
+    std::string ignored;
+    while (status(ignored) == NIXL_IN_PROG) {
+        if (std::chrono::steady_clock::now() >= deadline) return false;
+        sched_yield(); // the engine's own thread may need the processor to finish
+    }
+    return true;
+}
+
+bool
+TransferRequest::retire() {
+    std::lock_guard lock(mutex_);
+    if (inFlight() || retired_) return false;
+    retired_ = true;
+    return true;
+}
+
+nixl_status_t
+TransferRequest::telemetry(nixl_xfer_telem_t &out) const {
+    std::lock_guard lock(mutex_);
+    if (status_ == NIXL_SUCCESS) out = telemetry_;
+    return status_;
+}
+
+// Nothing if the memory is not registered any more.
+std::optional<double>
+TransferRequest::predict() const {
+    if (!acquireMappings()) return {};
+    const auto predicted = parts_.backend->face().predict(parts_.plan->plan);
+    releaseMappings();
+    return predicted;
+}
+
+nixlx::Report
+TransferRequest::report() const {
+    std::lock_guard lock(mutex_);
+    nixlx::Report report;
+    const auto &plan = parts_.plan->plan;
+    report.status = status_;
+    report.backend = parts_.backend->type;
+    report.path = parts_.backend->face().describe(handle_).path;
+    report.candidates = parts_.candidates;
+    report.total_bytes = plan.total_bytes;
+    report.descriptor_count = plan.block_count;
+    report.attempts = attempts_;
+    report.settling = state_ == State::kSettling;
+    report.error = error_;
+    for (auto &candidate : report.candidates) {
+        if (candidate.chosen && candidate.predicted_us < 0) {
+            candidate.predicted_us = predict().value_or(-1);
+        }
+    }
+    return report;
+}
+
+nixl_status_t
+TransferRequest::estimate(std::chrono::microseconds &duration,
+                          std::chrono::microseconds &err_margin,
+                          nixl_cost_t &method,
+                          const nixl_opt_args_t *args) const {
+    std::lock_guard lock(mutex_);
+    auto &backend = *parts_.backend;
+    if (backend.isLegacy()) return backend.legacy.estimate(handle_, duration, err_margin, method, args);
+    const auto predicted = predict();
+    if (!predicted) return NIXL_ERR_NOT_SUPPORTED;
+    duration = std::chrono::microseconds(static_cast<int64_t>(*predicted + 0.5));
+    err_margin = std::chrono::microseconds(0);
+    method = nixl_cost_t::ANALYTICAL_BACKEND;
+    return NIXL_SUCCESS;
+}
+
+} // namespace nx::agent

@@ -1,0 +1,217 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "memory/plan.h"
+
+#include <algorithm>
+
+namespace nx::memory {
+
+namespace {
+
+// Collects blocks into runs. A block that continues the previous one on both sides is merged into it; blocks of equal
+// length at a constant step on both sides become one run.
+class Builder {
+public:
+    Builder(const PlanRequest &request, const Side &local, const Side &remote)
+        : request_(request),
+          local_(local),
+          remote_(remote),
+          local_numbers_(local.windows().size(), kUnused),
+          remote_numbers_(remote.windows().size(), kUnused) {}
+
+    void
+    add(uint64_t local, uint32_t local_window, uint64_t remote, uint32_t remote_window, uint64_t length) {
+        auto &runs = plan_->runs;
+        const uint32_t ls = segment(local_window, local_, local_numbers_, plan_->local_segments,
+                                    plan_->local_windows, false);
+        const uint32_t rs = segment(remote_window, remote_, remote_numbers_, plan_->remote_segments,
+                                    plan_->remote_windows, request_.to_self);
+        plan_->plan.total_bytes += length;
+        if (!runs.empty()) {
+            nixlx::Run &run = runs.back();
+            if (run.local_segment == ls && run.remote_segment == rs) {
+                const uint64_t last = run.count - 1;
+                const uint64_t last_local = run.local + last * run.local_stride;
+                const uint64_t last_remote = run.remote + last * run.remote_stride;
+                if (request_.merge && local == last_local + run.length && remote == last_remote + run.length) {
+                    if (run.count == 1) {
+                        run.length += length;
+                        return;
+                    }
+                    // The run's last block grows and becomes the start of a run of its own.
+                    const uint64_t grown = run.length + length;
+                    --run.count;
+                    runs.push_back({last_local, last_remote, grown, 0, 0, 1, ls, rs});
+                    return;
+                }
+                if (run.length == length) {
+                    if (run.count == 1) {
+                        run.local_stride = local - run.local;
+                        run.remote_stride = remote - run.remote;
+                        run.count = 2;
+                        return;
+                    }
+                    if (local == last_local + run.local_stride && remote == last_remote + run.remote_stride) {
+                        ++run.count;
+                        return;
+                    }
+                }
+            }
+        }
+        runs.push_back({local, remote, length, 0, 0, 1, ls, rs});
+    }
+
+    // `count` blocks at once, each `length` long and neither touching its neighbour on both sides.
+    void
+    addRun(const Side::Run &local, uint64_t local_at, const Side::Run &remote, uint64_t remote_at, uint64_t count) {
+        const bool dense = request_.merge && local.stride == local.length && remote.stride == remote.length;
+        if (dense || count == 1) {
+            add(local_at, local.window, remote_at, remote.window, local.length * count);
+            return;
+        }
+        const uint32_t ls = segment(local.window, local_, local_numbers_, plan_->local_segments,
+                                    plan_->local_windows, false);
+        const uint32_t rs = segment(remote.window, remote_, remote_numbers_, plan_->remote_segments,
+                                    plan_->remote_windows, request_.to_self);
+        plan_->plan.total_bytes += local.length * count;
+        plan_->runs.push_back({local_at, remote_at, local.length, local.stride, remote.stride, count, ls, rs});
+    }
+
+    // One element of each side, of equal length, at least one of them cut into pieces.
+    void
+    addCut(const Side::Run &local, uint64_t local_at, const Side::Run &remote, uint64_t remote_at) {
+        const Side::Piece local_whole{local_at, local.length, local.window};
+        const Side::Piece remote_whole{remote_at, remote.length, remote.window};
+        const auto locals = local.window == Side::kCut ? local_.pieces(local) : std::span(&local_whole, 1);
+        const auto remotes = remote.window == Side::kCut ? remote_.pieces(remote) : std::span(&remote_whole, 1);
+        size_t l = 0, r = 0;
+        uint64_t l_done = 0, r_done = 0;
+        while (l < locals.size() && r < remotes.size()) {
+            const uint64_t length = std::min(locals[l].length - l_done, remotes[r].length - r_done);
+            add(locals[l].address + l_done, locals[l].window, remotes[r].address + r_done, remotes[r].window, length);
+            if ((l_done += length) == locals[l].length) ++l, l_done = 0;
+            if ((r_done += length) == remotes[r].length) ++r, r_done = 0;
+        }
+    }
+
+    std::unique_ptr<OwnedPlan>
+    finish() {
+        auto &owned = *plan_;
+        auto &plan = owned.plan;
+        owned.runs.shrink_to_fit();
+        owned.remote_agent = request_.remote_agent;
+        for (const auto &run : owned.runs) plan.block_count += run.count;
+        plan.operation = request_.operation;
+        plan.local_memory = request_.local_memory;
+        plan.remote_memory = request_.remote_memory;
+        plan.remote_agent = owned.remote_agent;
+        plan.local_segments = owned.local_segments;
+        plan.remote_segments = owned.remote_segments;
+        plan.runs = owned.runs;
+        return std::move(plan_);
+    }
+
+private:
+    static constexpr uint32_t kUnused = UINT32_MAX;
+
+    static uint32_t
+    segment(uint32_t window,
+            const Side &side,
+            std::vector<uint32_t> &numbers,
+            std::vector<nixlx::Segment> &segments,
+            std::vector<std::shared_ptr<Window>> &windows,
+            bool remote_face) {
+        uint32_t &number = numbers[window];
+        if (number == kUnused) {
+            number = static_cast<uint32_t>(segments.size());
+            const auto &w = side.windows()[window];
+            segments.push_back({remote_face ? w->mapping->remote_face : w->mapping->metadata, w->range.devId});
+            windows.push_back(w);
+        }
+        return number;
+    }
+
+    const PlanRequest &request_;
+    const Side &local_;
+    const Side &remote_;
+    std::vector<uint32_t> local_numbers_;
+    std::vector<uint32_t> remote_numbers_;
+    std::unique_ptr<OwnedPlan> plan_ = std::make_unique<OwnedPlan>();
+};
+
+Status
+lengthsDiffer(uint64_t pair, uint64_t local_length, uint64_t remote_length) {
+    return {NIXL_ERR_INVALID_PARAM,
+            "pair " + std::to_string(pair) + ": the local element has " + std::to_string(local_length) +
+                " bytes, the remote one " + std::to_string(remote_length)};
+}
+
+} // namespace
+
+Result<std::unique_ptr<OwnedPlan>>
+planAll(const PlanRequest &request, const Side &local, const Side &remote) {
+    if (local.size() != remote.size()) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "the local list has " + std::to_string(local.size()) + " elements, the remote list " +
+                    std::to_string(remote.size())};
+    }
+    Builder builder(request, local, remote);
+    size_t l = 0, r = 0;
+    for (uint64_t at = 0; at < local.size();) {
+        const auto &lr = local.runOf(at, l);
+        const auto &rr = remote.runOf(at, r);
+        if (lr.length != rr.length) return lengthsDiffer(at, lr.length, rr.length);
+        const uint64_t l_skip = at - lr.first, r_skip = at - rr.first;
+        const uint64_t local_at = lr.address + l_skip * lr.stride;
+        const uint64_t remote_at = rr.address + r_skip * rr.stride;
+        uint64_t count = 1;
+        if (lr.window == Side::kCut || rr.window == Side::kCut) {
+            builder.addCut(lr, local_at, rr, remote_at);
+        } else {
+            count = std::min(lr.count - l_skip, rr.count - r_skip);
+            builder.addRun(lr, local_at, rr, remote_at, count);
+        }
+        at += count;
+    }
+    return builder.finish();
+}
+
+Result<std::unique_ptr<OwnedPlan>>
+planIndexed(const PlanRequest &request,
+            const Side &local,
+            std::span<const int> local_indices,
+            const Side &remote,
+            std::span<const int> remote_indices) {
+    if (local_indices.empty() || local_indices.size() != remote_indices.size()) {
+        return {NIXL_ERR_INVALID_PARAM,
+                std::to_string(local_indices.size()) + " local and " + std::to_string(remote_indices.size()) +
+                    " remote indices: the counts must be equal and not zero"};
+    }
+    Builder builder(request, local, remote);
+    size_t l = 0, r = 0;
+    for (size_t i = 0; i < local_indices.size(); ++i) {
+        const auto li = static_cast<uint64_t>(static_cast<int64_t>(local_indices[i]));
+        const auto ri = static_cast<uint64_t>(static_cast<int64_t>(remote_indices[i]));
+        if (li >= local.size() || ri >= remote.size()) {
+            const bool is_local = li >= local.size();
+            return {NIXL_ERR_INVALID_PARAM,
+                    std::string(is_local ? "local" : "remote") + " index " +
+                        std::to_string(is_local ? local_indices[i] : remote_indices[i]) + " at position " +
+                        std::to_string(i) + " is outside the prepared list of " +
+                        std::to_string(is_local ? local.size() : remote.size()) + " elements"};
+        }
+        const auto &lr = local.runOf(li, l);
+        const auto &rr = remote.runOf(ri, r);
+        if (lr.length != rr.length) return lengthsDiffer(i, lr.length, rr.length);
+        const uint64_t local_at = lr.address + (li - lr.first) * lr.stride;
+        const uint64_t remote_at = rr.address + (ri - rr.first) * rr.stride;
+        if (lr.window == Side::kCut || rr.window == Side::kCut) {
+            builder.addCut(lr, local_at, rr, remote_at);
+        } else {
+            builder.add(local_at, lr.window, remote_at, rr.window, lr.length);
+        }
+    }
+    return builder.finish();
+}
+
+} // namespace nx::memory

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One side of transfers: a descriptor list resolved against registered windows and compressed. A regular list of any
+// length is one run. Immutable once resolved: share freely.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "memory/range_index.h"
+#include "nixl_descriptors.h"
+
+namespace nx::memory {
+
+class Side {
+public:
+    /// Elements [first, first + count): element first + i starts at address + i * stride and has `length` bytes.
+    struct Run {
+        uint64_t first;
+        uint64_t address; ///< of a cut element: index of its first piece
+        uint64_t length;
+        uint64_t stride; ///< of a cut element: number of its pieces
+        uint64_t count;
+        uint32_t window; ///< index into windows(), or kCut
+    };
+
+    /// A part of an element that spans several windows.
+    struct Piece {
+        uint64_t address;
+        uint64_t length;
+        uint32_t window;
+    };
+
+    struct Element {
+        uint64_t address;
+        uint64_t length;
+        uint32_t window;
+    };
+
+    static constexpr uint32_t kCut = UINT32_MAX;
+
+    /// NOT_FOUND: an element is not covered by `index` (the sentence names it); INVALID_PARAM: an element's end
+    /// passes the last address, or there are more than 2^31 - 1 elements.
+    static Result<Side>
+    resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements);
+    static Result<Side>
+    resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements);
+
+    uint64_t
+    size() const noexcept {
+        return size_;
+    }
+
+    const std::vector<Run> &
+    runs() const noexcept {
+        return runs_;
+    }
+
+    const std::vector<std::shared_ptr<Window>> &
+    windows() const noexcept {
+        return windows_;
+    }
+
+    /// Requires index < size(). `hint` remembers the run between calls; start with 0.
+    const Run &
+    runOf(uint64_t index, size_t &hint) const noexcept {
+        const Run &likely = runs_[hint];
+        if (index - likely.first < likely.count) return likely;
+        return findRun(index, hint);
+    }
+
+    std::span<const Piece>
+    pieces(const Run &cut) const noexcept {
+        return {pieces_.data() + cut.address, static_cast<size_t>(cut.stride)};
+    }
+
+    /// True if a window has been revoked since.
+    bool
+    stale() const noexcept;
+
+    /// Bytes of memory held, for limits and tests.
+    size_t
+    memoryBytes() const noexcept;
+
+private:
+    class Resolver;
+
+    const Run &
+    findRun(uint64_t index, size_t &hint) const noexcept;
+
+    std::vector<Run> runs_;
+    std::vector<Piece> pieces_;
+    std::vector<std::shared_ptr<Window>> windows_;
+    uint64_t size_ = 0;
+};
+
+} // namespace nx::memory

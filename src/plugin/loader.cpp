@@ -1,0 +1,118 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "plugin/loader.h"
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+
+namespace nx::plugin {
+
+namespace {
+
+Status
+refused(const std::string &path, const std::string &why) {
+    return {NIXL_ERR_BACKEND, "plugin " + quoted(path, 300) + " is refused: " + why};
+}
+
+/// Code that somebody else can replace is not loaded. A group with the owner's own number holds only the owner (the
+/// user private groups of most distributions, whose umask makes everything group-writable).
+Status
+checkOwner(const std::string &path, const std::string &thing, const struct stat &info) {
+    if (info.st_uid != 0 && info.st_uid != ::geteuid()) {
+        return refused(path, thing + " belongs to user " + std::to_string(info.st_uid) +
+                                 ", neither root nor the user of this process (" + std::to_string(::geteuid()) + ")");
+    }
+    const bool group_writes = (info.st_mode & S_IWGRP) && info.st_gid != info.st_uid;
+    if (group_writes || (info.st_mode & S_IWOTH)) {
+        char mode[8];
+        std::snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(info.st_mode & 07777));
+        return refused(path, thing + " can be written by others (mode " + mode + "); take that away with chmod go-w");
+    }
+    return {};
+}
+
+/// "is 2, this library has 1"
+Status
+differs(const char *field, const std::string &theirs, const std::string &ours) {
+    return {NIXL_ERR_BACKEND, "its descriptor's " + std::string(field) + " is " + theirs + ", expected " + ours};
+}
+
+} // namespace
+
+std::string
+fileName(const Kind &kind, const std::string &name) {
+    return kind.prefix + name + kind.suffix;
+}
+
+Status
+checkIdentity(const Kind &kind, const std::string &name, const Identity &identity) {
+    const auto number = [](uint64_t value) { return std::to_string(value); };
+    if (identity.magic != NIXLX_PLUGIN_MAGIC) {
+        return differs("magic", number(identity.magic), number(NIXLX_PLUGIN_MAGIC));
+    }
+    // Fields are only ever appended, so a larger one is a newer one.
+    if (identity.struct_size < sizeof(nixlx_plugin_descriptor_t)) {
+        return differs("struct_size", number(identity.struct_size),
+                       "at least " + number(sizeof(nixlx_plugin_descriptor_t)));
+    }
+    if (identity.api_version != NIXLX_PLUGIN_API_VERSION) {
+        return differs("api_version", number(identity.api_version), number(NIXLX_PLUGIN_API_VERSION));
+    }
+    if (identity.abi != NIXLX_ABI_TAG) return differs("abi", quoted(identity.abi), quoted(NIXLX_ABI_TAG));
+    if (identity.kind != kind.name) return differs("kind", quoted(identity.kind), quoted(kind.name));
+    if (identity.name != name) return differs("name", quoted(identity.name), quoted(name) + " as in its file name");
+    return {};
+}
+
+Result<Library>
+Library::open(const Kind &kind, const std::string &name, const std::string &path) {
+    char resolved[PATH_MAX];
+    if (!::realpath(path.c_str(), resolved)) {
+        const auto code = errno == ENOENT || errno == ENOTDIR ? NIXL_ERR_NOT_FOUND : NIXL_ERR_BACKEND;
+        return {code, "Plugin file does not exist: " + withErrno(quoted(path, 300), errno)};
+    }
+    const std::string file = resolved;
+    const std::string directory = file.substr(0, file.rfind('/') + 1);
+    const Fd fd(::open(resolved, O_RDONLY | O_CLOEXEC | O_NONBLOCK)); // a FIFO must not block us
+    struct stat info;
+    if (!fd || ::fstat(fd.get(), &info) != 0) return refused(file, withErrno("open", errno));
+    if (!S_ISREG(info.st_mode)) return refused(file, "it is no regular file");
+    if (auto status = checkOwner(file, "it", info); !status.ok()) return status;
+    if (::stat(directory.c_str(), &info) != 0) return refused(file, withErrno("stat " + quoted(directory, 300), errno));
+    if (auto status = checkOwner(file, "its folder", info); !status.ok()) return status;
+
+    auto identity = readIdentity(fd.get());
+    if (!identity.ok()) return refused(file, identity.message());
+    if (*identity) {
+        if (auto status = checkIdentity(kind, name, **identity); !status.ok()) return refused(file, status.message());
+    }
+    void *handle = ::dlopen(resolved, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!handle) {
+        const char *why = ::dlerror();
+        return {NIXL_ERR_BACKEND, "plugin " + quoted(file, 300) + " cannot be loaded: " + (why ? why : "no reason given")};
+    }
+    return Library(handle, file, *std::move(identity));
+}
+
+Library::Library(Library &&other) noexcept
+    : handle_(std::exchange(other.handle_, nullptr)),
+      path_(std::move(other.path_)),
+      identity_(std::move(other.identity_)) {}
+
+Library::~Library() {
+    if (handle_) ::dlclose(handle_);
+}
+
+void *
+Library::symbol(const char *symbol) const noexcept {
+    return ::dlsym(handle_, symbol);
+}
+
+} // namespace nx::plugin
