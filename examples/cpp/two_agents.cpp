@@ -23,9 +23,8 @@ constexpr auto kPatience = std::chrono::seconds(10);
 
 /// Turns a failed call into an exception that says what NIXL said.
 void
-check(nixl_status_t status, const std::string &call) {
-    if (status >= 0) return;
-    throw std::runtime_error(call + ": " + nixlEnumStrings::statusStr(status) + ": " + nixlx::lastError());
+check(nixl_status_t status) {
+    if (status < 0) throw std::runtime_error(nixlx::lastError() + " (" + nixlEnumStrings::statusStr(status) + ")");
 }
 
 /// Calls `done` until it is true.
@@ -49,9 +48,9 @@ struct Node {
         : agent(name, nixlAgentConfig(true)),
           buffer(kBlockBytes * kBlockCount, content) {
         nixlBackendH *handle;
-        check(agent.createBackend(backend, {}, handle), "createBackend");
+        check(agent.createBackend(backend, {}, handle));
         registered.addDesc(nixlBlobDesc(address(0), buffer.size(), 0, ""));
-        check(agent.registerMem(registered), "registerMem");
+        check(agent.registerMem(registered));
     }
 
     uintptr_t
@@ -81,8 +80,8 @@ run(const std::string &backend) {
     // Metadata: how to reach the target and what it registered. Any channel will do; here both sides are at hand.
     nixl_blob_t metadata;
     std::string name;
-    check(target.agent.getLocalMD(metadata), "getLocalMD");
-    check(initiator.agent.loadRemoteMD(metadata, name), "loadRemoteMD");
+    check(target.agent.getLocalMD(metadata));
+    check(initiator.agent.loadRemoteMD(metadata, name));
     std::cout << "the initiator knows '" << name << "' from " << metadata.size() << " bytes of metadata\n";
 
     // Write all blocks; the message arrives after the data.
@@ -90,27 +89,26 @@ run(const std::string &backend) {
     options.notif = "blocks written";
     nixlXferReqH *request;
     check(initiator.agent.createXferReq(NIXL_WRITE, initiator.blocks(0, kBlockCount), target.blocks(0, kBlockCount),
-                                        name, request, &options),
-          "createXferReq");
-    check(initiator.agent.postXferReq(request), "postXferReq");
+                                        name, request, &options));
+    check(initiator.agent.postXferReq(request));
     waitFor("the end of the transfer", [&] {
         const auto status = initiator.agent.getXferStatus(request);
-        check(status, "getXferStatus");
+        check(status);
         return status == NIXL_SUCCESS;
     });
 
     nixl_notifs_t messages;
     waitFor("the notification", [&] {
-        check(target.agent.getNotifs(messages), "getNotifs");
+        check(target.agent.getNotifs(messages));
         return !messages["initiator"].empty();
     });
     if (messages["initiator"].front() != *options.notif) throw std::runtime_error("the notification is a wrong one");
     if (!target.holds(0x22)) throw std::runtime_error("the target's buffer does not hold what was written");
 
     nixlx::Report report;
-    check(initiator.agent.getXferReport(request, report), "getXferReport");
+    check(initiator.agent.getXferReport(request, report));
     std::cout << report.total_bytes << " bytes written by " << report.backend << " (" << report.path << ")\n";
-    check(initiator.agent.releaseXferReq(request), "releaseXferReq");
+    check(initiator.agent.releaseXferReq(request));
 
     // Partial metadata: a guest is told of one more buffer of the target's, and of no other.
     Node guest("guest", backend, 0x33);
@@ -119,9 +117,9 @@ run(const std::string &backend) {
     extra.addDesc(nixlBlobDesc(reinterpret_cast<uintptr_t>(shared.data()), shared.size(), 0, ""));
     options = {};
     options.includeConnInfo = true;
-    check(target.agent.registerMem(extra), "registerMem");
-    check(target.agent.getLocalPartialMD(extra, metadata, &options), "getLocalPartialMD");
-    check(guest.agent.loadRemoteMD(metadata, name), "loadRemoteMD");
+    check(target.agent.registerMem(extra));
+    check(target.agent.getLocalPartialMD(extra, metadata, &options));
+    check(guest.agent.loadRemoteMD(metadata, name));
     if (guest.agent.checkRemoteMD(name, extra.trim()) != NIXL_SUCCESS) {
         throw std::runtime_error("the guest does not know the memory it was told of");
     }
@@ -131,11 +129,11 @@ run(const std::string &backend) {
     std::cout << "the guest knows what it was told of, and nothing else\n";
 
     // Teardown. What is left goes with the agents.
-    check(guest.agent.invalidateRemoteMD("target"), "invalidateRemoteMD");
-    check(initiator.agent.invalidateRemoteMD("target"), "invalidateRemoteMD");
-    check(target.agent.deregisterMem(extra), "deregisterMem");
+    check(guest.agent.invalidateRemoteMD("target"));
+    check(initiator.agent.invalidateRemoteMD("target"));
+    check(target.agent.deregisterMem(extra));
     for (Node *node : {&initiator, &target, &guest}) {
-        check(node->agent.deregisterMem(node->registered), "deregisterMem");
+        check(node->agent.deregisterMem(node->registered));
     }
 }
 

@@ -61,8 +61,7 @@ public:
             [](const nixlTelemetryExporterInitParams &init_params) -> std::unique_ptr<nixlTelemetryExporter> {
                 return std::make_unique<Exporter>(init_params);
             },
-            name,
-            version);
+            name, version);
         return &plugin;
     }
 };

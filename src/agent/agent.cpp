@@ -52,6 +52,13 @@ telemetryWanted(const nixlAgentConfig &config) {
 
 std::atomic<unsigned> agent_count{0};
 
+// Programs repeat these calls until a peer's metadata has arrived: not finding it yet is no failure to report.
+bool
+isPolled(std::string_view call) {
+    return call == "createXferReq" || call == "prepXferDlist" || call == "genNotif" || call == "makeConnection" ||
+        call == "invalidateRemoteMD";
+}
+
 } // namespace
 
 nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfig &agent_config)
@@ -110,8 +117,8 @@ nixl_status_t
 nixlAgentData::finish(const char *call, nixl_status_t status, const std::string &sentence) const {
     if (status >= 0) [[likely]] return status;
     std::string whole = std::string(call) + ": " + sentence;
-    // Callers poll for a peer's metadata or a free request: not finding it yet is no failure of the program.
-    const bool expected = status == NIXL_ERR_NOT_FOUND || status == NIXL_ERR_REPOST_ACTIVE;
+    const bool expected =
+        status == NIXL_ERR_REPOST_ACTIVE || (status == NIXL_ERR_NOT_FOUND && isPolled(call));
     if (expected) {
         NIXL_INFO << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
     } else {

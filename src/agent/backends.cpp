@@ -62,7 +62,7 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     nx::clearBackendSentence();
     nixlBackendEngine *engine = (*plugin)->create(init);
     const std::string prefix = "backend initialization error for '" + type + "': ";
-    if (!engine) return {NIXL_ERR_BACKEND, prefix + nx::takeBackendSentence("the plugin gave no engine")};
+    if (!engine) return {NIXL_ERR_BACKEND, nx::takeBackendSentence(prefix + "the plugin gave no engine")};
     if (engine->getInitErr()) {
         Status status(NIXL_ERR_BACKEND, prefix + nx::takeBackendSentence("the engine reports that it is unusable"));
         (*plugin)->destroy(engine);

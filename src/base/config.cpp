@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -47,13 +48,18 @@ File
 readFile(const std::string &path) {
     File file;
     if (path.empty()) return file;
+    // A folder can be opened like a file and reads as an empty one.
+    if (std::error_code ignored; std::filesystem::is_directory(path, ignored)) {
+        file.status = Status(NIXL_ERR_MISMATCH, "configuration file " + nx::quoted(path, 200) + " is a folder");
+        return file;
+    }
     try {
         const toml::table table = toml::parse_file(path);
         for (const auto &[key, node] : table) file.values.emplace(std::string(key.str()), nodeText(node));
     }
     catch (const toml::parse_error &error) {
         std::ostringstream where;
-        where << "configuration file " << quoted(path, 200) << ": " << error.description();
+        where << "configuration file " << nx::quoted(path, 200) << ": " << error.description();
         if (error.source().begin.line) where << " (line " << error.source().begin.line << ")";
         file.status = Status(NIXL_ERR_MISMATCH, where.str());
     }
@@ -78,7 +84,7 @@ typed(const std::string &name, std::optional<T> (*parse)(const std::string &), c
     if (!text.ok()) return std::move(text).status();
     if (!*text) return std::optional<T>{};
     auto value = parse(**text);
-    if (!value) return {NIXL_ERR_MISMATCH, name + " is " + quoted(**text) + ", which is not " + kind};
+    if (!value) return {NIXL_ERR_MISMATCH, name + " is " + nx::quoted(**text) + ", which is not " + kind};
     return value;
 }
 

@@ -102,9 +102,9 @@ public:
             index = size_;
             auto &chunk = chunks_[index / kChunkSize];
             if (!chunk.load(std::memory_order_relaxed)) {
+                free_.reserve(index + kChunkSize); // so that freeing a slot never allocates
                 chunk.store(new Slot[kChunkSize], std::memory_order_release);
             }
-            free_.reserve(size_ + 1); // so that freeing a slot never allocates
             ++size_;
         }
         Slot &s = slot(index);

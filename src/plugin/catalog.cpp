@@ -50,7 +50,7 @@ Result<std::map<std::string, std::string>>
 readPluginList(const std::string &path) {
     errno = 0;
     std::ifstream in(path);
-    if (!in) return {NIXL_ERR_NOT_FOUND, withErrno("plugin list " + quoted(path, 300), errno)};
+    if (!in) return {NIXL_ERR_NOT_FOUND, withErrno("plugin list " + nx::quoted(path, 300), errno)};
     std::map<std::string, std::string> listed;
     std::string line;
     for (size_t number = 1; std::getline(in, line); ++number) {
@@ -60,12 +60,13 @@ readPluginList(const std::string &path) {
         const std::string name = trimmed(content.substr(0, equals));
         const std::string file = equals == std::string::npos ? "" : trimmed(content.substr(equals + 1));
         if (name.empty() || file.empty()) {
-            return {NIXL_ERR_MISMATCH, "plugin list " + quoted(path, 300) + ", line " + std::to_string(number) +
-                                           ": expected NAME=path, found " + quoted(content)};
+            return {NIXL_ERR_MISMATCH,
+                    "plugin list " + nx::quoted(path, 300) + ", line " + std::to_string(number) +
+                        ": expected NAME=path, found " + nx::quoted(content)};
         }
         listed[name] = file;
     }
-    if (in.bad()) return {NIXL_ERR_NOT_FOUND, withErrno("plugin list " + quoted(path, 300), errno)};
+    if (in.bad()) return {NIXL_ERR_NOT_FOUND, withErrno("plugin list " + nx::quoted(path, 300), errno)};
     return listed;
 }
 
@@ -82,7 +83,8 @@ defaultPluginDirectory() {
     const auto library = fs::canonical(info.dli_fname, failure);
     if (failure) {
         return {NIXL_ERR_NOT_FOUND,
-                "the folder of the NIXL library " + quoted(info.dli_fname, 300) + " is unknown; set NIXL_PLUGIN_DIR"};
+                "the folder of the NIXL library " + nx::quoted(info.dli_fname, 300) +
+                    " is unknown; set NIXL_PLUGIN_DIR"};
     }
     return (library.parent_path() / "plugins").string();
 }
@@ -113,29 +115,31 @@ Result<std::string>
 Catalog::find(const std::string &name) const {
     // The name becomes part of a path.
     if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos) {
-        return {NIXL_ERR_NOT_FOUND, quoted(name) + " is no plugin name"};
+        return {NIXL_ERR_NOT_FOUND, nx::quoted(name) + " is no plugin name"};
     }
     const std::string file = fileName(kind_, name);
     if (const auto it = listed_.find(name); it != listed_.end()) {
         if (::access(it->second.c_str(), F_OK) == 0) return it->second;
-        return {NIXL_ERR_NOT_FOUND, "Plugin file does not exist: " + quoted(it->second, 300) + ", which the plugin " +
-                                        "list (NIXL_PLUGIN_LIST) names for " + quoted(name)};
+        return {NIXL_ERR_NOT_FOUND,
+                "Plugin file does not exist: " + nx::quoted(it->second, 300) + ", which the plugin " +
+                    "list (NIXL_PLUGIN_LIST) names for " + nx::quoted(name)};
     }
     std::string searched;
     for (const auto &directory : directories_) {
         const std::string path = directory + "/" + file;
         if (::access(path.c_str(), F_OK) == 0) return path;
-        searched += (searched.empty() ? "" : ", ") + quoted(directory, 300);
+        searched += (searched.empty() ? "" : ", ") + nx::quoted(directory, 300);
     }
-    return {NIXL_ERR_NOT_FOUND, "Plugin file does not exist: " + quoted(file, 300) + " is not in " +
-                                    (searched.empty() ? "any directory (none is searched)" : searched) +
-                                    "; NIXL_PLUGIN_DIR names the directory of plugins"};
+    return {NIXL_ERR_NOT_FOUND,
+            "Plugin file does not exist: " + nx::quoted(file, 300) + " is not in " +
+                (searched.empty() ? "any directory (none is searched)" : searched) +
+                "; NIXL_PLUGIN_DIR names the directory of plugins"};
 }
 
 Status
 Catalog::addDirectory(const std::string &directory) {
     if (!isDirectory(directory)) {
-        return {NIXL_ERR_NOT_FOUND, "plugin directory " + quoted(directory, 300) + " does not exist"};
+        return {NIXL_ERR_NOT_FOUND, "plugin directory " + nx::quoted(directory, 300) + " does not exist"};
     }
     if (std::find(directories_.begin(), directories_.end(), directory) == directories_.end()) {
         directories_.insert(directories_.begin(), directory);

@@ -35,10 +35,10 @@ TEST(PluginList, NamesTheBadLine) {
 
 TEST(PluginList, SaysThatItIsMissing) {
     const test::TempDir folder;
-    auto listed = readPluginList(folder.path() + "/none");
+    auto listed = readPluginList(folder / "none");
     EXPECT_EQ(listed.code(), NIXL_ERR_NOT_FOUND);
     EXPECT_THAT(listed.message(), HasSubstr("No such file or directory"));
-    EXPECT_FALSE(readPluginList(folder.path()).ok()) << "a directory is no list";
+    EXPECT_FALSE(readPluginList(folder.path().string()).ok()) << "a directory is no list";
 }
 
 TEST(Catalog, ListsFilesOfItsKindSorted) {
@@ -46,7 +46,7 @@ TEST(Catalog, ListsFilesOfItsKindSorted) {
     for (const char *name : {"libtest_B.so", "libtest_A.so", "libtest_.so", "libother_C.so", "libtest_D.so.1", "x"}) {
         folder.write(name, "");
     }
-    const Catalog catalog(kKind, {folder.path(), "/nonexistent"}, {{"LISTED", "/somewhere.so"}});
+    const Catalog catalog(kKind, {folder.path().string(), "/nonexistent"}, {{"LISTED", "/somewhere.so"}});
     EXPECT_THAT(catalog.names(), ElementsAre("A", "B", "LISTED"));
 }
 
@@ -54,7 +54,7 @@ TEST(Catalog, FindsListedFilesBeforeOthers) {
     const test::TempDir folder;
     const auto listed = folder.write("elsewhere.so", "");
     folder.write("libtest_A.so", "");
-    const Catalog catalog(kKind, {folder.path()}, {{"A", listed}, {"GONE", folder.path() + "/gone.so"}});
+    const Catalog catalog(kKind, {folder.path().string()}, {{"A", listed}, {"GONE", folder / "gone.so"}});
     EXPECT_EQ(*catalog.find("A"), listed);
     auto gone = catalog.find("GONE");
     EXPECT_EQ(gone.code(), NIXL_ERR_NOT_FOUND);
@@ -63,45 +63,46 @@ TEST(Catalog, FindsListedFilesBeforeOthers) {
 
 TEST(Catalog, FindsAFileThatAppearedLater) {
     const test::TempDir folder;
-    const Catalog catalog(kKind, {folder.path()}, {});
+    const Catalog catalog(kKind, {folder.path().string()}, {});
     EXPECT_THAT(catalog.names(), ElementsAre());
     folder.write("libtest_NEW.so", "");
-    EXPECT_EQ(*catalog.find("NEW"), folder.path() + "/libtest_NEW.so");
+    EXPECT_EQ(*catalog.find("NEW"), folder / "libtest_NEW.so");
 }
 
 TEST(Catalog, SearchesAnAddedDirectoryFirst) {
     const test::TempDir first, second;
     first.write("libtest_A.so", "");
     second.write("libtest_A.so", "");
-    Catalog catalog(kKind, {first.path()}, {});
-    EXPECT_EQ(*catalog.find("A"), first.path() + "/libtest_A.so");
-    EXPECT_TRUE(catalog.addDirectory(second.path()).ok());
-    EXPECT_EQ(*catalog.find("A"), second.path() + "/libtest_A.so");
-    EXPECT_TRUE(catalog.addDirectory(first.path()).ok());
-    EXPECT_EQ(*catalog.find("A"), second.path() + "/libtest_A.so") << "a known directory keeps its place";
+    Catalog catalog(kKind, {first.path().string()}, {});
+    EXPECT_EQ(*catalog.find("A"), first / "libtest_A.so");
+    EXPECT_TRUE(catalog.addDirectory(second.path().string()).ok());
+    EXPECT_EQ(*catalog.find("A"), second / "libtest_A.so");
+    EXPECT_TRUE(catalog.addDirectory(first.path().string()).ok());
+    EXPECT_EQ(*catalog.find("A"), second / "libtest_A.so") << "a known directory keeps its place";
 }
 
 TEST(Catalog, RefusesADirectoryThatIsNone) {
     const test::TempDir folder;
     Catalog catalog(kKind, {}, {});
-    EXPECT_EQ(catalog.addDirectory(folder.path() + "/none").code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(catalog.addDirectory(folder / "none").code(), NIXL_ERR_NOT_FOUND);
     EXPECT_EQ(catalog.addDirectory(folder.write("file", "")).code(), NIXL_ERR_NOT_FOUND);
 }
 
 TEST(Catalog, NamesEveryPlaceItSearched) {
     const test::TempDir folder;
-    const Catalog catalog(kKind, {folder.path(), "/nonexistent"}, {});
+    const Catalog catalog(kKind, {folder.path().string(), "/nonexistent"}, {});
     EXPECT_THAT(catalog.find("NONE").message(),
-                testing::AllOf(HasSubstr("Plugin file does not exist: 'libtest_NONE.so'"), HasSubstr(folder.path()),
-                               HasSubstr("/nonexistent"), HasSubstr("NIXL_PLUGIN_DIR")));
+                testing::AllOf(HasSubstr("Plugin file does not exist: 'libtest_NONE.so'"),
+                               HasSubstr(folder.path().string()), HasSubstr("/nonexistent"),
+                               HasSubstr("NIXL_PLUGIN_DIR")));
 }
 
 TEST(Catalog, NeverLeavesItsDirectories) {
     const test::TempDir folder;
-    std::filesystem::create_directory(folder.path() + "/libtest_x");
-    std::filesystem::create_directory(folder.path() + "/inner");
+    std::filesystem::create_directory(folder / "libtest_x");
+    std::filesystem::create_directory(folder / "inner");
     folder.write("secret.so", "");
-    const Catalog catalog(kKind, {folder.path()}, {});
+    const Catalog catalog(kKind, {folder.path().string()}, {});
     EXPECT_EQ(catalog.find("x/../secret").code(), NIXL_ERR_NOT_FOUND);
     EXPECT_EQ(catalog.find(std::string("secret\0", 7)).code(), NIXL_ERR_NOT_FOUND);
     EXPECT_EQ(catalog.find("").code(), NIXL_ERR_NOT_FOUND);

@@ -21,7 +21,7 @@ namespace nx::plugin {
 namespace {
 
 const std::string kDescribed = NX_TEST_PLUGIN_DIR "/libplugin_DESCRIBED.so";
-const std::string kLegacy = NX_TEST_PLUGIN_DIR "/libplugin_LEGACY.so";
+const std::string kVintage = NX_TEST_PLUGIN_DIR "/libplugin_VINTAGE.so";
 
 std::string
 contentOf(const std::string &path) {
@@ -48,11 +48,11 @@ TEST(Elf, ReadsTheDescriptorOfAPluginThatIsNotLoaded) {
     EXPECT_EQ((*identity)->name, "DESCRIBED");
     EXPECT_EQ((*identity)->version, "3.2.1");
     EXPECT_EQ((*identity)->abi, NIXLX_ABI_TAG);
-    EXPECT_EQ((*identity)->conflicts, "LEGACY,OTHER");
+    EXPECT_EQ((*identity)->conflicts, "VINTAGE,OTHER");
 }
 
 TEST(Elf, FindsNoDescriptorInAPluginWithoutOne) {
-    auto identity = readBytes(contentOf(kLegacy));
+    auto identity = readBytes(contentOf(kVintage));
     ASSERT_TRUE(identity.ok()) << identity.message();
     EXPECT_FALSE(*identity);
 }
@@ -101,7 +101,8 @@ TEST(Elf, RefusesADescriptorThatIsTooSmallOrOutsideTheFile) {
         return readBytes(copy).message();
     };
     EXPECT_EQ(with(&Elf64_Sym::st_size, Elf64_Xword{8}),
-              "damaged shared object: its descriptor has 8 bytes instead of at least " + std::to_string(kIdentityBytes));
+              "damaged shared object: its descriptor has 8 bytes instead of at least " +
+                  std::to_string(kIdentityBytes));
     EXPECT_EQ(with(&Elf64_Sym::st_value, ~Elf64_Addr{0} - 8),
               "damaged shared object: its descriptor lies outside the file");
 }

@@ -18,7 +18,7 @@ namespace {
 
 Status
 refused(const std::string &path, const std::string &why) {
-    return {NIXL_ERR_BACKEND, "plugin " + quoted(path, 300) + " is refused: " + why};
+    return {NIXL_ERR_BACKEND, "plugin " + nx::quoted(path, 300) + " is refused: " + why};
 }
 
 /// Code that somebody else can replace is not loaded. A group with the owner's own number holds only the owner (the
@@ -26,8 +26,9 @@ refused(const std::string &path, const std::string &why) {
 Status
 checkOwner(const std::string &path, const std::string &thing, const struct stat &info) {
     if (info.st_uid != 0 && info.st_uid != ::geteuid()) {
-        return refused(path, thing + " belongs to user " + std::to_string(info.st_uid) +
-                                 ", neither root nor the user of this process (" + std::to_string(::geteuid()) + ")");
+        return refused(path,
+                       thing + " belongs to user " + std::to_string(info.st_uid) +
+                           ", neither root nor the user of this process (" + std::to_string(::geteuid()) + ")");
     }
     const bool group_writes = (info.st_mode & S_IWGRP) && info.st_gid != info.st_uid;
     if (group_writes || (info.st_mode & S_IWOTH)) {
@@ -65,9 +66,10 @@ checkIdentity(const Kind &kind, const std::string &name, const Identity &identit
     if (identity.api_version != NIXLX_PLUGIN_API_VERSION) {
         return differs("api_version", number(identity.api_version), number(NIXLX_PLUGIN_API_VERSION));
     }
-    if (identity.abi != NIXLX_ABI_TAG) return differs("abi", quoted(identity.abi), quoted(NIXLX_ABI_TAG));
-    if (identity.kind != kind.name) return differs("kind", quoted(identity.kind), quoted(kind.name));
-    if (identity.name != name) return differs("name", quoted(identity.name), quoted(name) + " as in its file name");
+    if (identity.abi != NIXLX_ABI_TAG) return differs("abi", nx::quoted(identity.abi), nx::quoted(NIXLX_ABI_TAG));
+    if (identity.kind != kind.name) return differs("kind", nx::quoted(identity.kind), nx::quoted(kind.name));
+    if (identity.name != name)
+        return differs("name", nx::quoted(identity.name), nx::quoted(name) + " as in its file name");
     return {};
 }
 
@@ -76,7 +78,7 @@ Library::open(const Kind &kind, const std::string &name, const std::string &path
     char resolved[PATH_MAX];
     if (!::realpath(path.c_str(), resolved)) {
         const auto code = errno == ENOENT || errno == ENOTDIR ? NIXL_ERR_NOT_FOUND : NIXL_ERR_BACKEND;
-        return {code, "Plugin file does not exist: " + withErrno(quoted(path, 300), errno)};
+        return {code, "Plugin file does not exist: " + withErrno(nx::quoted(path, 300), errno)};
     }
     const std::string file = resolved;
     const std::string directory = file.substr(0, file.rfind('/') + 1);
@@ -85,7 +87,8 @@ Library::open(const Kind &kind, const std::string &name, const std::string &path
     if (!fd || ::fstat(fd.get(), &info) != 0) return refused(file, withErrno("open", errno));
     if (!S_ISREG(info.st_mode)) return refused(file, "it is no regular file");
     if (auto status = checkOwner(file, "it", info); !status.ok()) return status;
-    if (::stat(directory.c_str(), &info) != 0) return refused(file, withErrno("stat " + quoted(directory, 300), errno));
+    if (::stat(directory.c_str(), &info) != 0)
+        return refused(file, withErrno("stat " + nx::quoted(directory, 300), errno));
     if (auto status = checkOwner(file, "its folder", info); !status.ok()) return status;
 
     auto identity = readIdentity(fd.get());
@@ -96,7 +99,8 @@ Library::open(const Kind &kind, const std::string &name, const std::string &path
     void *handle = ::dlopen(resolved, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) {
         const char *why = ::dlerror();
-        return {NIXL_ERR_BACKEND, "plugin " + quoted(file, 300) + " cannot be loaded: " + (why ? why : "no reason given")};
+        return {NIXL_ERR_BACKEND,
+                "plugin " + nx::quoted(file, 300) + " cannot be loaded: " + (why ? why : "no reason given")};
     }
     return Library(handle, file, *std::move(identity));
 }

@@ -98,19 +98,20 @@ public:
     load(const Kind &kind, const std::string &name, const std::string &path) {
         auto library = Library::open(kind, name, path);
         if (!library.ok()) return std::move(library).status();
-        const std::string where = "plugin " + quoted(library->path(), 300);
+        const std::string where = "plugin " + nx::quoted(library->path(), 300);
         const auto init = reinterpret_cast<Object *(*)()>(library->symbol(kind.init));
         if (!init) {
-            return {NIXL_ERR_BACKEND, where + " does not export " + kind.init + ", so it is no " + kind.name +
-                                          " plugin"};
+            return {NIXL_ERR_BACKEND,
+                    where + " does not export " + kind.init + ", so it is no " + kind.name + " plugin"};
         }
         const Object *object = nullptr;
         if (auto status = guarded(where + ": " + kind.init, [&] { object = init(); }); !status.ok()) return status;
         if (!object) return {NIXL_ERR_BACKEND, where + ": " + kind.init + " returned null"};
         Loaded loaded(*std::move(library), kind.fini, object);
         if (const auto found = static_cast<long>(object->api_version); found != kind.api_version) {
-            return {NIXL_ERR_BACKEND, where + ": api_version is " + std::to_string(found) + ", this library has " +
-                                          std::to_string(kind.api_version) + "; rebuild the plugin"};
+            return {NIXL_ERR_BACKEND,
+                    where + ": api_version is " + std::to_string(found) + ", this library has " +
+                        std::to_string(kind.api_version) + "; rebuild the plugin"};
         }
         return loaded;
     }

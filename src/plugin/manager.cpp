@@ -19,8 +19,8 @@ namespace nx::plugin {
 
 namespace {
 
-constexpr Kind kBackend = {"backend", "libplugin_", ".so", "nixl_plugin_init", "nixl_plugin_fini",
-                           NIXL_PLUGIN_API_VERSION};
+constexpr Kind kBackend = {"backend",          "libplugin_",       ".so",
+                           "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION};
 
 std::vector<std::string>
 split(const std::string &text) {
@@ -45,8 +45,8 @@ public:
            const nixlx_plugin_descriptor_t *descriptor,
            std::unique_ptr<Loaded<nixlBackendPlugin>> file) {
         auto backend = std::make_unique<Backend>(name, object, descriptor, std::move(file));
-        if (!object.create_engine) return {NIXL_ERR_BACKEND, "plugin " + quoted(name) + " has no create_engine"};
-        auto status = guarded("plugin " + quoted(name) + ": asking what it offers", [&] { backend->ask(); });
+        if (!object.create_engine) return {NIXL_ERR_BACKEND, "plugin " + nx::quoted(name) + " has no create_engine"};
+        auto status = guarded("plugin " + nx::quoted(name) + ": asking what it offers", [&] { backend->ask(); });
         if (!status.ok()) return status;
         return backend;
     }
@@ -104,7 +104,7 @@ public:
 
     void
     destroy(nixlBackendEngine *engine) const override {
-        const auto status = guarded("plugin " + quoted(name_) + ": destroy_engine", [&] {
+        const auto status = guarded("plugin " + nx::quoted(name_) + ": destroy_engine", [&] {
             if (object_.destroy_engine) {
                 object_.destroy_engine(engine);
             } else {
@@ -119,7 +119,8 @@ public:
     extend(nixlBackendEngine *engine) const override {
         if (!descriptor_ || !descriptor_->extend) return nullptr;
         nixlx::Engine *face = nullptr;
-        const auto status = guarded("plugin " + quoted(name_) + ": extend", [&] { face = descriptor_->extend(engine); });
+        const auto status =
+            guarded("plugin " + nx::quoted(name_) + ": extend", [&] { face = descriptor_->extend(engine); });
         if (!status.ok()) nixlx::fail(NIXL_ERR_BACKEND, status.message());
         return face;
     }
@@ -155,7 +156,7 @@ private:
 
 Result<std::unique_ptr<Backend>>
 fromTable(const BuiltinPlugin &builtin) {
-    const std::string what = "built-in plugin " + quoted(builtin.name);
+    const std::string what = "built-in plugin " + nx::quoted(builtin.name);
     if (builtin.descriptor) {
         auto status = checkIdentity(kBackend, builtin.name, parseIdentity(builtin.descriptor));
         if (!status.ok()) return std::move(status).withContext(what);
@@ -170,8 +171,7 @@ Result<std::unique_ptr<Backend>>
 fromFile(const std::string &name, std::unique_ptr<Loaded<nixlBackendPlugin>> file) {
     const nixlx_plugin_descriptor_t *descriptor = nullptr;
     if (file->library().identity()) {
-        descriptor =
-            static_cast<const nixlx_plugin_descriptor_t *>(file->library().symbol("nixlx_plugin_descriptor"));
+        descriptor = static_cast<const nixlx_plugin_descriptor_t *>(file->library().symbol("nixlx_plugin_descriptor"));
     }
     const auto &object = file->object();
     return Backend::create(name, object, descriptor, std::move(file));
@@ -218,7 +218,8 @@ Manager::State::findLocked(const std::string &name) const {
     if (path.ok()) return path;
     for (const auto &other : catalog.names()) {
         if (::strcasecmp(other.c_str(), name.c_str()) == 0) {
-            return {path.code(), path.message() + "; names are case-sensitive: did you mean " + quoted(other) + "?"};
+            return {path.code(),
+                    path.message() + "; names are case-sensitive: did you mean " + nx::quoted(other) + "?"};
         }
     }
     return path;
@@ -246,7 +247,7 @@ Manager::State::make(const std::string &name) {
             std::lock_guard lock(mutex);
             return noted.insert(name).second;
         }()) {
-        NIXL_INFO << "plugin " << quoted(*path, 300) << " has no descriptor: used as one written for NIXL 1.4";
+        NIXL_INFO << "plugin " << nx::quoted(*path, 300) << " has no descriptor: used as one written for NIXL 1.4";
     }
     return fromFile(name, std::make_unique<Loaded<nixlBackendPlugin>>(*std::move(loaded)));
 }

@@ -62,24 +62,24 @@ protected:
 };
 
 TEST_F(PluginManager, ListsWhatIsInItsDirectory) {
-    EXPECT_THAT(manager_.available(), AllOf(Contains("LEGACY"), Contains("DESCRIBED"), Contains("EMPTY")));
+    EXPECT_THAT(manager_.available(), AllOf(Contains("VINTAGE"), Contains("DESCRIBED"), Contains("EMPTY")));
     EXPECT_TRUE(std::ranges::is_sorted(manager_.available()));
     EXPECT_THAT(manager_.loaded(), IsEmpty());
 }
 
 TEST_F(PluginManager, LoadsAPluginWrittenForNixl14) {
-    auto plugin = manager_.load("LEGACY");
+    auto plugin = manager_.load("VINTAGE");
     ASSERT_TRUE(plugin.ok()) << plugin.message();
-    EXPECT_EQ((*plugin)->name(), "LEGACY");
+    EXPECT_EQ((*plugin)->name(), "VINTAGE");
     EXPECT_EQ((*plugin)->version(), "1.4.0");
     EXPECT_THAT((*plugin)->options(), IsEmpty());
     EXPECT_THAT((*plugin)->memories(), IsEmpty());
     EXPECT_EQ((*plugin)->capabilities(), 0u);
     EXPECT_THAT((*plugin)->conflicts(), IsEmpty());
 
-    auto *engine = (*plugin)->create(initParams("LEGACY"));
+    auto *engine = (*plugin)->create(initParams("VINTAGE"));
     ASSERT_NE(engine, nullptr);
-    EXPECT_EQ(engine->getType(), "LEGACY");
+    EXPECT_EQ(engine->getType(), "VINTAGE");
     EXPECT_TRUE(engine->supportsRemote());
     EXPECT_EQ((*plugin)->extend(engine), nullptr);
     (*plugin)->destroy(engine);
@@ -93,7 +93,7 @@ TEST_F(PluginManager, LoadsADescribedPlugin) {
         << "what the plugin says, and the rest from its table";
     EXPECT_THAT((*plugin)->memories(), ElementsAre(DRAM_SEG, FILE_SEG));
     EXPECT_EQ((*plugin)->capabilities(), NIXLX_CAP_TARGET_CHECKED);
-    EXPECT_THAT((*plugin)->conflicts(), ElementsAre("LEGACY", "OTHER"));
+    EXPECT_THAT((*plugin)->conflicts(), ElementsAre("VINTAGE", "OTHER"));
 
     auto *engine = (*plugin)->create(initParams("DESCRIBED"));
     ASSERT_NE(engine, nullptr);
@@ -120,9 +120,9 @@ TEST_F(PluginManager, RemembersAPluginWhileItIsHeld) {
 
 TEST_F(PluginManager, APluginMayOutliveTheManager) {
     auto manager = std::make_unique<Manager>(std::vector{kFolder});
-    auto plugin = *manager->load("LEGACY");
+    auto plugin = *manager->load("VINTAGE");
     manager.reset();
-    EXPECT_EQ(plugin->name(), "LEGACY");
+    EXPECT_EQ(plugin->name(), "VINTAGE");
     plugin.reset();
 }
 
@@ -148,24 +148,24 @@ TEST_F(PluginManager, NamesThePlacesWhereAPluginIsNot) {
     auto plugin = manager_.load("NOWHERE");
     EXPECT_EQ(plugin.code(), NIXL_ERR_NOT_FOUND);
     EXPECT_THAT(plugin.message(), AllOf(HasSubstr("Plugin file does not exist"), HasSubstr(kFolder)));
-    EXPECT_THAT(manager_.load("legacy").message(), HasSubstr("did you mean 'LEGACY'?"));
+    EXPECT_THAT(manager_.load("vintage").message(), HasSubstr("did you mean 'VINTAGE'?"));
     EXPECT_THAT(manager_.loaded(), IsEmpty());
 }
 
 TEST_F(PluginManager, LoadsWhatWasNeverListed) {
     const test::TempDir folder;
-    Manager manager({folder.path()});
+    Manager manager({folder.path().string()});
     EXPECT_THAT(manager.available(), IsEmpty());
-    std::filesystem::copy_file(pluginFile("SILENT"), folder.path() + "/libplugin_LATE.so");
+    std::filesystem::copy_file(pluginFile("SILENT"), folder / "libplugin_LATE.so");
     EXPECT_TRUE(manager.load("LATE").ok());
 }
 
 TEST_F(PluginManager, SearchesAnAddedDirectory) {
     Manager manager({});
-    EXPECT_EQ(manager.load("LEGACY").code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(manager.load("VINTAGE").code(), NIXL_ERR_NOT_FOUND);
     EXPECT_EQ(manager.addDirectory("/nonexistent").code(), NIXL_ERR_NOT_FOUND);
     ASSERT_TRUE(manager.addDirectory(kFolder).ok());
-    EXPECT_TRUE(manager.load("LEGACY").ok());
+    EXPECT_TRUE(manager.load("VINTAGE").ok());
 }
 
 TEST_F(PluginManager, RefusesAnotherApiVersion) {
@@ -199,8 +199,9 @@ TEST_F(PluginManager, ExplainsAnEngineThatWasNotCreated) {
     ASSERT_TRUE(plugin.ok()) << plugin.message();
     EXPECT_EQ((*plugin)->version(), "");
     EXPECT_EQ((*plugin)->create(initParams("SILENT")), nullptr);
-    EXPECT_EQ(takeBackendSentence(""), "backend initialization error for 'SILENT': the plugin returned no engine and "
-                                       "gave no reason");
+    EXPECT_EQ(takeBackendSentence(""),
+              "backend initialization error for 'SILENT': the plugin returned no engine and "
+              "gave no reason");
     params_["throw"] = "yes";
     EXPECT_EQ((*plugin)->create(initParams("SILENT")), nullptr);
     EXPECT_EQ(takeBackendSentence(""), "backend initialization error for 'SILENT': create_engine threw: no device");
@@ -208,8 +209,8 @@ TEST_F(PluginManager, ExplainsAnEngineThatWasNotCreated) {
 
 TEST_F(PluginManager, RefusesADescriptorUnderAnotherFileName) {
     const test::TempDir folder;
-    std::filesystem::copy_file(pluginFile("DESCRIBED"), folder.path() + "/libplugin_OTHER.so");
-    auto plugin = Manager({folder.path()}).load("OTHER");
+    std::filesystem::copy_file(pluginFile("DESCRIBED"), folder / "libplugin_OTHER.so");
+    auto plugin = Manager({folder.path().string()}).load("OTHER");
     EXPECT_EQ(plugin.code(), NIXL_ERR_BACKEND);
     EXPECT_THAT(plugin.message(), HasSubstr("name is 'DESCRIBED', expected 'OTHER' as in its file name"));
 }
@@ -217,9 +218,9 @@ TEST_F(PluginManager, RefusesADescriptorUnderAnotherFileName) {
 TEST_F(PluginManager, RefusesWhatIsNoSharedObject) {
     const test::TempDir folder;
     folder.write("libplugin_TEXT.so", "not a plugin");
-    std::filesystem::create_directory(folder.path() + "/libplugin_DIR.so");
-    ASSERT_EQ(::mkfifo((folder.path() + "/libplugin_PIPE.so").c_str(), 0600), 0);
-    Manager manager({folder.path()});
+    std::filesystem::create_directory(folder / "libplugin_DIR.so");
+    ASSERT_EQ(::mkfifo((folder / "libplugin_PIPE.so").c_str(), 0600), 0);
+    Manager manager({folder.path().string()});
     EXPECT_THAT(manager.load("TEXT").message(), HasSubstr("not a shared object"));
     EXPECT_THAT(manager.load("DIR").message(), HasSubstr("no regular file"));
     EXPECT_THAT(manager.load("PIPE").message(), HasSubstr("no regular file"));
@@ -227,9 +228,9 @@ TEST_F(PluginManager, RefusesWhatIsNoSharedObject) {
 
 TEST_F(PluginManager, RefusesFilesAndFoldersThatOthersCanWrite) {
     const test::TempDir folder;
-    const auto file = folder.path() + "/libplugin_SILENT.so";
+    const auto file = folder / "libplugin_SILENT.so";
     std::filesystem::copy_file(pluginFile("SILENT"), file);
-    Manager manager({folder.path()});
+    Manager manager({folder.path().string()});
 
     ASSERT_EQ(::chmod(file.c_str(), 0757), 0);
     auto plugin = manager.load("SILENT");
@@ -237,24 +238,25 @@ TEST_F(PluginManager, RefusesFilesAndFoldersThatOthersCanWrite) {
     EXPECT_THAT(plugin.message(), HasSubstr("it can be written by others (mode 0757)"));
 
     ASSERT_EQ(::chmod(file.c_str(), 0755), 0);
-    ASSERT_EQ(::chmod(folder.path().c_str(), 0707), 0);
+    ASSERT_EQ(::chmod(folder.path().string().c_str(), 0707), 0);
     EXPECT_THAT(manager.load("SILENT").message(), HasSubstr("its folder can be written by others (mode 0707)"));
 
     // A link does not hide where the file really is.
     const test::TempDir trusted;
-    std::filesystem::create_symlink(file, trusted.path() + "/libplugin_SILENT.so");
-    EXPECT_THAT(Manager({trusted.path()}).load("SILENT").message(), HasSubstr("its folder can be written by others"));
+    std::filesystem::create_symlink(file, trusted / "libplugin_SILENT.so");
+    EXPECT_THAT(Manager({trusted.path().string()}).load("SILENT").message(),
+                HasSubstr("its folder can be written by others"));
 
-    ASSERT_EQ(::chmod(folder.path().c_str(), 0700), 0);
+    ASSERT_EQ(::chmod(folder.path().string().c_str(), 0700), 0);
     EXPECT_TRUE(manager.load("SILENT").ok());
 }
 
 TEST_F(PluginManager, RefusesFilesOfOtherUsersAndSharedGroups) {
     if (::geteuid() != 0) GTEST_SKIP() << "only root can give files away";
     const test::TempDir folder;
-    const auto file = folder.path() + "/libplugin_SILENT.so";
+    const auto file = folder / "libplugin_SILENT.so";
     std::filesystem::copy_file(pluginFile("SILENT"), file);
-    Manager manager({folder.path()});
+    Manager manager({folder.path().string()});
     ASSERT_EQ(::chown(file.c_str(), 12345, 0), 0);
     EXPECT_THAT(manager.load("SILENT").message(), HasSubstr("it belongs to user 12345"));
     ASSERT_EQ(::chown(file.c_str(), 0, 100), 0);
@@ -268,7 +270,7 @@ TEST_F(PluginManager, RefusesFilesOfOtherUsersAndSharedGroups) {
 #define EXPECT_IN_CHILD(check) EXPECT_EXIT(std::_Exit((check) ? 0 : 1), testing::ExitedWithCode(0), "")
 
 TEST(ProcessPluginManager, UsesTheDirectoryOfTheOption) {
-    EXPECT_IN_CHILD((::setenv("NIXL_PLUGIN_DIR", kFolder.c_str(), 1), Manager::instance().load("LEGACY").ok()));
+    EXPECT_IN_CHILD((::setenv("NIXL_PLUGIN_DIR", kFolder.c_str(), 1), Manager::instance().load("VINTAGE").ok()));
 }
 
 TEST(ProcessPluginManager, LooksBesideTheLibraryWithoutTheOption) {
@@ -290,7 +292,7 @@ TEST(ProcessPluginManager, SaysWhatIsWrongWithTheList) {
     const test::TempDir folder;
     const auto list = folder.write("list", "nonsense\n");
     EXPECT_IN_CHILD((::setenv("NIXL_PLUGIN_LIST", list.c_str(), 1),
-                     Manager::instance().load("LEGACY").message().find("line 1") != std::string::npos));
+                     Manager::instance().load("VINTAGE").message().find("line 1") != std::string::npos));
 }
 
 TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
@@ -312,7 +314,7 @@ TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
     };
     EXPECT_EQ(sentence([](Identity &) {}), "");
     EXPECT_EQ(sentence([](Identity &i) { i.struct_size += 64; }), "") << "a newer descriptor has more fields";
-    EXPECT_THAT(sentence([](Identity &i) { i.magic = 5; }), HasSubstr("magic is 5, expected 1481394254"));
+    EXPECT_THAT(sentence([](Identity &i) { i.magic = 5; }), HasSubstr("magic is 5, expected 1481398350"));
     EXPECT_THAT(sentence([](Identity &i) { i.struct_size = 8; }), HasSubstr("struct_size is 8, expected at least"));
     EXPECT_THAT(sentence([](Identity &i) { i.api_version = 9; }), HasSubstr("api_version is 9, expected 1"));
     EXPECT_THAT(sentence([](Identity &i) { i.kind = "store"; }), HasSubstr("kind is 'store', expected 'backend'"));

@@ -94,8 +94,7 @@ TEST(TelemetryExporter, EndsABatchEvenIfItsBodyThrows) {
 }
 
 TEST(TelemetryPlugin, CreatorMakesExporters) {
-    auto *plugin =
-        nixlTelemetryPluginCreator<Exporter>::create(nixl_telemetry_plugin_api_version::V2, "test", "1.2");
+    auto *plugin = nixlTelemetryPluginCreator<Exporter>::create(nixl_telemetry_plugin_api_version::V2, "test", "1.2");
     EXPECT_EQ(plugin->api_version, nixl_telemetry_plugin_api_version::V2);
     EXPECT_EQ(plugin->getName(), "test");
     EXPECT_EQ(plugin->getVersion(), "1.2");

@@ -31,12 +31,13 @@ encodeHead(Writer &writer, std::string_view kind, nixl_mem_t memory, size_t coun
 
 nixl_mem_t
 decodeHead(Reader &reader, std::string_view kind) {
+    const size_t start = reader.position();
     reader.expect(kListTag, kind);
     const auto memory = reader.takeInteger<uint32_t>(kMemoryTag);
     // FILE_SEG is the last. A value outside the enum must never become one: it would index tables.
     if (memory > FILE_SEG) {
-        reader.fail("descriptor list of memory type " + std::to_string(memory) + " before byte " +
-                    std::to_string(reader.position()) + "; the types are 0 to " + std::to_string(FILE_SEG));
+        reader.fail("descriptor list at byte " + std::to_string(start) + " has memory type " + std::to_string(memory) +
+                    "; the types are 0 to " + std::to_string(FILE_SEG));
         return DRAM_SEG;
     }
     return static_cast<nixl_mem_t>(memory);

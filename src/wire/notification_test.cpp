@@ -13,7 +13,7 @@ namespace {
 
 TEST(Notification, HasTheBytesOfNixl) {
     EXPECT_EQ(encodeNotification("A", "hi"),
-              std::string("nixlSerDes|name\1\0\0\0\0\0\0\0A|msg\2\0\0\0\0\0\0\0hi|", 40));
+              std::string("nixlSerDes|name\1\0\0\0\0\0\0\0A|msg\2\0\0\0\0\0\0\0hi|", 39));
 }
 
 TEST(Notification, IsReadableThroughThePublicClass) {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A folder of its own for one test, removed with all it holds.
+// A folder of its own for a test, removed with all its contents when it goes. Owned.
 #pragma once
 
 #include <cstdlib>
@@ -9,14 +9,15 @@
 #include <fstream>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 
 namespace nx::test {
 
 class TempDir {
 public:
-    TempDir() : path_((std::filesystem::temp_directory_path() / "nixl-test-XXXXXX").string()) {
-        if (!::mkdtemp(path_.data())) throw std::runtime_error("mkdtemp " + path_);
+    TempDir() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "nixl-test-XXXXXX").string();
+        if (!mkdtemp(pattern.data())) throw std::runtime_error("cannot make a folder like " + pattern);
+        path_ = pattern;
     }
     ~TempDir() {
         std::error_code ignored;
@@ -26,24 +27,28 @@ public:
     TempDir &
     operator=(const TempDir &) = delete;
 
-    const std::string &
-    path() const {
+    const std::filesystem::path &
+    path() const noexcept {
         return path_;
     }
 
-    /// Writes a file (mode 0644) and returns its path.
     std::string
-    write(const std::string &name, std::string_view content) const {
-        const auto file = path_ + "/" + name;
-        std::ofstream(file, std::ios::binary) << content;
-        using std::filesystem::perms;
-        std::filesystem::permissions(file, perms::owner_read | perms::owner_write | perms::group_read |
-                                               perms::others_read);
-        return file;
+    operator/(const std::string &name) const {
+        return (path_ / name).string();
+    }
+
+    /// Writes a file and returns its path.
+    std::string
+    write(const std::string &name, const std::string &contents) const {
+        const std::string path = *this / name;
+        std::ofstream file(path, std::ios::binary);
+        file << contents;
+        if (!file.flush()) throw std::runtime_error("cannot write " + path);
+        return path;
     }
 
 private:
-    std::string path_;
+    std::filesystem::path path_;
 };
 
 } // namespace nx::test

@@ -133,27 +133,22 @@ std::optional<Buffer>
 Buffer::of(nb::handle source) {
     Buffer buffer;
     if (!PyObject_CheckBuffer(source.ptr())) return std::nullopt;
-    if (PyObject_GetBuffer(source.ptr(), &buffer.view_, PyBUF_RECORDS_RO) != 0) {
+    if (PyObject_GetBuffer(source.ptr(), buffer.view_.get(), PyBUF_RECORDS_RO) != 0) {
         PyErr_Clear();
         return std::nullopt;
     }
     return buffer;
 }
 
-Buffer::Buffer(Buffer &&other) noexcept : view_(other.view_) {
-    // A moved view's shape pointer may point into the old struct for one-dimensional bytes-like objects.
-    if (other.view_.shape == &other.view_.len) view_.shape = &view_.len;
-    if (other.view_.strides == &other.view_.itemsize) view_.strides = &view_.itemsize;
-    other.view_ = Py_buffer{};
-}
-
-Buffer::~Buffer() {
-    if (view_.obj) PyBuffer_Release(&view_);
+void
+Buffer::Release::operator()(Py_buffer *view) const {
+    PyBuffer_Release(view); // does nothing for a view that was never filled
+    delete view;
 }
 
 char
 Buffer::letter() const {
-    const char *format = view_.format ? view_.format : "B";
+    const char *format = view_->format ? view_->format : "B";
     if (*format == '@') ++format;
     return format[0] != '\0' && format[1] == '\0' ? format[0] : '\0';
 }

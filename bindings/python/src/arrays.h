@@ -8,6 +8,8 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <initializer_list>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -21,14 +23,9 @@ public:
     static std::optional<Buffer>
     of(nanobind::handle source);
 
-    Buffer(Buffer &&other) noexcept;
-    Buffer &
-    operator=(Buffer &&) = delete;
-    ~Buffer();
-
     const Py_buffer &
     view() const {
-        return view_;
+        return *view_;
     }
 
     /// The letter of the element type in native byte order, as in Python's struct module; 0 for any other format.
@@ -37,13 +34,18 @@ public:
 
     bool
     contiguous() const {
-        return PyBuffer_IsContiguous(&view_, 'C');
+        return PyBuffer_IsContiguous(view_.get(), 'C');
     }
 
 private:
-    Buffer() = default;
+    struct Release {
+        void
+        operator()(Py_buffer *view) const;
+    };
 
-    Py_buffer view_{};
+    Buffer() : view_(new Py_buffer{}) {}
+
+    std::unique_ptr<Py_buffer, Release> view_; ///< on the heap: its fields may point to each other
 };
 
 /// Rows of 64-bit integers: an N x `columns` array, C-contiguous, of int64 or uint64.

@@ -282,7 +282,7 @@ listOfRows(nixl_mem_t type, const Rows &rows) {
     nixl_xfer_dlist_t list(type);
     nb::gil_scoped_release unlocked; // lists of millions are usual
     list.resize(rows.count());
-    if (rows.count()) std::memcpy(&list[0], rows.data(), rows.count() * sizeof(nixlBasicDesc));
+    if (rows.count()) std::memcpy(static_cast<void *>(&list[0]), rows.data(), rows.count() * sizeof(nixlBasicDesc));
     return list;
 }
 
@@ -290,7 +290,7 @@ nixlDescList<nixlStrideDesc>
 strideListOfRows(nixl_mem_t type, const Rows &rows) {
     nixlDescList<nixlStrideDesc> list(type);
     list.resize(rows.count());
-    if (rows.count()) std::memcpy(&list[0], rows.data(), rows.count() * sizeof(nixlStrideDesc));
+    if (rows.count()) std::memcpy(static_cast<void *>(&list[0]), rows.data(), rows.count() * sizeof(nixlStrideDesc));
     return list;
 }
 

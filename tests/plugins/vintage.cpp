@@ -99,13 +99,13 @@ public:
 
     nixl_status_t
     getConnInfo(std::string &info) const override {
-        info = "legacy " + localAgent;
+        info = "vintage " + localAgent;
         return NIXL_SUCCESS;
     }
 
     nixl_status_t
     loadRemoteConnInfo(const std::string &remote_agent, const std::string &info) override {
-        return info == "legacy " + remote_agent ? NIXL_SUCCESS : NIXL_ERR_MISMATCH;
+        return info == "vintage " + remote_agent ? NIXL_SUCCESS : NIXL_ERR_MISMATCH;
     }
 
     nixl_status_t
@@ -216,15 +216,14 @@ private:
     const std::shared_ptr<Mailbox> mailbox_;
 };
 
-nixlBackendPlugin plugin = {NIXL_PLUGIN_API_VERSION,
-                            [](const nixlBackendInitParams *params) -> nixlBackendEngine * {
-                                return new Engine(params);
-                            },
-                            [](nixlBackendEngine *engine) { delete engine; },
-                            [] { return "LEGACY"; },
-                            [] { return "1.4.0"; },
-                            nullptr,
-                            nullptr};
+nixlBackendPlugin plugin = {
+    NIXL_PLUGIN_API_VERSION,
+    [](const nixlBackendInitParams *params) -> nixlBackendEngine * { return new Engine(params); },
+    [](nixlBackendEngine *engine) { delete engine; },
+    [] { return "VINTAGE"; },
+    [] { return "1.4.0"; },
+    nullptr,
+    nullptr};
 
 } // namespace
 

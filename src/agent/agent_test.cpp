@@ -1,0 +1,485 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the agent itself promises, whatever the backend: handles, life cycle, choice, settlement, transactions. Drives
+// the public API over the test backends, whose gates make every order of events reproducible.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+#include "nixl.h"
+#include "support/agent_pair.h"
+#include "support/buffer.h"
+#include "support/gated_backend.h"
+
+namespace nx::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Agent : public ::testing::Test {
+protected:
+    void
+    SetUp() override {
+        gated().reset();
+    }
+    void
+    TearDown() override {
+        gated().reset();
+    }
+
+    static PairOptions
+    gatedPair() {
+        PairOptions options;
+        options.backend = "GATED";
+        return options;
+    }
+};
+
+TEST_F(Agent, RefusesAnEmptyName) {
+    EXPECT_THROW(nixlAgent("", nixlAgentConfig()), std::invalid_argument);
+    EXPECT_THROW(nixlAgent(std::string(5000, 'x'), nixlAgentConfig()), std::invalid_argument);
+}
+
+TEST_F(Agent, CreatesABackendOnce) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *first = nullptr, *second = nullptr;
+    ASSERT_EQ(agent.createBackend("GATED", {}, first), NIXL_SUCCESS);
+    EXPECT_EQ(agent.createBackend("GATED", {}, second), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(second, nullptr);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("exists already"));
+    nixl_backend_t type;
+    ASSERT_EQ(agent.getBackendType(first, type), NIXL_SUCCESS);
+    EXPECT_EQ(type, "GATED");
+}
+
+TEST_F(Agent, AnUnknownBackendIsNotFoundAndTheSentenceNamesIt) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *backend = nullptr;
+    EXPECT_EQ(agent.createBackend("NOSUCH", {}, backend), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("NOSUCH"));
+}
+
+TEST_F(Agent, AFailedCreationCanBeRepeated) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *backend = nullptr;
+    gated().fail(EngineCall::kCreate, NIXL_ERR_BACKEND);
+    EXPECT_EQ(agent.createBackend("GATED", {}, backend), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("backend initialization error for 'GATED'"));
+    EXPECT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, ForeignStaleAndDoubledHandlesAreErrors) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    EXPECT_EQ(pair.b->getXferStatus(request), NIXL_ERR_INVALID_PARAM) << "another agent's";
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair.a->postXferReq(request), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair.a->dropXferReq(request), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair.a->getXferStatus(nullptr), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair.a->getXferStatus(reinterpret_cast<nixlXferReqH *>(pair.a.backend)), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair.a->releasedDlistH(reinterpret_cast<nixlDlistH *>(request)), NIXL_ERR_INVALID_PARAM);
+}
+
+TEST_F(Agent, RegistrationIsAllOrNothingPerBackend) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    gated().fail(EngineCall::kRegister, NIXL_ERR_BACKEND, 1, 1);
+    const auto both = registrationOf({x.desc(), y.desc()});
+    const auto registered_before = gated().count(EngineCall::kRegister);
+    EXPECT_EQ(pair.a->registerMem(both), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("registerMem: registration failed"));
+    EXPECT_EQ(gated().count(EngineCall::kRegister) - registered_before, 2u);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_ERR_NOT_FOUND) << "the first was undone";
+    EXPECT_EQ(pair.a->registerMem(both), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, AFailedRegistrationLeavesNothingInTheMetadata) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    gated().fail(EngineCall::kRegister, NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.a->registerMem(nixl_reg_dlist_t(DRAM_SEG)), NIXL_SUCCESS) << "an empty list";
+    pair.exchange();
+}
+
+TEST_F(Agent, DeregisteringTheSameEntryTwiceInOneCallNeedsTwoRegistrations) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    const auto once = registrationOf({x.desc()}), twice = registrationOf({x.desc(), x.desc()});
+    ASSERT_EQ(pair.a->registerMem(once), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->deregisterMem(twice), NIXL_ERR_NOT_FOUND);
+    ASSERT_EQ(pair.a->registerMem(once), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->deregisterMem(twice), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->deregisterMem(once), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Agent, RangesThatWrapAreRefused) {
+    AgentPair pair(gatedPair());
+    EXPECT_EQ(pair.a->registerMem(registrationOf({{4096, SIZE_MAX - 3, 0}})), NIXL_ERR_INVALID_PARAM);
+}
+
+TEST_F(Agent, ReleaseOfAnEngineThatDoesNotSettleKeepsTheHandle) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_READ, x, y);
+    gated().holdTransfers();
+    gated().holdCancelled();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_ERR_REPOST_ACTIVE);
+    nixlx::Report report;
+    ASSERT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+    EXPECT_TRUE(report.settling);
+    EXPECT_EQ(pair.a->getXferStatus(request), NIXL_IN_PROG);
+    gated().settleCancelled();
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->getXferStatus(request), NIXL_ERR_INVALID_PARAM);
+}
+
+TEST_F(Agent, MemoryStaysWithTheBackendUntilTransfersInFlightEnd) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    gated().holdTransfers();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    const auto before = gated().count(EngineCall::kDeregister);
+    ASSERT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), before);
+    gated().finishAll();
+    EXPECT_EQ(pair.finish(request, NIXL_IN_PROG), NIXL_SUCCESS);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), before + 1);
+    EXPECT_EQ(pair.a->postXferReq(request), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("deregistered"));
+}
+
+TEST_F(Agent, APreparedListOfDeregisteredMemoryIsRefused) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    (void)pair.request(NIXL_WRITE, x, y);
+    nixlDlistH *local = nullptr, *remote = nullptr;
+    ASSERT_EQ(pair.a->prepXferDlist(listOf({x.desc()}), local), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->prepXferDlist("B", listOf({y.desc()}), remote), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    nixlXferReqH *request = nullptr;
+    EXPECT_EQ(pair.a->makeXferReq(NIXL_WRITE, local, {0}, remote, {0}, request), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(request, nullptr);
+}
+
+TEST_F(Agent, ADroppedRequestIsInvalidAtOnceAndFreedWhenQuiet) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_READ, x, y);
+    gated().holdTransfers();
+    gated().holdCancelled();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    const auto released = gated().count(EngineCall::kRelease);
+    EXPECT_EQ(pair.a->dropXferReq(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->getXferStatus(request), NIXL_ERR_INVALID_PARAM);
+    pair.progress();
+    EXPECT_EQ(gated().count(EngineCall::kRelease), released);
+    gated().settleCancelled();
+    pair.progress();
+    EXPECT_EQ(gated().count(EngineCall::kRelease), released + 1);
+}
+
+TEST_F(Agent, AFailureIsFinalHasASentenceAndCanBePostedAgain) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    gated().holdTransfers();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    gated().abort(0, NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.finish(request, NIXL_IN_PROG), NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.a->getXferStatus(request), NIXL_ERR_BACKEND) << "terminal statuses are sticky";
+    nixlx::Report report;
+    ASSERT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+    EXPECT_FALSE(report.error.empty());
+    gated().finishAll();
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+    EXPECT_EQ(report.attempts, 2u);
+    EXPECT_TRUE(report.error.empty());
+}
+
+TEST_F(Agent, ALostPeerIsForgottenAndCanBeLoadedAgain) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *first = pair.request(NIXL_WRITE, x, y);
+    nixlXferReqH *second = nullptr;
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", second), NIXL_SUCCESS);
+    gated().holdTransfers();
+    ASSERT_EQ(pair.a->postXferReq(first), NIXL_IN_PROG);
+    ASSERT_EQ(pair.a->postXferReq(second), NIXL_IN_PROG);
+    gated().abort(0, NIXL_ERR_REMOTE_DISCONNECT);
+    gated().abort(1, NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(pair.finish(first, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(pair.finish(second, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT) << "not NOT_FOUND: it was in flight";
+    EXPECT_EQ(pair.a->checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(pair.a->postXferReq(first), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(),
+                HasSubstr("remote agent 'B' was disconnected after transfer request creation"));
+    gated().finishAll();
+    pair.a.load(pair.b.metadata());
+    EXPECT_EQ(pair.a->postXferReq(first), NIXL_ERR_NOT_FOUND) << "made for another start of the peer";
+    nixlXferReqH *third = nullptr;
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", third), NIXL_SUCCESS);
+    EXPECT_EQ(pair.run(third), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, InvalidatingAPeerEndsItsTransfersAsNotFound) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    gated().holdTransfers();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    ASSERT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS);
+    gated().abort(0, NIXL_ERR_CANCELED);
+    EXPECT_EQ(pair.finish(request, NIXL_IN_PROG), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(pair.a->invalidateRemoteMD("A"), NIXL_ERR_INVALID_PARAM);
+}
+
+// W6: a blob that fails half-way leaves the agent and the backend as they were.
+TEST_F(Agent, ALoadThatFailsAnywhereChangesNothingAndCanBeRepeated) {
+    for (const auto call : {EngineCall::kLoadConnection, EngineCall::kLoadPeerInfo, EngineCall::kLoadRemote}) {
+        for (uint64_t skipped : {0, 1}) {
+            gated().reset();
+            AgentPair pair(gatedPair());
+            Buffer x(64), y(64);
+            ASSERT_EQ(pair.b->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+            ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()}, VRAM_SEG)), NIXL_SUCCESS);
+            const auto blob = pair.b.metadata();
+            gated().fail(call, NIXL_ERR_BACKEND, 1, skipped);
+            std::string name = "untouched";
+            const auto status = pair.a->loadRemoteMD(blob, name);
+            if (status == NIXL_SUCCESS) continue; // the call happens once only
+            EXPECT_EQ(status, NIXL_ERR_BACKEND);
+            EXPECT_EQ(name, "untouched");
+            EXPECT_EQ(pair.a->checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
+            EXPECT_EQ(pair.a->loadRemoteMD(blob, name), NIXL_SUCCESS) << nixlx::lastError();
+            EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({x.desc()})), NIXL_SUCCESS);
+        }
+    }
+}
+
+TEST_F(Agent, AFailedGrowthOfAPeerKeepsWhatWasLoaded) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    pair.a.load(pair.b.metadata());
+    ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    gated().fail(EngineCall::kLoadRemote, NIXL_ERR_BACKEND);
+    std::string name;
+    EXPECT_EQ(pair.a->loadRemoteMD(pair.b.metadata(), name), NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_ERR_NOT_FOUND);
+    pair.a.load(pair.b.metadata());
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, ANewStartOfAPeerReplacesTheOldOne) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *old_request = pair.request(NIXL_WRITE, x, y);
+    PairedAgent reborn("B", gatedPair());
+    ASSERT_EQ(reborn->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    pair.a.load(reborn.metadata());
+    EXPECT_EQ(pair.a->postXferReq(old_request), NIXL_ERR_NOT_FOUND);
+    nixlXferReqH *request = nullptr;
+    EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, BadBlobsChangeNothing) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    const auto blob = pair.b.metadata();
+    std::string name = "untouched";
+    for (size_t length = 0; length < blob.size() - 200; length += 7) {
+        EXPECT_NE(pair.a->loadRemoteMD(blob.substr(0, length), name), NIXL_SUCCESS) << length;
+    }
+    EXPECT_EQ(pair.a->loadRemoteMD("garbage", name), NIXL_ERR_MISMATCH);
+    EXPECT_EQ(pair.b->loadRemoteMD(blob, name), NIXL_ERR_INVALID_PARAM) << "its own";
+    EXPECT_EQ(name, "untouched");
+    EXPECT_EQ(pair.a->checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Agent, TheCheapestPredictionIsChosenAndTheReasonsAreKept) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *legacy = nullptr, *gated_backend = nullptr;
+    ASSERT_EQ(agent.createBackend("LEGACY", {}, legacy), NIXL_SUCCESS);
+    ASSERT_EQ(agent.createBackend("GATED", {}, gated_backend), NIXL_SUCCESS);
+    Buffer x(64), y(64);
+    ASSERT_EQ(agent.registerMem(registrationOf({x.desc(), y.desc()})), NIXL_SUCCESS);
+    gated().setPrediction(5);
+    nixlXferReqH *request = nullptr;
+    ASSERT_EQ(agent.createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "solo", request), NIXL_SUCCESS);
+    nixlx::Report report;
+    ASSERT_EQ(agent.getXferReport(request, report), NIXL_SUCCESS);
+    EXPECT_EQ(report.backend, "GATED");
+    ASSERT_EQ(report.candidates.size(), 2u);
+    EXPECT_EQ(report.candidates[0].backend, "LEGACY");
+    EXPECT_FALSE(report.candidates[0].chosen);
+    EXPECT_FALSE(report.candidates[0].reason.empty());
+    EXPECT_TRUE(report.candidates[1].chosen);
+    EXPECT_EQ(report.candidates[1].predicted_us, 5);
+
+    nixl_opt_args_t hints;
+    hints.backends = {legacy, gated_backend};
+    ASSERT_EQ(agent.createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "solo", request, &hints),
+              NIXL_SUCCESS);
+    nixlBackendH *used = nullptr;
+    ASSERT_EQ(agent.queryXferBackend(request, used), NIXL_SUCCESS);
+    EXPECT_EQ(used, legacy) << "the first hint wins";
+}
+
+TEST_F(Agent, APluginOf14ServesPlansToo) {
+    PairOptions options;
+    options.backend = "LEGACY";
+    AgentPair pair(options);
+    Buffer x(64 * 1024), y(64 * 1024);
+    x.fill(1);
+    y.fill(2);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    pair.exchange();
+    nixl_xfer_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
+    for (size_t i = 0; i < 16; ++i) {
+        local.addDesc({x.desc().addr + i * 4096, 1024, 0});
+        remote.addDesc({y.desc().addr + (15 - i) * 4096, 1024, 0});
+    }
+    nixlXferReqH *request = nullptr;
+    nixl_opt_args_t args;
+    args.notif = std::string("done\0!", 6);
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, local, remote, "B", request, &args), NIXL_SUCCESS);
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{*args.notif});
+    for (size_t i = 0; i < 16; ++i) {
+        EXPECT_EQ(memcmp(reinterpret_cast<void *>(local[i].addr), reinterpret_cast<void *>(remote[i].addr), 1024), 0);
+    }
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << "repost";
+}
+
+TEST_F(Agent, TelemetryOfAFinishedTransferIsThereWhenAskedForAndOnlyThen) {
+    nixlAgentConfig config;
+    config.captureTelemetry = true;
+    nixlAgent agent("solo", config);
+    nixlBackendH *backend = nullptr;
+    ASSERT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+    Buffer x(64), y(64);
+    ASSERT_EQ(agent.registerMem(registrationOf({x.desc(), y.desc()})), NIXL_SUCCESS);
+    nixlXferReqH *request = nullptr;
+    ASSERT_EQ(agent.createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "solo", request), NIXL_SUCCESS);
+    nixl_xfer_telem_t telemetry;
+    EXPECT_EQ(agent.getXferTelemetry(request, telemetry), NIXL_ERR_NOT_POSTED);
+    gated().holdTransfers();
+    ASSERT_EQ(agent.postXferReq(request), NIXL_IN_PROG);
+    EXPECT_EQ(agent.getXferTelemetry(request, telemetry), NIXL_IN_PROG);
+    gated().finishAll();
+    eventually([&] { return agent.getXferStatus(request) == NIXL_SUCCESS; });
+    ASSERT_EQ(agent.getXferTelemetry(request, telemetry), NIXL_SUCCESS);
+    EXPECT_EQ(telemetry.totalBytes, 64u);
+    EXPECT_EQ(telemetry.descCount, 1u);
+
+    AgentPair silent(gatedPair());
+    auto *other = silent.request(NIXL_WRITE, x, y);
+    EXPECT_EQ(silent.a->getXferTelemetry(other, telemetry), NIXL_ERR_NO_TELEMETRY);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("cannot return values when telemetry is not enabled"));
+}
+
+TEST_F(Agent, PostKeepsReplacesOrClearsTheNotification) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    nixl_opt_args_t with;
+    with.hasNotif = true;
+    with.notifMsg = "old form";
+    EXPECT_EQ(pair.run(request, &with), NIXL_SUCCESS);
+    EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{"old form"});
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{"old form"}) << "kept without arguments";
+    const nixl_opt_args_t without;
+    EXPECT_EQ(pair.run(request, &without), NIXL_SUCCESS);
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->genNotif("B", "marker"), NIXL_SUCCESS);
+    EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{"marker"}) << "cleared by empty arguments";
+}
+
+TEST_F(Agent, AForkedChildIsToldAndLeavesTheParentAlone) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        const bool told = pair.a->postXferReq(request) == NIXL_ERR_FORKED &&
+            pair.a->registerMem(registrationOf({x.desc()})) == NIXL_ERR_FORKED;
+        pair.a.agent.reset();
+        _exit(told ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, MetadataCallsThatNeedAStoreOrListenerSayWhatToDoInstead) {
+    AgentPair pair(gatedPair());
+    nixl_opt_args_t args;
+    EXPECT_EQ(pair.a->sendLocalMD(), NIXL_ERR_NOT_SUPPORTED);
+    args.ipAddr = "127.0.0.1";
+    EXPECT_EQ(pair.a->fetchRemoteMD("B", &args), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("loadRemoteMD"));
+    EXPECT_EQ(pair.a->sendLocalPartialMD({DRAM_SEG}, &args), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_EQ(pair.a->invalidateLocalMD(&args), NIXL_ERR_NOT_SUPPORTED);
+}
+
+TEST_F(Agent, MemoryViewsAreNotSupportedByBackendsWithoutADevice) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    (void)pair.request(NIXL_WRITE, x, y);
+    nixlMemViewH view = nullptr;
+    EXPECT_EQ(pair.a->prepMemView(listOf({x.desc()}), view), NIXL_ERR_NOT_SUPPORTED);
+    nixl_remote_dlist_t remote(DRAM_SEG);
+    remote.addDesc(nixlRemoteDesc(y.desc(), "B"));
+    EXPECT_EQ(pair.a->prepMemView(remote, view), NIXL_ERR_NOT_SUPPORTED);
+    nixl_remote_dlist_t holes(DRAM_SEG);
+    holes.addDesc(nixlRemoteDesc(y.desc(), nixl_null_agent));
+    EXPECT_EQ(pair.a->prepMemView(holes, view), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(view, nullptr);
+}
+
+TEST_F(Agent, DestructionWithATransferThatNeverSettlesEndsInTime) {
+    Buffer x(64), y(64);
+    {
+        AgentPair pair(gatedPair());
+        auto *request = pair.request(NIXL_WRITE, x, y);
+        gated().holdTransfers();
+        gated().holdCancelled();
+        ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    }
+    SUCCEED() << "the suite's time limit is the bound";
+}
+
+TEST_F(Agent, ThousandsOfViewsOfOneBufferCostOneRegistration) {
+    AgentPair pair(gatedPair());
+    Buffer x(1 << 20);
+    nixl_reg_dlist_t views(DRAM_SEG);
+    for (size_t at = 0; at < (1 << 20); at += 256) views.addDesc({x.desc().addr + at, 256, 0, ""});
+    const auto before = gated().count(EngineCall::kRegister);
+    ASSERT_EQ(pair.b->registerMem(views), NIXL_SUCCESS);
+    EXPECT_EQ(gated().count(EngineCall::kRegister), before + 1);
+    pair.a.load(pair.b.metadata());
+    EXPECT_EQ(gated().count(EngineCall::kLoadRemote), 1u);
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.b->deregisterMem(views), NIXL_SUCCESS);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), 1u);
+}
+
+} // namespace
+} // namespace nx::test
