@@ -1,0 +1,28 @@
+# What `cmake --install` puts where: libnixl, the headers as they are, the plugins beside the library, and how pkg-config
+# and CMake find them. Everything is found relative to itself, so the prefix may change at or after installation.
+include(CMakePackageConfigHelpers)
+
+target_compile_features(nixl INTERFACE cxx_std_20)
+install(TARGETS nixl EXPORT nixl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+
+get_property(backends GLOBAL PROPERTY NX_BACKENDS)
+foreach(name IN LISTS backends)
+  if(TARGET plugin_${name}) # not a built-in one
+    install(TARGETS plugin_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/plugins)
+  endif()
+endforeach()
+
+file(RELATIVE_PATH NX_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+configure_file(${CMAKE_SOURCE_DIR}/cmake/nixl.pc.in ${CMAKE_BINARY_DIR}/generated/nixl.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/generated/nixl.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+set(NX_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/nixl)
+install(EXPORT nixl FILE nixlTargets.cmake NAMESPACE nixl:: DESTINATION ${NX_PACKAGE_DIR})
+configure_package_config_file(${CMAKE_SOURCE_DIR}/cmake/nixlConfig.cmake.in
+                              ${CMAKE_BINARY_DIR}/generated/nixlConfig.cmake
+                              INSTALL_DESTINATION ${NX_PACKAGE_DIR} PATH_VARS CMAKE_INSTALL_LIBDIR)
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/generated/nixlConfigVersion.cmake
+                                 COMPATIBILITY SameMajorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/generated/nixlConfig.cmake ${CMAKE_BINARY_DIR}/generated/nixlConfigVersion.cmake
+        DESTINATION ${NX_PACKAGE_DIR})

@@ -59,7 +59,7 @@ def install_package(run):
     if current:
         return Outcome("nothing to do")
     run(PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-v", "--no-build-isolation", "--no-deps",
-        "--force-reinstall", f"--config-settings=build-dir={BUILD / 'wheel'}", ROOT,
+        "--force-reinstall", ROOT,
         env={"PATH": f"{VENV / 'bin'}:/usr/local/bin:/usr/bin:/bin"})
     stamp.write_text(digest)
     return Outcome("pip install . into build/venv")

@@ -9,7 +9,7 @@ from steps import Outcome
 
 _GTEST_RAN = re.compile(r"^\[={10}\] (\d+) tests? from .* ran\.", re.MULTILINE)
 _GTEST_PASSED = re.compile(r"^\[  PASSED  \] (\d+) tests?\.", re.MULTILINE)
-_GTEST_FAILED = re.compile(r"^\[  FAILED  \] (\d+) tests?, listed below", re.MULTILINE)
+_GTEST_SKIPPED = re.compile(r"^\[  SKIPPED \] (\d+) tests?", re.MULTILINE)
 _GTEST_SKIP = re.compile(r"^\S+:\d+: Skipped\n(.*)$", re.MULTILINE)
 _PYTEST_END = re.compile(r"^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s", re.MULTILINE)
 _UNITTEST_END = re.compile(r"^Ran (\d+) tests? in [\d.]+s\n\n(?:OK|FAILED)(?: \((.*)\))?$", re.MULTILINE)
@@ -18,12 +18,13 @@ _PYTEST_SKIP = re.compile(r"^SKIPPED \[(\d+)\] (.*)$", re.MULTILINE)
 
 def _program(name, status, text):
     """What one ctest entry's output says: (passed, failed, reasons of skips)."""
-    failed = status not in ("run", "notrun", "disabled")
-    if status in ("notrun", "disabled"):
-        return 0, 0, [f"{name}: not run"]
+    if status == "disabled":
+        return 0, 0, [f"{name}: disabled"]
+    failed = status != "run"
     if _GTEST_RAN.search(text):
-        passed = sum(map(int, _GTEST_PASSED.findall(text)))
-        failures = sum(map(int, _GTEST_FAILED.findall(text)))
+        ran, passed, skips = (sum(map(int, pattern.findall(text)))
+                              for pattern in (_GTEST_RAN, _GTEST_PASSED, _GTEST_SKIPPED))
+        failures = max(0, ran - passed - skips)
         return passed, max(failures, int(failed)), [f"{name}: {reason}" for reason in _GTEST_SKIP.findall(text)]
     if end := _PYTEST_END.search(text):
         counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", end[1])}

@@ -44,7 +44,9 @@ class Failure(Exception):
 
 
 def describe(error):
-    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+    """A Failure and NIXL's errors say everything in their sentence; others need their type."""
+    explained = isinstance(error, Failure) or hasattr(error, "status")
+    return str(error) if explained else f"{type(error).__name__}: {error}"
 
 
 # ---- The cache -------------------------------------------------------------------------------------------------------
@@ -414,7 +416,7 @@ def parse_arguments(arguments, program=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit status: 0 every byte is right and every notification arrived, 1 otherwise.")
     parser.add_argument("--layers", type=positive, default=32, help="layers of the model (default 32)")
-    parser.add_argument("--blocks", type=positive, default=1024, help="blocks per layer, for K and V each (default 1024)")
+    parser.add_argument("--blocks", type=positive, default=1024, help="blocks in each K or V (default 1024)")
     parser.add_argument("--block-bytes", type=words, default=16384, help="bytes per block (default 16384)")
     parser.add_argument("--backend", default="UCX", help="backend that moves the data (default UCX)")
     options = parser.parse_args(arguments)

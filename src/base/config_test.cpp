@@ -3,6 +3,7 @@
 #include "base/config.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -129,18 +130,25 @@ TEST(ConfigText, ReadsNumbersWhollyOrNotAtAll) {
     for (const char *bad : {"", "+1", " 1", "0x1", "--1", "9223372036854775808"}) EXPECT_FALSE(parseSigned(bad)) << bad;
 }
 
-/// Runs `check` in a child process, which has not looked for its configuration file yet.
-#define EXPECT_IN_CHILD(check) EXPECT_EXIT(std::_Exit((check) ? 0 : 1), testing::ExitedWithCode(0), "")
-
 TEST(ConfigFile, NamedFileComesBeforeTheOneAtHome) {
+    // The child starts the program anew and has not looked for its file yet.
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
     const test::TempDir home;
     home.write(".nixl.cfg", "WHO = 'home'\n");
     const auto named = home.write("named.cfg", "WHO = 'named'\n");
-    // setConfigFileForTest of an earlier test would be in the way, so each child asks for an option first seen there.
-    ::testing::FLAGS_gtest_death_test_style = "threadsafe";
-    EXPECT_IN_CHILD((::setenv("NIXL_CONFIG_FILE", named.c_str(), 1), **configString("WHO") == "named"));
-    EXPECT_IN_CHILD((::unsetenv("NIXL_CONFIG_FILE"), ::setenv("HOME", home.path().string().c_str(), 1),
-                     **configString("WHO") == "home"));
+    const auto who = [&](bool name_it) {
+        ::setenv("HOME", home.path().c_str(), 1);
+        if (name_it) {
+            ::setenv("NIXL_CONFIG_FILE", named.c_str(), 1);
+        } else {
+            ::unsetenv("NIXL_CONFIG_FILE");
+        }
+        const auto found = configString("WHO");
+        std::filesystem::remove_all(home.path()); // the child's own
+        return found.ok() && *found ? **found : "";
+    };
+    EXPECT_EXIT(std::_Exit(who(true) == "named" ? 0 : 1), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(std::_Exit(who(false) == "home" ? 0 : 1), testing::ExitedWithCode(0), "");
 }
 
 } // namespace

@@ -47,16 +47,14 @@ inline constexpr bool kHasWireForm = std::is_same_v<T, nixlBasicDesc> || std::is
 
 } // namespace
 
-nixlBasicDesc::nixlBasicDesc(const nixl_blob_t &blob)
-    : nixlBasicDesc(rangeOrZeros(blob, blob.size() == kRangeBytes)) {}
+nixlBasicDesc::nixlBasicDesc(const nixl_blob_t &blob) : nixlBasicDesc(rangeOrZeros(blob, blob.size() == kRangeBytes)) {}
 
 bool
 nixlBasicDesc::covers(const nixlBasicDesc &query) const noexcept {
     // Only differences that cannot wrap: lengths near 2^64 come from the wire.
     if (query.devId != devId || query.addr < addr) return false;
     const size_t offset = query.addr - addr;
-    const bool ends_in_memory =
-        query.len == 0 || query.len - 1 <= std::numeric_limits<uintptr_t>::max() - query.addr;
+    const bool ends_in_memory = query.len == 0 || query.len - 1 <= std::numeric_limits<uintptr_t>::max() - query.addr;
     return ends_in_memory && offset <= len && query.len <= len - offset;
 }
 
@@ -114,8 +112,7 @@ nixlDescList<T>::nixlDescList(const nixl_mem_t &type, const int &init_size)
     : type(type),
       descs(static_cast<size_t>(init_size)) {}
 
-template<class T>
-nixlDescList<T>::nixlDescList(nixlSerDes *deserializer) : type(DRAM_SEG) {
+template<class T> nixlDescList<T>::nixlDescList(nixlSerDes *deserializer) : type(DRAM_SEG) {
     if constexpr (kHasWireForm<T>) {
         if (!deserializer) return;
         auto reader = nixlx::SerDesAccess::reader(*deserializer);
@@ -235,8 +232,9 @@ nixlMetaStrideDescList::flatSize() const {
 
 const nixlMetaStrideDesc &
 nixlMetaStrideDescList::find(size_t flat_idx, size_t &run_size) const {
-    const auto behind = std::upper_bound(descs.begin(), descs.end(), flat_idx,
-                                         [](size_t idx, const nixlMetaStrideDesc &desc) { return idx < desc.start_idx; });
+    const auto behind =
+        std::upper_bound(descs.begin(), descs.end(), flat_idx,
+                         [](size_t idx, const nixlMetaStrideDesc &desc) { return idx < desc.start_idx; });
     if (behind == descs.begin() || flat_idx - std::prev(behind)->start_idx >= std::prev(behind)->count) {
         throw std::out_of_range("find: block " + std::to_string(flat_idx) + " is outside a list of " +
                                 std::to_string(flatSize()) + " blocks");

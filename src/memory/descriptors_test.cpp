@@ -284,9 +284,10 @@ TEST(DescList, TextNamesTypeAndCountsLengths) {
 TEST(DescList, PrintGoesToStandardOutput) {
     testing::internal::CaptureStdout();
     goldenXferList().print();
-    EXPECT_EQ(testing::internal::GetCapturedStdout(), "DescList of mem type 0 with 2 descs, len:count 64:1 128:1\n"
-                                                      "    address 0x1000, length 64, device 0\n"
-                                                      "    address 0x2000, length 128, device 3\n");
+    EXPECT_EQ(testing::internal::GetCapturedStdout(),
+              "DescList of mem type 0 with 2 descs, len:count 64:1 128:1\n"
+              "    address 0x1000, length 64, device 0\n"
+              "    address 0x2000, length 128, device 3\n");
 }
 
 TEST(MetaStrideDesc, ConsecutiveBlocksAreOneRange) {

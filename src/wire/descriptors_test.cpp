@@ -86,8 +86,8 @@ TEST(WireDescriptors, MemoryTypesOutsideTheEnumAreRefused) {
             } else {
                 EXPECT_TRUE(decodeBlobList(reader).descs.empty());
             }
-            EXPECT_EQ(failureOf(std::move(reader)), "descriptor list at byte 0 has memory type " + std::to_string(memory) +
-                          "; the types are 0 to 4");
+            EXPECT_EQ(failureOf(std::move(reader)),
+                      "descriptor list at byte 0 has memory type " + std::to_string(memory) + "; the types are 0 to 4");
         }
     }
 }
@@ -120,8 +120,7 @@ TEST(WireDescriptors, BlobDescriptorsShorterThanARangeAreRefused) {
     bytes.append(16, 'x'); // enough for the count to be plausible
     Reader reader(bytes);
     EXPECT_TRUE(decodeBlobList(reader).descs.empty());
-    EXPECT_EQ(failureOf(std::move(reader)),
-              "descriptor 0 at byte 60 has 23 bytes; a descriptor has at least 24");
+    EXPECT_EQ(failureOf(std::move(reader)), "descriptor 0 at byte 60 has 23 bytes; a descriptor has at least 24");
 }
 
 TEST(WireDescriptors, MoreThanTheCallerAllowsIsRefused) {

@@ -73,8 +73,8 @@ encodeTrailer(const Trailer &trailer) {
     std::string bytes;
     Writer writer(bytes);
     writer.integer(kVersionTag, trailer.version);
-    writer.field(kIncarnationTag, {reinterpret_cast<const char *>(trailer.incarnation.data()),
-                                   trailer.incarnation.size()});
+    writer.field(kIncarnationTag,
+                 {reinterpret_cast<const char *>(trailer.incarnation.data()), trailer.incarnation.size()});
     writer.integer(kFeaturesTag, trailer.features);
     encodeConnections(writer, trailer.peer_info);
     return bytes;
@@ -133,7 +133,8 @@ encodeMetadata(const Metadata &metadata) {
 Result<Metadata>
 decodeMetadata(std::string_view blob) {
     if (blob.size() > kBlobBytesMax) {
-        return {NIXL_ERR_MISMATCH, "metadata blob: it has " + std::to_string(blob.size()) + " bytes; at most " +
+        return {NIXL_ERR_MISMATCH,
+                "metadata blob: it has " + std::to_string(blob.size()) + " bytes; at most " +
                     std::to_string(kBlobBytesMax) + " are accepted"};
     }
     Reader reader(blob);
@@ -142,9 +143,8 @@ decodeMetadata(std::string_view blob) {
     metadata.agent = reader.takeName(kAgentTag, kNameBytesMax);
     metadata.connections = decodeConnections(reader);
     reader.expect("", kSectionsMark);
-    const size_t count =
-        reader.takeCount(kSectionsTag, fieldSize(kBackendTag, 1) + encodedSize(std::span<const nixlBlobDesc>()),
-                         kSectionsMax);
+    const size_t count = reader.takeCount(
+        kSectionsTag, fieldSize(kBackendTag, 1) + encodedSize(std::span<const nixlBlobDesc>()), kSectionsMax);
     metadata.sections.reserve(count);
     size_t descriptors_left = kDescriptorsMax;
     for (size_t i = 0; i < count && reader.ok(); ++i) {

@@ -91,6 +91,18 @@ blobUpToConnections(std::string_view agent, uint64_t count) {
     return blob;
 }
 
+/// smallMetadata() with a trailer of this payload and the check that docs/wire.md describes.
+std::string
+withTrailer(const std::string &payload) {
+    uint64_t check = 0xcbf29ce484222325;
+    for (const char byte : payload) check = (check ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+    std::string blob = encodeMetadata(smallMetadata());
+    Writer writer(blob);
+    writer.field("nixlxTrailer", payload);
+    writer.integer("nixlxCheck", check);
+    return blob;
+}
+
 TEST(Metadata, HasTheBytesOfNixl) {
     EXPECT_EQ(encodeMetadata(smallMetadata()),
               fromHex("6e69786c5365724465737c 4167656e74 0100000000000000 41 7c 436f6e6e73 0800000000000000"
@@ -156,6 +168,20 @@ TEST(Metadata, TrailerStandsBehindAllFieldsOfNixl) {
     EXPECT_TRUE(with_trailer.starts_with(without + "nixlxTrailer"));
 }
 
+TEST(Metadata, TrailerHasTheDocumentedBytes) {
+    Metadata metadata = smallMetadata();
+    const std::string without = encodeMetadata(metadata);
+    metadata.trailer = Trailer{};
+    for (size_t i = 0; i < 16; ++i) metadata.trailer->incarnation[i] = static_cast<uint8_t>(i);
+    metadata.trailer->features = 5;
+    EXPECT_EQ(encodeMetadata(metadata).substr(without.size()),
+              fromHex("6e69786c78547261696c6572 6700000000000000 76657273696f6e 0400000000000000 01000000 7c"
+                      "696e6361726e6174696f6e 1000000000000000 000102030405060708090a0b0c0d0e0f 7c"
+                      "6665617475726573 0800000000000000 0500000000000000 7c"
+                      "436f6e6e73 0800000000000000 0000000000000000 7c 7c"
+                      "6e69786c78436865636b 0800000000000000 21d33d689bcf7819 7c"));
+}
+
 TEST(Metadata, BytesBehindTheLastFieldAreIgnored) {
     for (const std::string_view behind : {"x", "nixlxTrailer", "anything else, for example of a later NIXL"}) {
         const auto decoded = decodeMetadata(encodeMetadata(smallMetadata()).append(behind));
@@ -182,33 +208,20 @@ TEST(Metadata, TrailerOfALaterVersionIsAbsent) {
 TEST(Metadata, TrailerWithFieldsOfALaterWriterIsRead) {
     Metadata metadata = smallMetadata();
     metadata.trailer = sampleTrailer();
-    std::string blob = encodeMetadata(metadata);
+    const std::string blob = encodeMetadata(metadata);
     const size_t begin = blob.find("nixlxTrailer") + std::string_view("nixlxTrailer").size() + 8;
     const size_t end = blob.rfind("|nixlxCheck");
     std::string payload = blob.substr(begin, end - begin);
     Writer(payload).field("limits", "added later");
-    uint64_t check = 0xcbf29ce484222325; // FNV-1a, as docs/wire.md has it
-    for (const char byte : payload) check = (check ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
-
-    blob = encodeMetadata(smallMetadata());
-    Writer writer(blob);
-    writer.field("nixlxTrailer", payload);
-    writer.integer("nixlxCheck", check);
-    const auto decoded = decodeMetadata(blob);
+    const auto decoded = decodeMetadata(withTrailer(payload));
     ASSERT_TRUE(decoded.ok());
     expectEqual(*decoded, metadata);
 }
 
 TEST(Metadata, WellFramedTrailerWithWrongFieldsIsAbsent) {
-    std::string blob = encodeMetadata(smallMetadata());
     std::string payload;
     Writer(payload).integer("version", uint32_t{1});
-    uint64_t check = 0xcbf29ce484222325;
-    for (const char byte : payload) check = (check ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
-    Writer writer(blob);
-    writer.field("nixlxTrailer", payload);
-    writer.integer("nixlxCheck", check);
-    const auto decoded = decodeMetadata(blob);
+    const auto decoded = decodeMetadata(withTrailer(payload));
     ASSERT_TRUE(decoded.ok());
     expectEqual(*decoded, smallMetadata());
 }
@@ -292,8 +305,9 @@ TEST(Metadata, LengthThatWouldMoveTheCursorBackIsRefused) {
 TEST(Metadata, CountsBeyondTheRemainingBytesAreRefused) {
     for (const uint64_t count : {uint64_t{1}, uint64_t{1} << 32, uint64_t{1} << 63, ~uint64_t{0}}) {
         const auto decoded = decodeMetadata(blobUpToConnections("A", count));
-        EXPECT_EQ(decoded.message(), "metadata blob: nixlSerDes field 'Conns' at byte 26 counts " +
-                      std::to_string(count) + " elements; at most 1024 are allowed and 0 bytes remain for them");
+        EXPECT_EQ(decoded.message(),
+                  "metadata blob: nixlSerDes field 'Conns' at byte 26 counts " + std::to_string(count) +
+                      " elements; at most 1024 are allowed and 0 bytes remain for them");
     }
     for (const uint64_t count : {uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
         std::string blob = blobUpToConnections("A", 0);
@@ -355,8 +369,7 @@ TEST(Metadata, BlobsBeyondTheLimitAreRefusedUnread) {
     blob.resize(kBlobBytesMax, 'x');
     EXPECT_TRUE(decodeMetadata(blob).ok());
     blob.push_back('x');
-    EXPECT_EQ(decodeMetadata(blob).message(),
-              "metadata blob: it has 67108865 bytes; at most 67108864 are accepted");
+    EXPECT_EQ(decodeMetadata(blob).message(), "metadata blob: it has 67108865 bytes; at most 67108864 are accepted");
 }
 
 TEST(Metadata, TextOfTheListenerProtocolIsOrdinaryData) {

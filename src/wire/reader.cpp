@@ -87,8 +87,7 @@ Reader::takeCount(std::string_view tag, size_t element_bytes, size_t count_max) 
     const auto count = takeInteger<uint64_t>(tag);
     if (count > count_max || count > remaining() / element_bytes) {
         fail(fieldAt(tag, start) + " counts " + std::to_string(count) + " elements; at most " +
-             std::to_string(count_max) + " are allowed and " + std::to_string(remaining()) +
-             " bytes remain for them");
+             std::to_string(count_max) + " are allowed and " + std::to_string(remaining()) + " bytes remain for them");
         return 0;
     }
     return count;

@@ -56,7 +56,8 @@ TEST(Reader, RefusesEveryLengthThatDoesNotFit) {
         EXPECT_EQ(reader.take("tag"), "");
         EXPECT_FALSE(reader.ok()) << length;
         EXPECT_EQ(reader.position(), kPrefix.size()) << length;
-        EXPECT_EQ(failureOf(std::move(reader)), "nixlSerDes field 'tag' at byte 11 claims " + std::to_string(length) +
+        EXPECT_EQ(failureOf(std::move(reader)),
+                  "nixlSerDes field 'tag' at byte 11 claims " + std::to_string(length) +
                       " bytes and a separator, but 4 remain");
     }
 }
@@ -130,8 +131,9 @@ TEST(Reader, RefusesNamesThatAreEmptyOrTooLong) {
         Writer(bytes).field("name", name);
         Reader reader(bytes);
         EXPECT_EQ(reader.takeName("name", 4), "");
-        EXPECT_EQ(failureOf(std::move(reader)), "nixlSerDes field 'name' at byte 0 holds a name of " +
-                      std::to_string(name.size()) + " bytes; a name has 1 to 4");
+        EXPECT_EQ(failureOf(std::move(reader)),
+                  "nixlSerDes field 'name' at byte 0 holds a name of " + std::to_string(name.size()) +
+                      " bytes; a name has 1 to 4");
     }
 }
 
@@ -145,8 +147,9 @@ TEST(Reader, TakesACountThatTheRemainingBytesCanHold) {
     EXPECT_TRUE(exact.ok());
     Reader one_byte_short(std::string_view(bytes).substr(0, bytes.size() - 1));
     EXPECT_EQ(one_byte_short.takeCount("n", 10), 0u);
-    EXPECT_EQ(failureOf(std::move(one_byte_short)), "nixlSerDes field 'n' at byte 0 counts 3 elements; at most "
-                                                    "2147483647 are allowed and 29 bytes remain for them");
+    EXPECT_EQ(failureOf(std::move(one_byte_short)),
+              "nixlSerDes field 'n' at byte 0 counts 3 elements; at most "
+              "2147483647 are allowed and 29 bytes remain for them");
     Reader beyond_limit(bytes);
     EXPECT_EQ(beyond_limit.takeCount("n", 10, 2), 0u);
     EXPECT_FALSE(beyond_limit.ok());

@@ -13,6 +13,7 @@
 
 namespace {
 
+constexpr size_t kStepsMax = 64;
 const std::string kTags[] = {"", "t", "n", "c", "msg", "name", "Agent", "Conns"};
 
 void
@@ -57,7 +58,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     } else {
         NX_INVARIANT(serdes.exportStr() == "nixlSerDes|");
     }
-    for (size_t i = 0; i < steps; ++i) step(serdes, data[i], std::max<size_t>(bytes.size(), 1));
+    for (size_t i = 0; i < std::min(steps, kStepsMax); ++i) step(serdes, data[i], std::max<size_t>(bytes.size(), 1));
 
     // Whatever was read before, what is added behind is found when everything before it is a whole field.
     nixlSerDes writer;

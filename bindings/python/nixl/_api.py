@@ -239,7 +239,7 @@ class nixl_agent:
             self.create_backend(backend, params)
 
     def _backend_handles(self, names: Sequence[str]) -> list[int]:
-        return [self.backends[name] for name in names]
+        return [self.backends[name] for name in names] if names else []
 
     # ---- Plugins and backends ------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "arrays.h"
 
+#include <nanobind/stl/string.h>
+
 #include <algorithm>
 #include <climits>
 #include <cstring>

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "descriptors.h"
 
+#include <nanobind/stl/string.h>
+
 #include <cstring>
 #include <stdexcept>
 #include <string>

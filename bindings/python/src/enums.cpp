@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "enums.h"
 
+#include <nanobind/stl/string.h>
+
 #include <stdexcept>
 #include <string>
 

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "errors.h"
 
+#include <nanobind/stl/string.h>
+
 #include <stdexcept>
 
 namespace nb = nanobind;

@@ -1,0 +1,566 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/driver.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <link.h>
+#include <map>
+#include <ucp/api/ucp.h>
+#include <utility>
+
+#include "nixlx/engine.h"
+
+namespace nx::ucx {
+
+const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
+
+// The functions used of libucp. All of them exist since 1.13.
+#define NX_UCX_FUNCTIONS(X) \
+    X(ucp_get_version) \
+    X(ucp_get_version_string) \
+    X(ucp_config_read) \
+    X(ucp_config_modify) \
+    X(ucp_config_print) \
+    X(ucp_config_release) \
+    X(ucp_init_version) \
+    X(ucp_cleanup) \
+    X(ucp_worker_create) \
+    X(ucp_worker_destroy) \
+    X(ucp_worker_query) \
+    X(ucp_worker_release_address) \
+    X(ucp_worker_progress) \
+    X(ucp_worker_get_efd) \
+    X(ucp_worker_arm) \
+    X(ucp_worker_set_am_recv_handler) \
+    X(ucp_ep_create) \
+    X(ucp_ep_close_nbx) \
+    X(ucp_ep_flush_nbx) \
+    X(ucp_ep_evaluate_perf) \
+    X(ucp_ep_rkey_unpack) \
+    X(ucp_rkey_destroy) \
+    X(ucp_mem_map) \
+    X(ucp_mem_unmap) \
+    X(ucp_mem_query) \
+    X(ucp_rkey_pack) \
+    X(ucp_rkey_buffer_release) \
+    X(ucp_put_nbx) \
+    X(ucp_get_nbx) \
+    X(ucp_am_send_nbx) \
+    X(ucp_request_free)
+
+struct Library::Api {
+#define NX_UCX_MEMBER(name) decltype(&::name) name;
+    NX_UCX_FUNCTIONS(NX_UCX_MEMBER)
+#undef NX_UCX_MEMBER
+    decltype(&::ucs_status_string) ucs_status_string; // of libucs
+};
+
+namespace {
+
+using Api = Library::Api;
+
+constexpr unsigned kApiMajor = 1, kApiMinor = 13;
+constexpr unsigned kMessageId = 0;
+constexpr const char *kSoname = "libucp.so.0";
+
+// UCX takes packed addresses and keys without their length, so bytes that were cut short make it read past their end.
+// It then finds zeros of ours.
+constexpr size_t kPadding = 4096;
+
+std::string
+padded(const std::string &bytes) {
+    std::string copy;
+    copy.reserve(bytes.size() + kPadding);
+    copy.append(bytes).append(kPadding, '\0');
+    return copy;
+}
+
+/// Folder of the file this code is in.
+std::string
+ownFolder() {
+    Dl_info info{};
+    if (!dladdr(reinterpret_cast<const void *>(&statusOf), &info) || !info.dli_fname) return {};
+    std::unique_ptr<char, decltype(&std::free)> full(realpath(info.dli_fname, nullptr), &std::free);
+    const std::string file = full ? full.get() : info.dli_fname;
+    const size_t slash = file.rfind('/');
+    return slash == std::string::npos ? std::string() : file.substr(0, slash);
+}
+
+std::string
+fileOf(void *handle) {
+    link_map *map = nullptr;
+    if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || !map || !map->l_name) return {};
+    return map->l_name;
+}
+
+/// Opens the first of the places in `search`; `tried` collects the loader's complaints.
+void *
+openLibrary(const LibrarySearch &search, std::string &tried) {
+    const int flags = RTLD_NOW | RTLD_LOCAL | (search.deep_bind ? RTLD_DEEPBIND : 0);
+    const auto open = [&](const std::string &name, int extra = 0) {
+        void *handle = dlopen(name.c_str(), flags | extra);
+        if (!handle && !extra) {
+            const char *error = dlerror();
+            tried += (tried.empty() ? "" : "; ") + std::string(error ? error : name);
+        }
+        return handle;
+    };
+    if (!search.path.empty()) return open(search.path);
+    if (void *handle = open(kSoname, RTLD_NOLOAD)) return handle;
+    if (void *handle = open(kSoname)) return handle;
+    // In a Python installation this file is <site-packages>/<package>/.../plugins/; UCX's own wheel lies beside it.
+    std::string folder = ownFolder();
+    for (int level = 0; level < 4 && !folder.empty(); ++level) {
+        const std::string candidate = folder + "/libucx/lib/" + kSoname;
+        if (FILE *file = std::fopen(candidate.c_str(), "re")) {
+            std::fclose(file);
+            if (void *handle = open(candidate)) return handle;
+        }
+        folder.resize(std::min(folder.rfind('/'), folder.size()));
+    }
+    return nullptr;
+}
+
+template<class Function>
+bool
+resolve(void *handle, const char *name, Function &function, std::string &missing) {
+    function = reinterpret_cast<Function>(dlsym(handle, name));
+    if (!function) missing += std::string(missing.empty() ? "" : ", ") + name;
+    return function;
+}
+
+} // namespace
+
+nixl_status_t
+statusOf(Code code) noexcept {
+    switch (code) {
+    case UCS_OK:
+        return NIXL_SUCCESS;
+    case UCS_INPROGRESS:
+    case UCS_ERR_BUSY:
+        return NIXL_IN_PROG;
+    case UCS_ERR_NOT_CONNECTED:
+    case UCS_ERR_CONNECTION_RESET:
+    case UCS_ERR_ENDPOINT_TIMEOUT:
+    case UCS_ERR_CANCELED:
+    case UCS_ERR_UNREACHABLE:
+        return NIXL_ERR_REMOTE_DISCONNECT;
+    case UCS_ERR_INVALID_PARAM:
+        return NIXL_ERR_INVALID_PARAM;
+    default:
+        return NIXL_ERR_BACKEND;
+    }
+}
+
+// ---- Library -------------------------------------------------------------------------------------------------------
+
+Library::Library() : api_(std::make_unique<Api>()) {}
+Library::~Library() = default;
+
+Result<const Library *>
+Library::load(const LibrarySearch &search) {
+    // Never destroyed: engines may live until the process ends.
+    static auto &mutex = *new std::mutex;
+    static auto &loaded = *new std::map<void *, std::unique_ptr<Library>>;
+
+    std::lock_guard lock(mutex);
+    std::string tried;
+    void *handle = openLibrary(search, tried);
+    if (!handle) {
+        return {NIXL_ERR_BACKEND,
+                "cannot load UCX (" + tried + "); install libucx0 or the Python package libucx-cu12, or name the file " +
+                    "with NIXL_UCX_LIBRARY"};
+    }
+    const std::string path = fileOf(handle);
+    if (path.find(search.expected_soname) == std::string::npos) {
+        return {NIXL_ERR_BACKEND,
+                "UCX was taken from " + path + ", whose path lacks " + quoted(search.expected_soname) +
+                    " of NIXL_UCX_EXPECTED_SONAME"};
+    }
+    if (const auto it = loaded.find(handle); it != loaded.end()) return it->second.get();
+
+    std::unique_ptr<Library> library(new Library);
+    Api &api = *library->api_;
+    std::string missing;
+#define NX_UCX_RESOLVE(name) resolve(handle, #name, api.name, missing);
+    NX_UCX_FUNCTIONS(NX_UCX_RESOLVE)
+#undef NX_UCX_RESOLVE
+    resolve(handle, "ucs_status_string", api.ucs_status_string, missing); // found through libucp's dependency
+    if (!missing.empty()) {
+        return {NIXL_ERR_BACKEND, "UCX at " + path + " lacks " + missing + "; version 1.13 or later is needed"};
+    }
+    unsigned major = 0, release = 0;
+    api.ucp_get_version(&major, &library->minor_, &release);
+    library->version_ = api.ucp_get_version_string();
+    library->path_ = path;
+    if (major != kApiMajor || library->minor_ < kApiMinor) {
+        return {NIXL_ERR_BACKEND, "UCX at " + path + " is version " + library->version_ + "; 1.13 or a later 1.x is needed"};
+    }
+    return loaded.emplace(handle, std::move(library)).first->second.get();
+}
+
+std::string
+Library::text(Code code) const {
+    return api_->ucs_status_string(static_cast<ucs_status_t>(code));
+}
+
+// ---- Context -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// The names of UCP's own options that this library knows, as lines "UCX_NAME=...".
+std::string
+knownOptions(const Api &api, const ucp_config_t *config) {
+    char *text = nullptr;
+    size_t size = 0;
+    FILE *stream = open_memstream(&text, &size);
+    if (!stream) return {};
+    api.ucp_config_print(config, stream, nullptr,
+                         static_cast<ucs_config_print_flags_t>(UCS_CONFIG_PRINT_CONFIG | UCS_CONFIG_PRINT_HIDDEN));
+    std::fclose(stream);
+    std::string known(text, size);
+    std::free(text);
+    return known;
+}
+
+} // namespace
+
+Result<std::unique_ptr<Context>>
+Context::create(const Library &library, const ContextOptions &options) {
+    const Api &api = library.api();
+    ucp_config_t *config = nullptr;
+    if (const auto status = api.ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
+        return {NIXL_ERR_BACKEND, "UCX cannot read its configuration: " + library.text(status)};
+    }
+    const std::string known = knownOptions(api, config);
+    for (const Setting &setting : options.settings) {
+        // UCX up to 1.17 takes any name and warns about the unknown ones when a worker is created. Those of transports
+        // are not among the printed ones; there it knows them without the transport's own prefix.
+        const bool known_here = library.minorVersion() >= 18 || setting.name.starts_with("MM_") ||
+            known.find("UCX_" + setting.name + "=") != std::string::npos;
+        if (!known_here && !setting.from_user) continue;
+        api.ucp_config_modify(config, setting.name.c_str(), setting.value.c_str());
+    }
+
+    ucp_params_t params{};
+    params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
+    params.features = UCP_FEATURE_RMA | UCP_FEATURE_AMO32 | UCP_FEATURE_AMO64 | UCP_FEATURE_AM |
+        (options.wakeup ? UCP_FEATURE_WAKEUP : 0);
+    params.mt_workers_shared = 1; // registrations run beside workers that progress
+    params.name = options.name.c_str();
+    ucp_context_h handle = nullptr;
+    const auto status = api.ucp_init_version(kApiMajor, kApiMinor, &params, config, &handle);
+    api.ucp_config_release(config);
+    if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot start: " + library.text(status)};
+    return std::unique_ptr<Context>(new Context(library, handle));
+}
+
+Context::~Context() {
+    library_.api().ucp_cleanup(handle_);
+}
+
+Result<Mapping>
+Context::map(void *address, size_t length) {
+    const Api &api = library_.api();
+    std::lock_guard lock(mutex_);
+    ucp_mem_map_params_t params{};
+    params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
+    params.address = address;
+    params.length = length;
+    Mapping mapping;
+    if (const auto status = api.ucp_mem_map(handle_, &params, &mapping.handle); status != UCS_OK) {
+        return {NIXL_ERR_BACKEND, "UCX cannot register the memory: " + library_.text(status)};
+    }
+    ucp_mem_attr_t attributes{};
+    attributes.field_mask = UCP_MEM_ATTR_FIELD_MEM_TYPE;
+    void *key = nullptr;
+    size_t key_size = 0;
+    auto status = api.ucp_mem_query(mapping.handle, &attributes);
+    if (status == UCS_OK) status = api.ucp_rkey_pack(handle_, mapping.handle, &key, &key_size);
+    if (status != UCS_OK) {
+        api.ucp_mem_unmap(handle_, mapping.handle);
+        return {NIXL_ERR_BACKEND, "UCX cannot make a key for the memory: " + library_.text(status)};
+    }
+    mapping.host_memory = attributes.mem_type == UCS_MEMORY_TYPE_HOST;
+    mapping.key.assign(static_cast<const char *>(key), key_size);
+    api.ucp_rkey_buffer_release(key);
+    return mapping;
+}
+
+void
+Context::unmap(ucp_mem *handle) noexcept {
+    if (!handle) return;
+    std::lock_guard lock(mutex_);
+    library_.api().ucp_mem_unmap(handle_, handle);
+}
+
+// ---- Callbacks: the functions UCX calls -----------------------------------------------------------------------------
+
+struct Callbacks {
+    static void
+    finished(void *request, ucs_status_t status, void *user) {
+        auto *operation = static_cast<Operation *>(user);
+        operation->api_->ucp_request_free(request);
+        operation->finished(status);
+    }
+
+    static void
+    failed(void *user, ucp_ep_h, ucs_status_t status) {
+        auto *endpoint = static_cast<Endpoint *>(user);
+        if (endpoint->failure_ == kDone) endpoint->failure_ = status;
+        endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
+    }
+
+    static ucs_status_t
+    arrived(void *user, const void *, size_t, void *data, size_t length, const ucp_am_recv_param_t *param) {
+        auto *worker = static_cast<Worker *>(user);
+        if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
+            worker->sink_.refused();
+        } else {
+            worker->sink_.arrived({static_cast<const char *>(data), length});
+        }
+        return UCS_OK;
+    }
+};
+
+// ---- Worker --------------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Worker>>
+Worker::create(Context &context, const std::string &name, MessageSink &sink) {
+    const Library &library = context.library();
+    const Api &api = library.api();
+    ucp_worker_params_t params{};
+    params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_NAME;
+    params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
+    params.name = name.c_str();
+    ucp_worker_h handle = nullptr;
+    if (const auto status = api.ucp_worker_create(context.handle_, &params, &handle); status != UCS_OK) {
+        return {NIXL_ERR_BACKEND, "UCX cannot create a worker: " + library.text(status)};
+    }
+    std::unique_ptr<Worker> worker(new Worker(context, handle, sink));
+
+    ucp_am_handler_param_t handler{};
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+        UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.id = kMessageId;
+    handler.flags = UCP_AM_FLAG_WHOLE_MSG;
+    handler.cb = &Callbacks::arrived;
+    handler.arg = worker.get();
+    ucp_worker_attr_t attributes{};
+    attributes.field_mask = UCP_WORKER_ATTR_FIELD_ADDRESS;
+    auto status = api.ucp_worker_set_am_recv_handler(handle, &handler);
+    if (status == UCS_OK) status = api.ucp_worker_query(handle, &attributes);
+    if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot set up a worker: " + library.text(status)};
+    worker->address_.assign(reinterpret_cast<const char *>(attributes.address), attributes.address_length);
+    api.ucp_worker_release_address(handle, attributes.address);
+    // Without the wakeup feature there is none.
+    int fd = -1;
+    if (api.ucp_worker_get_efd(handle, &fd) == UCS_OK) worker->event_fd_ = fd;
+    return worker;
+}
+
+Worker::~Worker() {
+    context_.library().api().ucp_worker_destroy(handle_);
+}
+
+bool
+Worker::progress() {
+    bool happened = context_.library().api().ucp_worker_progress(handle_) != 0;
+    if (some_failed_) closeFailed();
+    for (size_t i = 0; i < tasks_.size();) {
+        happened = true;
+        if (tasks_[i]->advance()) {
+            ++i;
+        } else {
+            tasks_.erase(tasks_.begin() + static_cast<ptrdiff_t>(i));
+        }
+    }
+    return happened;
+}
+
+bool
+Worker::arm() {
+    if (!tasks_.empty() || some_failed_) return false;
+    return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
+}
+
+void
+Worker::closeFailed() {
+    some_failed_ = false;
+    for (size_t i = endpoints_.size(); i-- > 0;) {
+        if (endpoints_[i]->failure_ != kDone) endpoints_[i]->closeNow(); // leaves the list
+    }
+}
+
+// ---- Endpoint ------------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Endpoint>>
+Endpoint::create(Worker &worker, const std::string &address, bool detect_death) {
+    const Library &library = worker.context_.library();
+    std::unique_ptr<Endpoint> endpoint(new Endpoint(worker, detect_death));
+    const std::string bytes = padded(address);
+    ucp_ep_params_t params{};
+    params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+        UCP_EP_PARAM_FIELD_ERR_HANDLER;
+    params.address = reinterpret_cast<const ucp_address_t *>(bytes.data());
+    params.err_mode = detect_death ? UCP_ERR_HANDLING_MODE_PEER : UCP_ERR_HANDLING_MODE_NONE;
+    params.err_handler.cb = &Callbacks::failed;
+    params.err_handler.arg = endpoint.get();
+    const auto status = library.api().ucp_ep_create(worker.handle_, &params, &endpoint->handle_);
+    if (status != UCS_OK) {
+        endpoint->handle_ = nullptr;
+        return {statusOf(status), "UCX cannot connect: " + library.text(status)};
+    }
+    worker.endpoints_.push_back(endpoint.get());
+    return endpoint;
+}
+
+Endpoint::~Endpoint() {
+    std::lock_guard lock(worker_.mutex_);
+    if (handle_) closeNow();
+    // The flush of an orderly close refers to this object; the close by force has just ended it.
+    while (flushing_) worker_.context_.library().api().ucp_worker_progress(worker_.handle_);
+}
+
+Code
+Endpoint::outcome(void *pointer) const noexcept {
+    if (!pointer) return kDone;
+    if (UCS_PTR_IS_ERR(pointer)) return UCS_PTR_STATUS(pointer);
+    return kPending;
+}
+
+namespace {
+
+ucp_request_param_t
+reportTo(Operation &operation) {
+    ucp_request_param_t param{};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+    param.cb.send = &Callbacks::finished;
+    param.user_data = &operation;
+    return param;
+}
+
+ucp_request_param_t
+dataParam(Operation &operation, const Mapping &mapping) {
+    ucp_request_param_t param = reportTo(operation);
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FLAG_MULTI_SEND;
+    param.memh = mapping.handle;
+    return param;
+}
+
+} // namespace
+
+Code
+Endpoint::put(const void *from, size_t length, uint64_t to, ucp_rkey *key, const Mapping &mapping,
+              Operation &operation) {
+    if (!handle_) return failure_ ? failure_ : kNotConnected;
+    const Api &api = worker_.context_.library().api();
+    operation.api_ = &api;
+    const auto param = dataParam(operation, mapping);
+    return outcome(api.ucp_put_nbx(handle_, from, length, to, key, &param));
+}
+
+Code
+Endpoint::get(void *to, size_t length, uint64_t from, ucp_rkey *key, const Mapping &mapping, Operation &operation) {
+    if (!handle_) return failure_ ? failure_ : kNotConnected;
+    const Api &api = worker_.context_.library().api();
+    operation.api_ = &api;
+    const auto param = dataParam(operation, mapping);
+    return outcome(api.ucp_get_nbx(handle_, to, length, from, key, &param));
+}
+
+Code
+Endpoint::flush(Operation &operation) {
+    if (!handle_) return failure_ ? failure_ : kNotConnected;
+    const Api &api = worker_.context_.library().api();
+    operation.api_ = &api;
+    const auto param = reportTo(operation);
+    return outcome(api.ucp_ep_flush_nbx(handle_, &param));
+}
+
+Code
+Endpoint::send(std::string_view bytes, Operation &operation) {
+    if (!handle_ || flushing_) return failure_ ? failure_ : kNotConnected;
+    const Api &api = worker_.context_.library().api();
+    operation.api_ = &api;
+    auto param = reportTo(operation);
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.flags = UCP_AM_SEND_FLAG_EAGER;
+    param.memory_type = UCS_MEMORY_TYPE_HOST;
+    return outcome(api.ucp_am_send_nbx(handle_, kMessageId, nullptr, 0, bytes.data(), bytes.size(), &param));
+}
+
+Result<ucp_rkey *>
+Endpoint::unpackKey(const std::string &key) {
+    const Library &library = worker_.context_.library();
+    if (!handle_) return {NIXL_ERR_REMOTE_DISCONNECT, "the connection is closed"};
+    const std::string bytes = padded(key);
+    ucp_rkey *unpacked = nullptr;
+    if (const auto status = library.api().ucp_ep_rkey_unpack(handle_, bytes.data(), &unpacked); status != UCS_OK) {
+        return {statusOf(status), "UCX cannot read the peer's memory key: " + library.text(status)};
+    }
+    return unpacked;
+}
+
+std::optional<double>
+Endpoint::estimate(size_t bytes) const {
+    if (!handle_) return {};
+    ucp_ep_evaluate_perf_param_t param{};
+    param.field_mask = UCP_EP_PERF_PARAM_FIELD_MESSAGE_SIZE;
+    param.message_size = bytes;
+    ucp_ep_evaluate_perf_attr_t attributes{};
+    attributes.field_mask = UCP_EP_PERF_ATTR_FIELD_ESTIMATED_TIME;
+    if (worker_.context_.library().api().ucp_ep_evaluate_perf(handle_, &param, &attributes) != UCS_OK) return {};
+    return attributes.estimated_time;
+}
+
+void
+Endpoint::abandon(Code reason) {
+    if (failure_ == kDone) failure_ = reason;
+    if (handle_) closeNow();
+}
+
+void
+Endpoint::close(bool orderly) {
+    if (!handle_ || (orderly && flushing_)) return;
+    // Flush first, then close by force: unlike UCX's own flushing close this can still be cut short. UCX allows force
+    // only where it looks after the death of peers.
+    if (orderly && detect_death_ && failure_ == kDone) {
+        flushing_ = flush(*this) == kPending;
+        if (flushing_) return;
+    }
+    closeNow();
+}
+
+void
+Endpoint::finished(Code) {
+    flushing_ = false;
+    if (!handle_) return;
+    if (failure_ == kDone) failure_ = kNotConnected;
+    worker_.some_failed_ = true; // closed after the progress call: not allowed in here
+}
+
+void
+Endpoint::closeNow() {
+    const Api &api = worker_.context_.library().api();
+    if (failure_ == kDone) failure_ = kNotConnected;
+    std::erase(worker_.endpoints_, this);
+    Operation &forgotten = worker_.forgotten_;
+    forgotten.api_ = &api;
+    auto param = reportTo(forgotten);
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = detect_death_ ? UCP_EP_CLOSE_FLAG_FORCE : 0;
+    // The handle goes first: the call ends outstanding operations, whose owners may look.
+    api.ucp_ep_close_nbx(std::exchange(handle_, nullptr), &param);
+}
+
+void
+releaseKey(Worker &worker, ucp_rkey *key) noexcept {
+    std::lock_guard lock(worker.mutex());
+    worker.context().library().api().ucp_rkey_destroy(key);
+}
+
+} // namespace nx::ucx

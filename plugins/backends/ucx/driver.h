@@ -1,0 +1,346 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// UCX behind an interface of ours; driver.cpp is the only file that includes its headers. UCX is loaded at run time
+// and never unloaded: it keeps threads' exit handlers. Compiled against the API of UCX 1.13, runs with any later 1.x.
+//
+// Library: immutable. Context: self-synchronised. Worker and its Endpoints: guarded by Worker::mutex(); "lock held"
+// below means that one.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+struct ucp_context;
+struct ucp_worker;
+struct ucp_ep;
+struct ucp_mem;
+struct ucp_rkey;
+
+namespace nx::ucx {
+
+/// The vendor's status: 0 done, 1 still going on, negative failed.
+using Code = int;
+inline constexpr Code kDone = 0;
+inline constexpr Code kPending = 1;
+extern const Code kNotConnected;
+
+nixl_status_t
+statusOf(Code code) noexcept;
+
+// ---- The library ---------------------------------------------------------------------------------------------------
+
+struct LibrarySearch {
+    std::string path;            ///< if not empty: this file and no other
+    std::string expected_soname; ///< if not empty: the loaded file's path must contain it
+    bool deep_bind = false;
+};
+
+class Library {
+public:
+    struct Api;
+
+    /// Loads UCX, or gives what is loaded already: `path`, a copy some other part of the process brought, the system's,
+    /// the one of a Python wheel beside us. BACKEND: none found or too old; the sentence lists what was tried.
+    static Result<const Library *>
+    load(const LibrarySearch &search);
+
+    const Api &
+    api() const noexcept {
+        return *api_;
+    }
+
+    const std::string &
+    version() const noexcept {
+        return version_;
+    }
+
+    const std::string &
+    path() const noexcept {
+        return path_;
+    }
+
+    unsigned
+    minorVersion() const noexcept {
+        return minor_;
+    }
+
+    /// The vendor's text for a code.
+    std::string
+    text(Code code) const;
+
+    ~Library();
+
+private:
+    Library();
+    std::unique_ptr<Api> api_;
+    std::string version_;
+    std::string path_;
+    unsigned minor_ = 0;
+};
+
+// ---- Context: transports and registrations -------------------------------------------------------------------------
+
+/// An option of UCX, without its prefix "UCX_".
+struct Setting {
+    std::string name;
+    std::string value;
+    bool from_user = false; ///< set even if UCX may complain about it
+};
+
+struct ContextOptions {
+    std::string name;
+    std::vector<Setting> settings; ///< those of ours that this UCX does not know are left out
+    bool wakeup = false;           ///< workers can be slept on
+};
+
+struct Mapping {
+    ucp_mem *handle = nullptr;
+    bool host_memory = true;
+    std::string key; ///< what a peer needs to reach the range
+};
+
+class Context {
+public:
+    static Result<std::unique_ptr<Context>>
+    create(const Library &library, const ContextOptions &options);
+    ~Context();
+    Context(const Context &) = delete;
+    Context &
+    operator=(const Context &) = delete;
+
+    const Library &
+    library() const noexcept {
+        return library_;
+    }
+
+    Result<Mapping>
+    map(void *address, size_t length);
+
+    void
+    unmap(ucp_mem *handle) noexcept;
+
+private:
+    friend class Worker;
+    Context(const Library &library, ucp_context *handle) : library_(library), handle_(handle) {}
+
+    const Library &library_;
+    ucp_context *const handle_;
+    std::mutex mutex_; ///< serialises registrations
+};
+
+// ---- Workers and endpoints -----------------------------------------------------------------------------------------
+
+/// Something UCX works on and will report.
+class Operation {
+public:
+    /// From Worker::progress or from the closing of an endpoint, lock held, once for each call that said kPending.
+    virtual void
+    finished(Code code) = 0;
+
+protected:
+    ~Operation() = default;
+
+private:
+    friend class Endpoint;
+    friend struct Callbacks;
+    const Library::Api *api_ = nullptr;
+};
+
+/// An operation whose end interests nobody.
+class Forgotten final : public Operation {
+public:
+    void
+    finished(Code) override {}
+};
+
+/// Something that wants to be continued each time its worker makes progress.
+class Task {
+public:
+    /// Lock held. False: finished; the worker forgets it and does not touch it again.
+    virtual bool
+    advance() = 0;
+
+protected:
+    ~Task() = default;
+};
+
+/// Receives the active messages of a worker.
+class MessageSink {
+public:
+    /// From Worker::progress, lock held. The bytes are valid during the call.
+    virtual void
+    arrived(std::string_view bytes) = 0;
+
+    /// A message that cannot be taken.
+    virtual void
+    refused() = 0;
+
+protected:
+    ~MessageSink() = default;
+};
+
+class Endpoint;
+
+class Worker {
+public:
+    /// `sink` outlives the worker.
+    static Result<std::unique_ptr<Worker>>
+    create(Context &context, const std::string &name, MessageSink &sink);
+    /// All endpoints are closed before.
+    ~Worker();
+    Worker(const Worker &) = delete;
+    Worker &
+    operator=(const Worker &) = delete;
+
+    std::mutex &
+    mutex() noexcept {
+        return mutex_;
+    }
+
+    Context &
+    context() noexcept {
+        return context_;
+    }
+
+    /// How peers reach this worker.
+    const std::string &
+    address() const noexcept {
+        return address_;
+    }
+
+    /// Readable when an armed worker has something to do; -1 without wakeup.
+    int
+    eventFd() const noexcept {
+        return event_fd_;
+    }
+
+    /// Lock held. Works off what is there, continues tasks, closes failed endpoints. True if anything happened.
+    bool
+    progress();
+
+    /// Lock held. False: there is something to do right now.
+    bool
+    arm();
+
+    /// Lock held.
+    void
+    addTask(Task &task) {
+        tasks_.push_back(&task);
+    }
+
+private:
+    friend class Endpoint;
+    friend struct Callbacks;
+    Worker(Context &context, ucp_worker *handle, MessageSink &sink)
+        : context_(context),
+          handle_(handle),
+          sink_(sink) {}
+
+    void
+    closeFailed();
+
+    Context &context_;
+    ucp_worker *const handle_;
+    MessageSink &sink_;
+    std::string address_;
+    int event_fd_ = -1;
+    std::mutex mutex_;
+    // Guarded by mutex_:
+    std::vector<Task *> tasks_;
+    std::vector<Endpoint *> endpoints_; ///< open ones
+    bool some_failed_ = false;
+    Forgotten forgotten_;
+};
+
+/// One connection of a worker to a peer's worker. All calls: lock held, except the destructor.
+class Endpoint final : private Operation {
+public:
+    /// `address` comes from the peer. `detect_death` off: a vanished peer is never noticed.
+    static Result<std::unique_ptr<Endpoint>>
+    create(Worker &worker, const std::string &address, bool detect_death);
+    /// Takes the worker's lock. Closes at once if still open.
+    ~Endpoint();
+    Endpoint(const Endpoint &) = delete;
+    Endpoint &
+    operator=(const Endpoint &) = delete;
+
+    Worker &
+    worker() noexcept {
+        return worker_;
+    }
+
+    /// Each: kDone, kPending (`operation` hears of the end), or why it could not start.
+    Code
+    put(const void *from, size_t length, uint64_t to, ucp_rkey *key, const Mapping &mapping, Operation &operation);
+    Code
+    get(void *to, size_t length, uint64_t from, ucp_rkey *key, const Mapping &mapping, Operation &operation);
+    /// Ends when everything put before is visible at the peer.
+    Code
+    flush(Operation &operation);
+    /// `bytes` stay valid until the end.
+    Code
+    send(std::string_view bytes, Operation &operation);
+
+    /// `key` comes from the peer.
+    Result<ucp_rkey *>
+    unpackKey(const std::string &key);
+
+    /// Predicted seconds for a message.
+    std::optional<double>
+    estimate(size_t bytes) const;
+
+    /// kDone, or why the peer is gone.
+    Code
+    failure() const noexcept {
+        return failure_;
+    }
+
+    /// Takes the peer for gone: outstanding operations end with an error, at once.
+    void
+    abandon(Code reason);
+
+    /// Ends the connection: after what was given so far when `orderly`, at once otherwise (outstanding operations end
+    /// with an error). Returns immediately.
+    void
+    close(bool orderly);
+
+    bool
+    closed() const noexcept {
+        return !handle_ && !flushing_;
+    }
+
+private:
+    friend class Worker;
+    friend struct Callbacks;
+    Endpoint(Worker &worker, bool detect_death) : worker_(worker), detect_death_(detect_death) {}
+
+    void
+    finished(Code code) override;
+
+    void
+    closeNow();
+
+    Code
+    outcome(void *pointer) const noexcept;
+
+    Worker &worker_;
+    const bool detect_death_;
+    ucp_ep *handle_ = nullptr;
+    Code failure_ = kDone;
+    bool flushing_ = false; ///< an orderly close has begun and its flush has not ended
+};
+
+/// Gives back what Endpoint::unpackKey made. Takes the lock of the worker.
+void
+releaseKey(Worker &worker, ucp_rkey *key) noexcept;
+
+} // namespace nx::ucx

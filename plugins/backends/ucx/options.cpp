@@ -1,0 +1,165 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/options.h"
+
+#include <charconv>
+#include <filesystem>
+#include <set>
+
+#include "kit/params.h"
+
+namespace nx::ucx {
+
+const nixlx_option kOptionTable[] = {
+    {"ucx_devices", "string", "", "network devices to use, \"mlx5_0:1, mlx5_1\"; empty: all"},
+    {"device_list", "string", "", "the same, older name; both are joined"},
+    {"num_workers", "int", "1", "workers shared by the calling threads (1-64)"},
+    {"num_threads", "int", "0", "threads with a worker each that large requests are split over (0-64)"},
+    {"split_batch_size", "int", "1024", "blocks from which a request is split over the threads"},
+    {"ucx_num_device_channels", "int", "4", "accepted; channels of the GPU interface"},
+    {"ucx_error_handling_mode", "none|peer", "peer", "peer: the death of a peer is noticed; none: never"},
+    {"ucx_ep_close_force", "bool", "false", "close connections without waiting for what was given last"},
+    {"engine_config", "string", "", "settings of UCX, \"NAME=VALUE,NAME=VALUE\"; the environment's UCX_NAME wins"},
+    {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found"},
+};
+const uint32_t kOptionCount = std::size(kOptionTable);
+
+namespace {
+
+constexpr uint64_t kWorkersMax = 64;
+
+Result<bool>
+configFlag(const std::string &name) {
+    const auto text = nixlx::configValue(name);
+    if (!text) return false;
+    const nixl_b_params_t one{{name, *text}};
+    kit::ParamReader in(&one);
+    const bool value = in.boolean(name, false);
+    if (!in.status().ok()) return {in.status().code(), in.status().message()};
+    return value;
+}
+
+Result<std::vector<Setting>>
+parseEngineConfig(const std::string &text) {
+    std::vector<Setting> settings;
+    for (const std::string &part : kit::splitList(text)) {
+        const size_t equals = part.find('=');
+        if (equals == std::string::npos || equals == 0) {
+            return {NIXL_ERR_INVALID_PARAM,
+                    "parameter engine_config has " + quoted(part) + ", which is not NAME=VALUE"};
+        }
+        std::string name = part.substr(0, equals);
+        if (name.starts_with("UCX_")) name.erase(0, 4);
+        settings.push_back({std::move(name), part.substr(equals + 1), true});
+    }
+    return settings;
+}
+
+/// What the environment (or the configuration file) says about each setting takes the place of ours; UCX itself
+/// already knows what is in the environment, so that setting it again changes nothing.
+std::vector<Setting>
+withUsersChoice(std::vector<Setting> settings) {
+    for (Setting &setting : settings) {
+        if (auto value = nixlx::configValue("UCX_" + setting.name)) {
+            setting.value = *value;
+            setting.from_user = true;
+        }
+    }
+    return settings;
+}
+
+bool
+hasRdmaDevices() {
+    std::error_code error;
+    return !std::filesystem::is_empty("/sys/class/infiniband", error) && !error;
+}
+
+void
+append(std::vector<Setting> &settings, const std::vector<Setting> &more) {
+    settings.insert(settings.end(), more.begin(), more.end());
+}
+
+} // namespace
+
+Result<Options>
+Options::read(const nixl_b_params_t *params) {
+    kit::ParamReader in(params);
+    Options options;
+    for (const char *name : {"device_list", "ucx_devices"}) {
+        for (std::string device : in.list(name)) {
+            if (device.find(':') == std::string::npos) device += ":1";
+            if (std::find(options.devices.begin(), options.devices.end(), device) == options.devices.end()) {
+                options.devices.push_back(std::move(device));
+            }
+        }
+    }
+    options.num_workers = in.number("num_workers", 1, {.min = 1, .max = kWorkersMax});
+    options.num_threads = in.number("num_threads", 0, {.min = 0, .max = kWorkersMax});
+    options.split_batch_size = in.number("split_batch_size", 1024, {.min = 1});
+    in.number("ucx_num_device_channels", 4);
+    options.detect_death = in.choice("ucx_error_handling_mode", "peer", {"none", "peer"}) == "peer";
+    options.close_by_force = in.boolean("ucx_ep_close_force", false);
+    options.library.path = in.text("ucx_library");
+    if (!in.status().ok()) return {in.status().code(), in.status().message()};
+
+    auto engine_config = parseEngineConfig(in.text("engine_config"));
+    if (!engine_config.ok()) return std::move(engine_config).status();
+    options.engine_config = *std::move(engine_config);
+
+    if (options.library.path.empty()) options.library.path = nixlx::configValue("NIXL_UCX_LIBRARY").value_or("");
+    options.library.expected_soname = nixlx::configValue("NIXL_UCX_EXPECTED_SONAME").value_or("");
+    const auto deep_bind = configFlag("NIXL_UCX_DEEPBIND");
+    if (!deep_bind.ok()) return {deep_bind.code(), deep_bind.message()};
+    options.library.deep_bind = *deep_bind;
+    return options;
+}
+
+std::vector<Setting>
+plainSettings(const Options &options) {
+    std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}};
+    if (hasRdmaDevices()) append(settings, {{"IB_PCI_RELAXED_ORDERING", "try"}, {"RC_FENCE", "none"}});
+    append(settings, options.engine_config);
+    settings = withUsersChoice(std::move(settings));
+    if (!options.devices.empty()) {
+        std::string joined;
+        for (const std::string &device : options.devices) joined += (joined.empty() ? "" : ",") + device;
+        settings.push_back({"NET_DEVICES", joined, true});
+    }
+    return settings;
+}
+
+std::vector<Setting>
+localSettings(const Options &options, unsigned minor_version) {
+    std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}, {"KEEPALIVE_INTERVAL", "1s"}};
+    append(settings, options.engine_config);
+    // Shared memory, not the network: it would win nothing here, and fabric devices need not be opened twice.
+    append(settings, {{"TLS", "^tcp"}});
+    settings = withUsersChoice(std::move(settings));
+    settings.push_back({"NET_DEVICES", "lo", true});
+    // The transports' switch that lets them be used where the death of peers is noticed.
+    if (minor_version >= 18) {
+        append(settings, withUsersChoice({{"POSIX_ERROR_HANDLING", "y"}, {"SYSV_ERROR_HANDLING", "y"}}));
+    } else {
+        append(settings, {{"MM_ERROR_HANDLING", "y"}});
+    }
+    return settings;
+}
+
+Result<std::optional<size_t>>
+requestedWorker(const std::string &custom_param, size_t worker_count) {
+    constexpr std::string_view kKey = "worker_id=";
+    const size_t at = custom_param.find(kKey);
+    if (at == std::string::npos) return std::optional<size_t>{};
+    const char *first = custom_param.data() + at + kKey.size();
+    const char *last = custom_param.data() + custom_param.size();
+    size_t index = 0;
+    const auto [end, failure] = std::from_chars(first, last, index);
+    if (failure != std::errc{} || index >= worker_count) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "custom parameter " + quoted(custom_param) + " asks for a worker that does not exist; worker_id is 0 to " +
+                    std::to_string(worker_count - 1)};
+    }
+    return std::optional<size_t>(index);
+}
+
+} // namespace nx::ucx

@@ -1,0 +1,136 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/peer_info.h"
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <unistd.h>
+
+#include "wire/writer.h"
+
+namespace nx::ucx {
+
+namespace {
+
+constexpr uint32_t kFormat = 1;
+constexpr size_t kHostBytesMax = 512;
+constexpr std::string_view kKeyMagic{"\x8bnxkeys\x01", 8};
+constexpr size_t kTailBytes = 2 * sizeof(uint32_t) + kKeyMagic.size();
+
+} // namespace
+
+std::string
+hostIdentity() {
+    std::string identity;
+    std::ifstream("/proc/sys/kernel/random/boot_id") >> identity;
+    for (const char *kind : {"net", "ipc", "pid", "mnt", "user"}) {
+        std::error_code error;
+        identity += '/';
+        identity += std::filesystem::read_symlink(std::string("/proc/self/ns/") + kind, error).string();
+    }
+    return identity + "/" + std::to_string(geteuid());
+}
+
+uint64_t
+startOf(uint64_t process) {
+    std::ifstream file("/proc/" + std::to_string(process) + "/stat");
+    std::string line;
+    std::getline(file, line);
+    // The second field, the program's name in parentheses, may hold anything; start time is field 22.
+    const size_t name_end = line.rfind(')');
+    if (name_end == std::string::npos) return 0;
+    size_t at = name_end + 1;
+    for (int field = 3; field <= 22; ++field) {
+        at = line.find(' ', at);
+        if (at == std::string::npos) return 0;
+        ++at;
+    }
+    return std::strtoull(line.c_str() + at, nullptr, 10);
+}
+
+std::string
+encodePeerInfo(const PeerInfo &info) {
+    std::string bytes;
+    wire::Writer writer(bytes);
+    writer.prefix();
+    writer.integer("version", kFormat);
+    writer.field("host", info.host);
+    writer.integer("process", info.process);
+    writer.integer("start", info.process_start);
+    writer.integer("workers", static_cast<uint64_t>(info.local_addresses.size()));
+    for (const std::string &address : info.local_addresses) writer.field("address", address);
+    return bytes;
+}
+
+Result<PeerInfo>
+decodePeerInfo(std::string_view bytes) {
+    wire::Reader reader(bytes);
+    PeerInfo info;
+    reader.takePrefix();
+    // Later formats append fields.
+    if (reader.takeInteger<uint32_t>("version") < kFormat) reader.fail("format 0");
+    info.host = reader.takeName("host", kHostBytesMax);
+    info.process = reader.takeInteger<uint64_t>("process");
+    info.process_start = reader.takeInteger<uint64_t>("start");
+    const size_t count = reader.takeCount("workers", wire::fieldSize("address", kAddressBytesMin), kPeerWorkersMax);
+    for (size_t i = 0; i < count && reader.ok(); ++i) {
+        const std::string_view address = reader.takeName("address", kAddressBytesMax);
+        if (!reader.ok()) break;
+        if (auto status = checkAddress(address); !status.ok()) {
+            reader.fail(status.message());
+        } else {
+            info.local_addresses.emplace_back(address);
+        }
+    }
+    if (!reader.ok()) return std::move(reader).status().withContext("peer info");
+    return info;
+}
+
+Status
+checkAddress(std::string_view address) {
+    if (address.size() < kAddressBytesMin || address.size() > kAddressBytesMax) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "a UCX address of " + std::to_string(address.size()) + " bytes cannot be one (" +
+                    std::to_string(kAddressBytesMin) + " to " + std::to_string(kAddressBytesMax) + ")"};
+    }
+    // The low half of the first byte is the format's version; there are two.
+    if ((static_cast<unsigned char>(address[0]) & 0xf) > 1) {
+        return {NIXL_ERR_INVALID_PARAM, "the UCX address has a format of an unknown version"};
+    }
+    return {};
+}
+
+std::string
+encodeKeys(const Keys &keys) {
+    std::string bytes = keys.plain;
+    if (keys.local.empty()) return bytes;
+    const uint32_t lengths[] = {static_cast<uint32_t>(keys.plain.size()), static_cast<uint32_t>(keys.local.size())};
+    bytes += keys.local;
+    bytes.append(reinterpret_cast<const char *>(lengths), sizeof lengths);
+    bytes += kKeyMagic;
+    return bytes;
+}
+
+Result<Keys>
+decodeKeys(std::string_view bytes) {
+    Keys keys;
+    if (bytes.size() > kTailBytes && bytes.ends_with(kKeyMagic)) {
+        uint32_t lengths[2];
+        std::memcpy(lengths, bytes.data() + bytes.size() - kTailBytes, sizeof lengths);
+        const size_t body = bytes.size() - kTailBytes;
+        if (lengths[0] <= body && lengths[1] == body - lengths[0] && lengths[1] >= kKeyBytesMin) {
+            keys.local = bytes.substr(lengths[0], lengths[1]);
+            bytes = bytes.substr(0, lengths[0]);
+        }
+    }
+    if (bytes.size() < kKeyBytesMin || bytes.size() > kKeyBytesMax || keys.local.size() > kKeyBytesMax) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "a memory key of " + std::to_string(bytes.size()) + " bytes cannot be one of UCX (" +
+                    std::to_string(kKeyBytesMin) + " to " + std::to_string(kKeyBytesMax) + ")"};
+    }
+    keys.plain = bytes;
+    return keys;
+}
+
+} // namespace nx::ucx

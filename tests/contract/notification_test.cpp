@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Notifications: after their data, exactly once, byte for byte.
+#include "contract/contract.h"
+
+namespace nx::test {
+namespace {
+
+using Messages = std::vector<nixl_blob_t>;
+
+TEST_P(Contract, ANotificationComesAfterItsData) {
+    constexpr size_t kSize = 200000;
+    Buffer at_a(kSize), at_b(kSize);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    nixl_opt_args_t args;
+    for (uint64_t round = 1; round <= 100; ++round) {
+        at_a.fill(round);
+        args.notif = "round " + std::to_string(round);
+        const nixl_status_t posted = pair->a->postXferReq(request, &args);
+        ASSERT_GE(posted, 0) << nixlx::lastError();
+        // Looks at the data as soon as the message is there, whatever the initiator knows.
+        nixl_notifs_t arrived;
+        nixl_status_t status = posted;
+        ASSERT_TRUE(eventually([&] {
+            EXPECT_EQ(pair->b->getNotifs(arrived), NIXL_SUCCESS);
+            if (arrived.empty() && status == NIXL_IN_PROG) status = pair->a->getXferStatus(request);
+            return !arrived.empty();
+        }));
+        ASSERT_EQ(at_b.firstDifference(round), kSize) << "round " << round;
+        ASSERT_EQ(arrived, (nixl_notifs_t{{"A", {*args.notif}}}));
+        ASSERT_EQ(pair->finish(request, status), NIXL_SUCCESS);
+    }
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, ANotificationOfAReadTellsTheOwnerThatItIsDone) {
+    Buffer at_a(100000), at_b(100000);
+    at_b.fill(1);
+    nixlXferReqH *request = pair->request(NIXL_READ, at_a, at_b);
+    nixl_opt_args_t args;
+    args.notif = "read";
+    nixl_status_t status = pair->a->postXferReq(request, &args);
+    ASSERT_TRUE(eventually([&] {
+        if (status == NIXL_IN_PROG) status = pair->a->getXferStatus(request);
+        pair->progress();
+        return !pair->b.inbox["A"].empty();
+    }));
+    EXPECT_TRUE(at_a.holds(1));
+    EXPECT_EQ(pair->b.inbox["A"], Messages{"read"});
+    EXPECT_EQ(pair->finish(request, status), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, NotificationsCarryAnyBytes) {
+    Buffer at_a(16), at_b(16);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    std::string all_bytes;
+    for (int byte = 0; byte < 256; ++byte) all_bytes += static_cast<char>(byte);
+    for (const std::string &message : {std::string(), std::string("\0", 1), all_bytes, std::string("a\0b", 3),
+                                       std::string(60000, '\xff')}) {
+        nixl_opt_args_t args;
+        args.notif = message;
+        EXPECT_EQ(pair->run(request, &args), NIXL_SUCCESS);
+        EXPECT_EQ(pair->receive(pair->b, "A", 1), Messages{message}) << message.size() << " bytes";
+        nixl_opt_args_t older;
+        older.hasNotif = true;
+        older.notifMsg = message;
+        EXPECT_EQ(pair->run(request, &older), NIXL_SUCCESS);
+        EXPECT_EQ(pair->receive(pair->b, "A", 1), Messages{message}) << "in the older form";
+        EXPECT_EQ(pair->a->genNotif("B", message), NIXL_SUCCESS);
+        EXPECT_EQ(pair->receive(pair->b, "A", 1), Messages{message}) << "without a transfer";
+    }
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, ARepostKeepsReplacesOrClearsTheNotification) {
+    Buffer at_a(16), at_b(16);
+    registerAt(pair->a, {at_a.desc()});
+    registerAt(pair->b, {at_b.desc()});
+    pair->exchange();
+    nixl_opt_args_t first, second;
+    const nixl_opt_args_t none;
+    first.notif = "first";
+    second.notif = "second";
+    nixlXferReqH *request = makeRequest(NIXL_WRITE, listOf({at_a.desc()}), listOf({at_b.desc()}), &first);
+    // What a post says, and what arrives. A message that must not come is shown by the one that comes next.
+    const std::vector<std::pair<const nixl_opt_args_t *, const char *>> posts{
+        {nullptr, "first"}, {nullptr, "first"}, {&second, "second"}, {nullptr, "second"},
+        {&none, nullptr},   {nullptr, nullptr}, {&first, "first"}};
+    Messages expected;
+    for (const auto &[args, message] : posts) {
+        EXPECT_EQ(pair->run(request, args), NIXL_SUCCESS);
+        if (message) expected.emplace_back(message);
+        pair->progress();
+    }
+    EXPECT_EQ(pair->receive(pair->b, "A", expected.size()), expected);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, NotificationsGoBothWays) {
+    pair->exchange();
+    for (int i = 0; i < 10; ++i) {
+        EXPECT_EQ(pair->a->genNotif("B", "ping"), NIXL_SUCCESS);
+        EXPECT_EQ(pair->receive(pair->b, "A", 1), Messages{"ping"});
+        EXPECT_EQ(pair->b->genNotif("A", "pong"), NIXL_SUCCESS);
+        EXPECT_EQ(pair->receive(pair->a, "B", 1), Messages{"pong"});
+    }
+    EXPECT_EQ(pair->a->genNotif("nobody", "hello"), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_P(Contract, NotificationsOfAStrangerArrive) {
+    // B has not loaded A's metadata.
+    pair->a.load(pair->b.metadata());
+    EXPECT_EQ(pair->a->genNotif("B", "hello"), NIXL_SUCCESS);
+    EXPECT_EQ(pair->receive(pair->b, "A", 1), Messages{"hello"});
+}
+
+TEST_P(Contract, EveryNotificationArrivesOnce) {
+    constexpr size_t kCount = 2000;
+    Buffer at_a(64), at_b(64);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    for (size_t i = 0; i < kCount; ++i) {
+        nixl_opt_args_t args;
+        args.notif = std::to_string(i);
+        if (i % 2) {
+            ASSERT_EQ(pair->a->genNotif("B", *args.notif), NIXL_SUCCESS);
+        } else {
+            ASSERT_EQ(pair->run(request, &args), NIXL_SUCCESS);
+        }
+    }
+    Messages arrived = pair->receive(pair->b, "A", kCount);
+    ASSERT_EQ(arrived.size(), kCount);
+    std::vector<bool> seen(kCount);
+    for (const std::string &message : arrived) seen.at(std::stoul(message)) = true;
+    EXPECT_EQ(std::count(seen.begin(), seen.end(), true), static_cast<ptrdiff_t>(kCount));
+    pair->progress();
+    EXPECT_TRUE(pair->b.inbox["A"].empty());
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, TheProgressThreadDeliversWithoutTheInitiator) {
+    if (!GetParam().progress_thread) GTEST_SKIP() << "without a progress thread the initiator polls";
+    constexpr size_t kSize = size_t{16} << 20;
+    Buffer at_a(kSize), at_b(kSize);
+    at_a.fill(1);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    nixl_opt_args_t args;
+    args.notif = "done";
+    ASSERT_GE(pair->a->postXferReq(request, &args), 0);
+    nixl_notifs_t arrived;
+    ASSERT_TRUE(eventually([&] {
+        EXPECT_EQ(pair->b->getNotifs(arrived), NIXL_SUCCESS);
+        return !arrived.empty();
+    }));
+    EXPECT_EQ(at_b.firstDifference(1), kSize);
+    EXPECT_EQ(pair->finish(request, NIXL_IN_PROG), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+} // namespace
+} // namespace nx::test

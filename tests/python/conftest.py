@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The nixl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures. Tests that move data run once per backend; a backend without a plugin is skipped with that reason."""
+
+import os
+
+import pytest
+
+# A machine's configuration must not change what is tested. Read when the first agent is made, so set before.
+os.environ["NIXL_CONFIG_FILE"] = os.devnull
+
+import nixl  # noqa: E402
+import support  # noqa: E402
+
+
+def _plugins():
+    return nixl.nixl_agent("plugins", nixl.nixl_agent_config(backends=[])).get_plugin_list()
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    return _plugins()
+
+
+@pytest.fixture(params=["LOOPBACK", "UCX"])
+def backend(request, plugins):
+    """Name of a backend that moves memory between agents of one process."""
+    if request.param not in plugins:
+        pytest.skip(f"there is no plugin {request.param}")
+    return request.param
+
+
+@pytest.fixture
+def pair(backend):
+    return support.make_pair(backend)
+
+
+@pytest.fixture
+def agent():
+    """An agent with the backend that is always there."""
+    return nixl.nixl_agent("alone", support.config("LOOPBACK"))
+
+
+@pytest.fixture
+def log(caplog):
+    """The log records of the logger "nixl", which do not reach the root logger."""
+    import logging
+
+    logger = logging.getLogger("nixl")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The nixl authors
+# SPDX-License-Identifier: Apache-2.0
+"""Failures are typed exceptions with a sentence."""
+
+import copy
+import pickle
+
+import pytest
+
+import nixl._bindings as b
+
+CHILDREN_OF_EXCEPTION = [
+    "nixlNotPostedError",
+    "nixlInvalidParamError",
+    "nixlBackendError",
+    "nixlNotFoundError",
+    "nixlMismatchError",
+    "nixlNotAllowedError",
+    "nixlRepostActiveError",
+    "nixlUnknownError",
+    "nixlNotSupportedError",
+    "nixlRemoteDisconnectError",
+    "nixlCancelledError",
+    "nixlNoTelemetryError",
+]
+BEYOND = {
+    "nixlTimeoutError": b.nixlBackendError,
+    "nixlStaleError": b.nixlNotFoundError,
+    "nixlIntegrityError": b.nixlBackendError,
+    "nixlNoMemoryError": b.nixlBackendError,
+    "nixlForkedError": b.nixlBackendError,
+}
+
+
+@pytest.mark.parametrize("name", CHILDREN_OF_EXCEPTION)
+def test_class_is_a_direct_child_of_exception(name):
+    cls = getattr(b, name)
+    assert cls.__bases__ == (Exception,)
+    assert (cls.__name__, cls.__module__) == (name, "nixl._bindings")
+
+
+@pytest.mark.parametrize("name, parent", BEYOND.items())
+def test_newer_class_derives_from_what_a_program_would_have_caught(name, parent):
+    assert getattr(b, name).__bases__ == (parent,)
+
+
+def test_error_carries_its_status_and_a_sentence(agent):
+    with pytest.raises(b.nixlNotFoundError) as caught:
+        agent.send_notif("nobody", b"hello")
+    error = caught.value
+    assert error.args[0] == error.status == "NIXL_ERR_NOT_FOUND"
+    name, _, sentence = str(error).partition(": ")
+    assert name == "NIXL_ERR_NOT_FOUND"
+    assert "nobody" in sentence
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is type(error) and str(again) == str(error)
+
+
+def test_errors_made_by_programs_work_too():
+    assert str(b.nixlBackendError("NIXL_ERR_BACKEND")) == "NIXL_ERR_BACKEND"
+    assert b.nixlTimeoutError("NIXL_ERR_TIMEOUT", "too late").status == "NIXL_ERR_TIMEOUT"
+    assert str(b.nixlTimeoutError("NIXL_ERR_TIMEOUT", "too late")) == "NIXL_ERR_TIMEOUT: too late"
+    assert str(b.nixlBackendError()) == "" and b.nixlBackendError().status is None
+
+
+def test_calls_that_never_raise_return_statuses(agent):
+    assert agent.remove_remote_agent("nobody") is None
+    assert agent.check_remote_metadata("nobody") is False
+    assert agent.agent.invalidateRemoteMD("nobody") == b.NIXL_ERR_NOT_FOUND
+    assert agent.agent.checkRemoteMD("nobody", b.nixlXferDList(b.DRAM_SEG)) == b.NIXL_ERR_NOT_FOUND
+
+
+def test_bad_metadata_is_a_mismatch(agent):
+    for blob in (b"not metadata", bytearray(b"not metadata"), "not metadata"):
+        with pytest.raises(b.nixlMismatchError):
+            agent.add_remote_agent(blob)
+    with pytest.raises(TypeError):
+        agent.add_remote_agent(memoryview(b"not metadata"))
+    with pytest.raises(b.nixlInvalidParamError):
+        agent.add_remote_agent(agent.get_agent_metadata())
+
+
+@pytest.mark.parametrize("handle", [0, 1, 2**64 - 1])
+def test_made_up_handles_are_refused(agent, handle):
+    raw = agent.agent
+    for call in (
+        raw.postXferReq,
+        raw.getXferStatus,
+        raw.releaseXferReq,
+        raw.dropXferReq,
+        raw.releasedDlistH,
+        raw.getXferReport,
+        raw.queryXferBackend,
+        raw.getBackendParams,
+        raw.getBackendType,
+    ):
+        with pytest.raises(b.nixlInvalidParamError):
+            call(handle)
+    with pytest.raises(b.nixlInvalidParamError):
+        raw.makeXferReq(b.NIXL_WRITE, handle, [0], handle, [0])
+
+
+@pytest.mark.parametrize("handle", [None, "1", 1.5, -1, 2**64])
+def test_what_is_no_handle_is_a_type_error(agent, handle):
+    with pytest.raises(TypeError):
+        agent.agent.postXferReq(handle)
