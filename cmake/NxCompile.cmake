@@ -34,3 +34,10 @@ function(nx_compile_options target)
     target_link_options(${target} PRIVATE -fsanitize=${NIXL_SANITIZE})
   endif()
 endfunction()
+
+# Every shared library of ours calls this. Clang's sanitizers leave their run-time symbols to the program.
+function(nx_link_options target)
+  if(NOT NIXL_SANITIZE)
+    target_link_options(${target} PRIVATE -Wl,--no-undefined)
+  endif()
+endfunction()

@@ -127,7 +127,9 @@ TEST(RangeIndex, AnswersLikeALinearSearchAfterRandomChanges) {
                     std::any_of(all.begin(), all.end(), [&](const auto &w) { return w->range.covers(query); });
                 const auto *entry = index.covering(query);
                 ASSERT_EQ(entry != nullptr, expected);
-                if (entry) ASSERT_TRUE(entry->window->range.covers(query));
+                if (entry) {
+                    ASSERT_TRUE(entry->window->range.covers(query));
+                }
             }
         }
         size_t count = 0;

@@ -4,6 +4,7 @@
 // The backends that take the suite, and the count of what was skipped.
 #include <algorithm>
 #include <iostream>
+#include <map>
 
 #include "contract/contract.h"
 
@@ -22,19 +23,25 @@ isAvailable(const std::string &plugin) {
 /// Tells at the end what was not tested and why.
 class SkipCount : public testing::EmptyTestEventListener {
     void
-    OnTestPartResult(const testing::TestPartResult &result) override {
-        if (!result.skipped()) return;
-        const auto *test = testing::UnitTest::GetInstance()->current_test_info();
-        skips_.push_back(std::string(test->test_suite_name()) + "." + test->name() + ": " + result.message());
+    OnTestEnd(const testing::TestInfo &test) override {
+        const testing::TestResult &result = *test.result();
+        if (!result.Skipped()) return;
+        std::string reason;
+        for (int i = 0; i < result.total_part_count(); ++i) reason += result.GetTestPartResult(i).message();
+        skips_[reason].push_back(test.name());
     }
 
     void
-    OnTestProgramEnd(const testing::UnitTest &) override {
-        std::cout << "contract: " << skips_.size() << " skipped" << (skips_.empty() ? "" : ":") << "\n";
-        for (const std::string &skip : skips_) std::cout << "  " << skip << "\n";
+    OnTestProgramEnd(const testing::UnitTest &program) override {
+        std::cout << "contract: " << program.skipped_test_count() << " skipped" << (skips_.empty() ? "" : ":") << "\n";
+        for (const auto &[reason, tests] : skips_) {
+            std::cout << "  " << reason << ": " << tests.front();
+            if (tests.size() > 1) std::cout << " and " << tests.size() - 1 << " more";
+            std::cout << "\n";
+        }
     }
 
-    std::vector<std::string> skips_;
+    std::map<std::string, std::vector<std::string>> skips_; ///< reason -> tests
 };
 
 class InstallSkipCount : public testing::Environment {

@@ -328,6 +328,7 @@ TEST_P(Contract, ADroppedRequestEndsByItself) {
     EXPECT_EQ(pair->a->dropXferReq(request), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(pair->a->getXferStatus(request), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(pair->a->deregisterMem(registrationOf({at_a.desc()})), NIXL_SUCCESS);
+    pair.reset(); // it settles before its buffers go
 }
 
 // ---- Oneself and storage

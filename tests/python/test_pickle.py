@@ -62,5 +62,5 @@ def test_state_that_is_no_list_is_refused():
 
 
 def test_list_without_state_cannot_be_used():
-    with pytest.raises(TypeError):
+    with pytest.warns(RuntimeWarning, match="uninitialized"), pytest.raises(TypeError):
         b.nixlXferDList.__new__(b.nixlXferDList).descCount()

@@ -130,6 +130,9 @@ class Names(TidyTest):
     def test_our_own_namespace_in_a_public_header(self):
         self.assert_accepted("include/nixl_more.h", "#pragma once\nnamespace nixlx {\nenum class Level { kLow };\n}\n")
 
+    def test_a_nested_type_in_a_public_header(self):
+        self.assert_accepted("include/nixl_more.h", "#pragma once\nclass nixlMore {\n    struct Part {};\n};\n")
+
     def test_our_own_folder_of_public_headers(self):
         self.assert_accepted("include/nixlx/more.h", "#pragma once\nnamespace nixlx {\nclass More {};\n}\n")
 

@@ -17,6 +17,7 @@
 #include "descriptors.h"
 #include "enums.h"
 #include "errors.h"
+#include "gil.h"
 #include "nixl.h"
 #include "text.h"
 
@@ -38,7 +39,7 @@ struct Agent {
     operator=(const Agent &) = delete;
 
     ~Agent() {
-        nb::gil_scoped_release unlocked;
+        const WithoutGil unlocked;
         agent.reset();
     }
 
@@ -515,7 +516,7 @@ bindViews(nb::class_<Agent> &type) {
     type.def(
         "releaseMemView",
         [](Agent &self, Handle mvh) {
-            nb::gil_scoped_release unlocked;
+            const WithoutGil unlocked;
             self->releaseMemView(fromHandle<void>(mvh));
         },
         "mvh"_a);
@@ -671,7 +672,7 @@ bindAgent(nb::module_ &module) {
         [](Agent *self, const Text &name, const nixlAgentConfig &config) {
             std::unique_ptr<nixlAgent> agent;
             {
-                nb::gil_scoped_release unlocked;
+                const WithoutGil unlocked;
                 agent = std::make_unique<nixlAgent>(name.value, config);
             }
             new (self) Agent(std::move(agent));

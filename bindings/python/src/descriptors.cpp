@@ -11,6 +11,7 @@
 
 #include "enums.h"
 #include "errors.h"
+#include "gil.h"
 #include "text.h"
 #include "utils/serdes/serdes.h"
 
@@ -282,7 +283,7 @@ bindSearchAndPickle(nb::class_<nixlDescList<D>> &type) {
 nixl_xfer_dlist_t
 listOfRows(nixl_mem_t type, const Rows &rows) {
     nixl_xfer_dlist_t list(type);
-    nb::gil_scoped_release unlocked; // lists of millions are usual
+    const WithoutGil unlocked; // lists of millions are usual
     list.resize(rows.count());
     if (rows.count()) std::memcpy(static_cast<void *>(&list[0]), rows.data(), rows.count() * sizeof(nixlBasicDesc));
     return list;
@@ -298,7 +299,7 @@ strideListOfRows(nixl_mem_t type, const Rows &rows) {
 
 std::optional<nixlDescList<nixlStrideDesc>>
 compressRows(nixl_mem_t type, const Rows &rows) {
-    nb::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     const size_t limit = rows.count() / 4;
     const uint64_t *row = rows.data();
     nixlDescList<nixlStrideDesc> list(type);

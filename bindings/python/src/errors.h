@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "gil.h"
 #include "nixl_types.h"
 #include "nixlx/report.h"
 
@@ -25,7 +26,7 @@ raiseStatus(nixl_status_t status, const std::string &sentence);
 template<class Call>
 nixl_status_t
 statusOf(Call &&call) {
-    nanobind::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     return std::forward<Call>(call)();
 }
 
@@ -36,7 +37,7 @@ checked(Call &&call) {
     nixl_status_t status;
     std::string sentence;
     {
-        nanobind::gil_scoped_release unlocked;
+        const WithoutGil unlocked;
         status = std::forward<Call>(call)();
         if (status < 0) sentence = nixlx::lastError(); // belongs to this thread until its next call
     }

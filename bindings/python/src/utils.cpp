@@ -10,6 +10,8 @@
 #include <new>
 #include <string>
 
+#include "gil.h"
+
 namespace nb = nanobind;
 using namespace nb::literals;
 
@@ -32,7 +34,7 @@ verify(uintptr_t a, uintptr_t b, size_t size) {
     const auto *right = reinterpret_cast<const unsigned char *>(b);
     size_t difference = size;
     {
-        nb::gil_scoped_release unlocked;
+        const nx::python::WithoutGil unlocked;
         if (std::memcmp(left, right, size) != 0) {
             for (difference = 0; left[difference] == right[difference];) {
                 ++difference;

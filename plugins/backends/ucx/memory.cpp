@@ -1,0 +1,91 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/memory.h"
+
+#include "ucx/runtime.h"
+
+namespace nx::ucx {
+
+namespace {
+
+// The key of a range without bytes: UCX reads zeros as "reachable through nothing". Not empty, since peers of NIXL 1.4
+// hand it to UCX in any case.
+const std::string kEmptyRangeKey(16, '\0');
+
+} // namespace
+
+Result<std::unique_ptr<LocalMemory>>
+LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t memory) {
+    std::unique_ptr<LocalMemory> local(new LocalMemory(runtime, range.len));
+    if (range.len == 0) {
+        local->public_data_ = kEmptyRangeKey;
+        runtime.addMemory(*local);
+        return local;
+    }
+    auto *const address = reinterpret_cast<void *>(range.addr);
+    Keys keys;
+    auto plain = runtime.context(Fabric::kPlain).map(address, range.len);
+    if (!plain.ok()) return std::move(plain).status();
+    keys.plain = plain->key;
+    const bool host_memory = plain->host_memory;
+    local->mappings_[static_cast<size_t>(Fabric::kPlain)] = *std::move(plain);
+    if (memory == VRAM_SEG && host_memory) {
+        local->unmap();
+        return {NIXL_ERR_BACKEND,
+                "UCX takes this VRAM for host memory; the UCX at " + runtime.library().path() +
+                    " has no support for the GPU, or the address is not one of the GPU"};
+    }
+    // Where the local context cannot have it, transfers take the plain one.
+    if (runtime.hasLocalFabric()) {
+        if (auto mapped = runtime.context(Fabric::kLocal).map(address, range.len); mapped.ok()) {
+            keys.local = mapped->key;
+            local->mappings_[static_cast<size_t>(Fabric::kLocal)] = *std::move(mapped);
+        }
+    }
+    local->public_data_ = encodeKeys(keys);
+    runtime.addMemory(*local);
+    return local;
+}
+
+LocalMemory::~LocalMemory() {
+    if (!runtime_) return;
+    runtime_->removeMemory(*this);
+    unmap();
+}
+
+void
+LocalMemory::unmap() noexcept {
+    if (!runtime_) return;
+    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
+        Mapping &mapping = mappings_[fabric];
+        if (mapping.handle) runtime_->context(static_cast<Fabric>(fabric)).unmap(mapping.handle);
+        mapping.handle = nullptr;
+    }
+    runtime_ = nullptr;
+}
+
+RemoteRegion::RemoteRegion(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys)
+    : runtime_(runtime),
+      connection_(std::move(connection)),
+      keys_(std::move(keys)) {
+    for (auto &slots : unpacked_) slots.resize(runtime.workerCount());
+}
+
+RemoteRegion::~RemoteRegion() {
+    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
+        for (size_t i = 0; i < unpacked_[fabric].size(); ++i) {
+            if (ucp_rkey *key = unpacked_[fabric][i]) releaseKey(runtime_.worker(static_cast<Fabric>(fabric), i), key);
+        }
+    }
+}
+
+Result<ucp_rkey *>
+RemoteRegion::key(Fabric fabric, size_t worker, Endpoint &endpoint) {
+    ucp_rkey *&slot = unpacked_[static_cast<size_t>(fabric)][worker];
+    if (slot) return slot;
+    auto unpacked = endpoint.unpackKey(fabric == Fabric::kLocal ? keys_.local : keys_.plain);
+    if (unpacked.ok()) slot = *unpacked;
+    return unpacked;
+}
+
+} // namespace nx::ucx

@@ -1,0 +1,131 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/progress.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <poll.h>
+
+namespace nx::ucx {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+
+// Going to sleep and being woken costs about 50 us: so long is it worth waiting for the next event awake.
+constexpr auto kSpin = microseconds(20);
+constexpr int64_t kNapMinUs = 50, kNapMaxUs = 400;
+// A worker that refuses to be armed although nothing moves waits for a peer; look again at these intervals.
+constexpr auto kBusyPatience = microseconds(200);
+constexpr int64_t kBusyNapUs = 1000;
+
+} // namespace
+
+ProgressThread::ProgressThread(const std::string &name, std::vector<Worker *> workers, WakeFd wake)
+    : workers_(std::move(workers)),
+      wake_(std::move(wake)),
+      thread_(name, [this] { run(); }) {}
+
+ProgressThread::~ProgressThread() {
+    stop_ = true;
+    wake_.wake();
+}
+
+void
+ProgressThread::watch(int fd, std::function<void()> fired) {
+    {
+        std::lock_guard lock(watch_mutex_);
+        watches_.push_back({fd, std::move(fired)});
+    }
+    wake_.wake();
+}
+
+void
+ProgressThread::unwatch(int fd) {
+    std::lock_guard lock(watch_mutex_);
+    std::erase_if(watches_, [&](const Watch &watch) { return watch.fd == fd; });
+}
+
+bool
+ProgressThread::progressAll() {
+    bool happened = false;
+    for (Worker *worker : workers_) {
+        std::unique_lock lock(worker->mutex(), std::try_to_lock);
+        happened |= !lock || worker->progress();
+    }
+    return happened;
+}
+
+bool
+ProgressThread::armAll() {
+    for (Worker *worker : workers_) {
+        std::lock_guard lock(worker->mutex());
+        if (worker->progress() || !worker->arm()) return false;
+    }
+    return true;
+}
+
+/// Until an event, a nudge or the time-out; negative: none.
+void
+ProgressThread::sleep(int64_t timeout_us) {
+    std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
+    const bool for_events = timeout_us < 0;
+    if (for_events) {
+        for (Worker *worker : workers_) fds.push_back({worker->eventFd(), POLLIN, 0});
+    }
+    const size_t watches_begin = fds.size();
+    {
+        std::lock_guard lock(watch_mutex_);
+        for (const Watch &watch : watches_) fds.push_back({watch.fd, POLLIN, 0});
+    }
+    const timespec timeout{timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
+    if (::ppoll(fds.data(), fds.size(), for_events ? nullptr : &timeout, nullptr) <= 0) return;
+    if (fds[0].revents) wake_.drain();
+    for (size_t i = watches_begin; i < fds.size(); ++i) {
+        if (!fds[i].revents) continue;
+        std::lock_guard lock(watch_mutex_);
+        const auto it =
+            std::find_if(watches_.begin(), watches_.end(), [&](const Watch &watch) { return watch.fd == fds[i].fd; });
+        if (it == watches_.end()) continue; // removed meanwhile
+        const auto fired = std::move(it->fired);
+        watches_.erase(it);
+        fired();
+    }
+}
+
+void
+ProgressThread::run() {
+    uint64_t seen = visits_.load();
+    int64_t nap_us = kNapMinUs;
+    auto last_event = Clock::now();
+    while (!stop_) {
+        if (const uint64_t visits = visits_.load(std::memory_order_relaxed); visits != seen) {
+            seen = visits;
+            sleep(nap_us);
+            nap_us = std::min(nap_us * 2, kNapMaxUs);
+            last_event = Clock::now();
+            continue;
+        }
+        nap_us = kNapMinUs;
+        if (progressAll()) {
+            last_event = Clock::now();
+            continue;
+        }
+        const auto quiet_for = Clock::now() - last_event;
+        if (quiet_for < kSpin) continue;
+
+        sleeping_.store(true, std::memory_order_seq_cst);
+        const bool armed = armAll();
+        if (armed && visits_.load(std::memory_order_seq_cst) == seen && !stop_) {
+            sleep(-1);
+            last_event = Clock::now();
+        } else if (!armed && quiet_for > kBusyPatience) {
+            sleep(kBusyNapUs);
+        }
+        sleeping_.store(false, std::memory_order_seq_cst);
+    }
+}
+
+} // namespace nx::ucx

@@ -1,0 +1,195 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an engine runs on: UCX, the two contexts, their workers, the threads and the inbox. Loading UCX takes up to half
+// a second, so it happens on a thread of its own; whoever needs it calls ready() first. Self-synchronised.
+//
+// Plain context: what every peer meets, set up as NIXL 1.4 does. Local context: for peers of ours on the same host,
+// with the shared-memory transports switched to notice the death of peers; a plain and a switched context must not
+// meet, a plain target crashes. Without shared memory there is no local context.
+//
+// Workers 0 ... num_workers-1 are shared by the calling threads, the others belong to a pool thread each.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/thread.h"
+#include "ucx/connection.h"
+#include "ucx/driver.h"
+#include "ucx/inbox.h"
+#include "ucx/options.h"
+#include "ucx/progress.h"
+
+namespace nx::ucx {
+
+class LocalMemory;
+
+class Runtime {
+public:
+    /// Returns at once; starting goes on behind it.
+    Runtime(std::string agent, Options options, bool progress_thread);
+    /// Ends all connections, in an orderly way within a second.
+    ~Runtime();
+    Runtime(const Runtime &) = delete;
+    Runtime &
+    operator=(const Runtime &) = delete;
+
+    const Options &
+    options() const noexcept {
+        return options_;
+    }
+
+    const std::string &
+    agent() const noexcept {
+        return agent_;
+    }
+
+    /// Waits for the start; how it ended.
+    Status
+    ready() const;
+
+    /// True once ready() would succeed without waiting.
+    bool
+    started() const noexcept {
+        return state_.load(std::memory_order_acquire) == State::kStarted;
+    }
+
+    size_t
+    workerCount() const noexcept {
+        return options_.num_workers + options_.num_threads;
+    }
+
+    // The following require started().
+
+    const Library &
+    library() const noexcept {
+        return *library_;
+    }
+
+    bool
+    hasLocalFabric() const noexcept {
+        return contexts_[static_cast<size_t>(Fabric::kLocal)] != nullptr;
+    }
+
+    Context &
+    context(Fabric fabric) noexcept {
+        return *contexts_[static_cast<size_t>(fabric)];
+    }
+
+    Worker &
+    worker(Fabric fabric, size_t index) noexcept {
+        return *workers_[static_cast<size_t>(fabric)][index];
+    }
+
+    /// The shared worker that the calling thread uses.
+    size_t
+    workerOfThisThread() const noexcept;
+
+    /// Drives the workers for a caller that waits: `first` always, the other shared ones now and then (null: all).
+    void
+    progress(Worker *first);
+
+    /// After work was given to a worker, lock not held: its thread, if it has one, will go on with it.
+    void
+    nudge(size_t worker_index) noexcept;
+
+    bool
+    hasProgressThread() const noexcept {
+        return progress_thread_wanted_;
+    }
+
+    Inbox &
+    inbox() noexcept {
+        return inbox_;
+    }
+
+    // ---- Peers ----
+
+    /// NOT_ALLOWED: known with another address. INVALID_PARAM: `address` cannot be one.
+    Status
+    addPeer(const std::string &name, const std::string &address);
+
+    /// Null if unknown. The own name gives the loopback connection.
+    std::shared_ptr<Connection>
+    peer(const std::string &name);
+
+    /// False if unknown.
+    bool
+    removePeer(const std::string &name);
+
+    /// What peers of ours are told.
+    PeerInfo
+    ownInfo() const;
+
+    bool
+    isSameHost(const PeerInfo &info) const {
+        return info.host == host_;
+    }
+
+    /// Starts and stops looking after the end of the peer's process.
+    void
+    watch(Connection &connection);
+    void
+    unwatch(int fd);
+
+    // ---- Registrations, so that none outlives its context ----
+
+    void
+    addMemory(LocalMemory &memory);
+    void
+    removeMemory(LocalMemory &memory);
+
+private:
+    enum class State { kStarting, kStarted, kFailed };
+
+    void
+    start() noexcept;
+    Status
+    startAll();
+    Status
+    createFabric(Fabric fabric);
+    Status
+    createThreads();
+    void
+    bury(std::shared_ptr<Connection> connection);
+    void
+    shutDown();
+
+    const std::string agent_;
+    const Options options_;
+    const bool progress_thread_wanted_;
+    const std::vector<Setting> plain_settings_;
+    const std::string host_;
+    // Constant once started:
+    const Library *library_ = nullptr;
+    Inbox inbox_;
+    std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
+    std::array<std::vector<std::unique_ptr<Worker>>, kFabricCount> workers_;
+    std::unique_ptr<ProgressThread> progress_thread_;
+    std::vector<std::unique_ptr<ProgressThread>> pool_;
+    Status start_status_;
+    // Self-synchronised:
+    std::atomic<State> state_{State::kStarting};
+    std::atomic<Worker *> hot_{nullptr}; ///< the one where something happened last
+    std::atomic<unsigned> turns_{0};
+    mutable std::mutex state_mutex_;
+    mutable std::condition_variable state_changed_;
+
+    std::mutex mutex_;
+    // Guarded by mutex_:
+    std::unordered_map<std::string, std::shared_ptr<Connection>> peers_;
+    std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
+    std::set<LocalMemory *> memories_;
+
+    Thread start_thread_; ///< last: it uses the others
+};
+
+} // namespace nx::ucx

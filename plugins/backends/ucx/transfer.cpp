@@ -1,0 +1,371 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/transfer.h"
+
+#include "ucx/runtime.h"
+#include "wire/notification.h"
+
+namespace nx::ucx {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+
+constexpr unsigned kWindow = 1024;
+// UCX may copy a whole block before it returns. In pieces of this size a call stays short, and a cancelled request ends
+// soon.
+constexpr uint64_t kPieceBytes = 1 << 20;
+// One step of issuing, after which the others that wait for the worker get their turn.
+constexpr auto kStepTime = microseconds(200);
+constexpr unsigned kPiecesPerClockRead = 16;
+// On the same host a small request is often done within this time: then the caller need not come back, and the
+// progress thread is not woken for it.
+constexpr auto kSmallTime = microseconds(4);
+constexpr uint64_t kSmallBytes = 64 << 10;
+constexpr auto kDeathLookInterval = std::chrono::milliseconds(5);
+
+} // namespace
+
+// ---- Lane ----------------------------------------------------------------------------------------------------------
+
+Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count)
+    : transfer_(transfer),
+      worker_(transfer.runtime_.worker(transfer.fabric_, worker_index)),
+      worker_index_(worker_index),
+      first_block_(first_block),
+      block_count_(block_count) {}
+
+Status
+Lane::prepare() {
+    std::lock_guard lock(worker_.mutex());
+    auto endpoint = transfer_.connection_->endpoint(transfer_.fabric_, worker_index_);
+    if (!endpoint.ok()) return std::move(endpoint).status();
+    endpoint_ = *endpoint;
+    keys_.reserve(transfer_.regions_.size());
+    for (const auto &region : transfer_.regions_) {
+        auto key = region->key(transfer_.fabric_, worker_index_, *endpoint_);
+        if (!key.ok()) return std::move(key).status();
+        keys_.push_back(*key);
+    }
+    return {};
+}
+
+void
+Lane::start(std::chrono::nanoseconds inline_time) {
+    std::lock_guard lock(worker_.mutex());
+    rewind();
+    stage_ = Stage::kIssuing;
+    if (inline_time.count() == 0) return worker_.addTask(*this);
+    const auto deadline = Clock::now() + inline_time;
+    // A finished lane must not be looked at again: whoever sees the final status may delete it. Here the owner itself
+    // is calling.
+    if (advance()) worker_.addTask(*this);
+    while (!transfer_.quiet() && Clock::now() < deadline) worker_.progress();
+}
+
+void
+Lane::rewind() {
+    blocks_left_ = block_count_;
+    offset_ = 0;
+    outstanding_ = 0;
+    parked_ = false;
+    run_ = transfer_.plan_.runs.data();
+    block_ = first_block_;
+    if (blocks_left_ == 0) return;
+    while (block_ >= run_->count) block_ -= (run_++)->count;
+}
+
+bool
+Lane::advance() {
+    if (stage_ == Stage::kIssuing) return issue();
+    if (stage_ == Stage::kSettling) settle();
+    return false;
+}
+
+/// True if it stopped for the sake of others and wants to go on.
+bool
+Lane::issue() {
+    const auto deadline = Clock::now() + kStepTime;
+    uint64_t bytes = 0;
+    for (unsigned pieces = 1; blocks_left_ > 0 && !transfer_.stopping(); ++pieces) {
+        if (outstanding_ >= kWindow) {
+            parked_ = true;
+            return false;
+        }
+        const Code code = issueNext(bytes);
+        if (code == kPending) {
+            ++outstanding_;
+        } else if (code != kDone) {
+            transfer_.fail(code, *endpoint_);
+            break;
+        }
+        if (pieces % kPiecesPerClockRead == 0 || bytes >= kPieceBytes) {
+            bytes = 0;
+            if (Clock::now() > deadline) return true;
+        }
+    }
+    drain();
+    return false;
+}
+
+/// Gives one piece to UCX and steps to the next.
+Code
+Lane::issueNext(uint64_t &bytes) {
+    while (run_->count == 0) ++run_;
+    const nixlx::Run &run = *run_;
+    const uint64_t length = std::min(run.length - offset_, kPieceBytes);
+    const uint64_t local = run.local + block_ * run.local_stride + offset_;
+    const uint64_t remote = run.remote + block_ * run.remote_stride + offset_;
+    Code code = kDone;
+    if (length > 0) {
+        auto *const memory = reinterpret_cast<void *>(local);
+        ucp_rkey *const key = keys_[run.remote_segment];
+        const Mapping &mapping = *transfer_.mappings_[run.local_segment];
+        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *this) :
+                                                         endpoint_->get(memory, length, remote, key, mapping, *this);
+    }
+    bytes += length;
+    offset_ += length;
+    if (offset_ < run.length) return code;
+    offset_ = 0;
+    --blocks_left_;
+    if (++block_ == run.count) {
+        block_ = 0;
+        ++run_;
+    }
+    return code;
+}
+
+/// Nothing more will be given: the flush, then wait.
+void
+Lane::drain() {
+    stage_ = Stage::kDraining;
+    if (blocks_left_ > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
+    const bool gave_some = blocks_left_ < block_count_ || offset_ > 0;
+    if (transfer_.plan_.operation == NIXL_WRITE && gave_some) {
+        const Code code = endpoint_->flush(*this);
+        if (code == kPending) {
+            ++outstanding_;
+        } else if (code != kDone) {
+            transfer_.fail(code, *endpoint_);
+        }
+    }
+    if (outstanding_ == 0) settle();
+}
+
+void
+Lane::finished(Code code) {
+    if (stage_ == Stage::kNotifying) {
+        if (code != kDone) transfer_.fail(code, *endpoint_);
+        stage_ = Stage::kSettling;
+        return worker_.addTask(*this);
+    }
+    --outstanding_;
+    if (code != kDone) transfer_.fail(code, *endpoint_);
+    if (parked_ && outstanding_ <= kWindow / 2) {
+        parked_ = false;
+        worker_.addTask(*this);
+    }
+    if (stage_ == Stage::kDraining && outstanding_ == 0) {
+        // UCX ends what is left on a dying connection, flushes even with success, and reports the death afterwards.
+        stage_ = Stage::kSettling;
+        worker_.addTask(*this);
+    }
+}
+
+void
+Lane::settle() {
+    stage_ = Stage::kIdle;
+    if (endpoint_->failure() != kDone) transfer_.fail(endpoint_->failure(), *endpoint_);
+    if (transfer_.lanes_moving_.fetch_sub(1, std::memory_order_acq_rel) == 1) transfer_.allQuiet(*this);
+}
+
+/// kPending: this lane goes on once the message is sent.
+Code
+Lane::notify(std::string_view message) {
+    const Code code = endpoint_->send(message, *this);
+    if (code == kPending) stage_ = Stage::kNotifying;
+    return code;
+}
+
+// ---- Transfer: preparation -----------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Transfer>>
+Transfer::create(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan,
+                 size_t worker_index) {
+    std::unique_ptr<Transfer> transfer(new Transfer(runtime, std::move(connection), plan));
+    if (auto status = transfer->resolve(); !status.ok()) return status;
+    if (auto status = transfer->prepareLanes(worker_index); !status.ok()) return status;
+    return transfer;
+}
+
+Result<std::unique_ptr<Transfer>>
+Transfer::create(Runtime &runtime, std::shared_ptr<Connection> connection, std::unique_ptr<OwnedPlan> plan,
+                 size_t worker_index) {
+    auto transfer = create(runtime, std::move(connection), plan->plan, worker_index);
+    if (transfer.ok()) (*transfer)->owned_plan_ = std::move(plan);
+    return transfer;
+}
+
+Status
+Transfer::resolve() {
+    std::vector<const LocalMemory *> locals;
+    for (const nixlx::Segment &segment : plan_.local_segments) {
+        const auto *memory = dynamic_cast<const LocalMemory *>(segment.metadata);
+        if (!memory) return {NIXL_ERR_INVALID_PARAM, "a local range is not registered with this backend"};
+        locals.push_back(memory);
+    }
+    for (const nixlx::Segment &segment : plan_.remote_segments) {
+        const auto *memory = dynamic_cast<const RemoteMemory *>(segment.metadata);
+        if (!memory) return {NIXL_ERR_INVALID_PARAM, "a remote range was not loaded by this backend"};
+        regions_.push_back(memory->region());
+    }
+    fabric_ = connection_->fabric();
+    for (const LocalMemory *memory : locals) {
+        if (memory->length() > 0 && !memory->mapping(fabric_)) fabric_ = Fabric::kPlain;
+    }
+    for (const auto &region : regions_) {
+        if (!region->reachable(fabric_)) fabric_ = Fabric::kPlain;
+    }
+    for (const LocalMemory *memory : locals) mappings_.push_back(memory->mapping(fabric_));
+    for (const nixlx::Run &run : plan_.runs) {
+        if (run.local_segment >= mappings_.size() || run.remote_segment >= regions_.size() ||
+            (run.length > 0 && run.count > 0 && !mappings_[run.local_segment])) {
+            return {NIXL_ERR_INVALID_PARAM, "a block lies outside the registrations given for it"};
+        }
+    }
+    return {};
+}
+
+Status
+Transfer::prepareLanes(size_t worker_index) {
+    const Options &options = runtime_.options();
+    const uint64_t blocks = plan_.block_count;
+    if (options.num_threads > 0 && blocks >= options.split_batch_size) {
+        const uint64_t even = (blocks + options.num_threads - 1) / options.num_threads;
+        const uint64_t chunk = std::max(even, options.split_batch_size);
+        size_t index = options.num_workers;
+        for (uint64_t first = 0; first < blocks; first += chunk) {
+            lanes_.emplace_back(*this, index++, first, std::min(chunk, blocks - first));
+        }
+    } else {
+        lanes_.emplace_back(*this, worker_index, 0, blocks);
+    }
+    for (Lane &lane : lanes_) {
+        if (auto status = lane.prepare(); !status.ok()) return status;
+    }
+    return {};
+}
+
+// ---- Transfer: the request -----------------------------------------------------------------------------------------
+
+nixl_status_t
+Transfer::post(const std::string *notification) {
+    if (!quiet()) return nixlx::fail(NIXL_ERR_REPOST_ACTIVE, "the request is still being worked on");
+    if (connection_->gone()) return nixlx::fail(NIXL_ERR_REMOTE_DISCONNECT, connection_->sentence());
+    notify_ = notification != nullptr;
+    if (notify_) message_ = wire::encodeNotification(runtime_.agent(), *notification);
+    error_status_ = NIXL_SUCCESS;
+    error_.clear();
+    stop_.store(false, std::memory_order_relaxed);
+    cancelled_.store(false, std::memory_order_relaxed);
+    cut_short_.store(false, std::memory_order_relaxed);
+    lanes_moving_.store(lanes_.size(), std::memory_order_relaxed);
+    status_.store(NIXL_IN_PROG, std::memory_order_release);
+
+    if (lanes_.size() == 1) {
+        const bool small = fabric_ == Fabric::kLocal && plan_.total_bytes <= kSmallBytes;
+        lanes_[0].start(small ? std::chrono::nanoseconds(kSmallTime) : std::chrono::nanoseconds(1));
+    } else {
+        for (Lane &lane : lanes_) lane.start(std::chrono::nanoseconds(0));
+    }
+    const nixl_status_t status = status_.load(std::memory_order_acquire);
+    if (status == NIXL_IN_PROG) {
+        for (Lane &lane : lanes_) runtime_.nudge(lane.workerIndex());
+        looked_at_ = Clock::now();
+        return status;
+    }
+    if (status < 0) return nixlx::fail(status, error());
+    return status;
+}
+
+nixl_status_t
+Transfer::check() {
+    nixl_status_t status = status_.load(std::memory_order_acquire);
+    if (status == NIXL_IN_PROG) {
+        Lane &lane = lanes_.front();
+        const bool shared = lane.workerIndex() < runtime_.options().num_workers;
+        runtime_.progress(shared ? &lane.worker() : nullptr);
+        // With a progress thread that one watches the process.
+        if (!runtime_.hasProgressThread() && connection_->processFd() >= 0) {
+            const auto now = Clock::now();
+            if (now - looked_at_ > kDeathLookInterval) {
+                looked_at_ = now;
+                connection_->lookForDeath();
+            }
+        }
+        status = status_.load(std::memory_order_acquire);
+    }
+    if (status == NIXL_ERR_NOT_POSTED) return nixlx::fail(status, "the request was never posted");
+    if (status < 0) return nixlx::fail(status, error());
+    return status;
+}
+
+void
+Transfer::cancel() {
+    if (quiet()) return;
+    cancelled_.store(true, std::memory_order_relaxed);
+    stop_.store(true, std::memory_order_release);
+}
+
+std::string
+Transfer::error() const {
+    if (!quiet()) return {};
+    if (status_.load(std::memory_order_acquire) == NIXL_ERR_CANCELED) return "the request was cancelled";
+    std::lock_guard lock(error_mutex_);
+    return error_;
+}
+
+void
+Transfer::fail(Code code, const Endpoint &endpoint) {
+    stop_.store(true, std::memory_order_release);
+    std::lock_guard lock(error_mutex_);
+    if (error_status_ != NIXL_SUCCESS) return;
+    // With the endpoint the peer is gone, whatever it looked like to the single operation.
+    if (endpoint.failure() != kDone || statusOf(code) == NIXL_ERR_REMOTE_DISCONNECT) {
+        connection_->setGone(runtime_.library().text(endpoint.failure() != kDone ? endpoint.failure() : code));
+        error_status_ = NIXL_ERR_REMOTE_DISCONNECT;
+        error_ = connection_->sentence();
+    } else {
+        error_status_ = statusOf(code) == NIXL_IN_PROG ? NIXL_ERR_BACKEND : statusOf(code);
+        error_ = "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
+    }
+}
+
+void
+Transfer::allQuiet(Lane &lane) {
+    const auto firstError = [&] {
+        std::lock_guard lock(error_mutex_);
+        return error_status_;
+    };
+    if (const nixl_status_t error = firstError(); error != NIXL_SUCCESS) return finish(error);
+    if (cancelled_.load(std::memory_order_relaxed) && (cut_short_.load(std::memory_order_relaxed) || notify_)) {
+        return finish(NIXL_ERR_CANCELED);
+    }
+    if (notify_) {
+        notify_ = false;
+        lanes_moving_.store(1, std::memory_order_relaxed); // this lane comes back
+        const Code code = lane.notify(message_);
+        if (code == kPending) return;
+        if (code != kDone) fail(code, lane.endpoint());
+    }
+    finish(firstError());
+}
+
+void
+Transfer::finish(nixl_status_t status) {
+    status_.store(status, std::memory_order_release);
+}
+
+} // namespace nx::ucx

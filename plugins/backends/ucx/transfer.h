@@ -1,0 +1,215 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One request, posted any number of times.
+//
+// | stage       | meaning                                             | left when                    | for            |
+// |-------------|-----------------------------------------------------|------------------------------|----------------|
+// | Prepared    | never posted                                        | post                         | Moving         |
+// | Moving      | lanes give blocks to UCX, or wait for its last word | every lane is quiet: failed, | Final          |
+// |             |                                                     | cancelled or no message      |                |
+// |             |                                                     | else                         | Notifying      |
+// | Notifying   | the data is in place, the message on its way        | UCX has sent or failed it    | Final          |
+// | Final       | SUCCESS, CANCELED or an error; nothing refers to    | post                         | Moving         |
+// |             | the caller's memory any more                        |                              |                |
+//
+// A cancelled or failed request stops giving blocks and stays Moving until UCX has ended all it was given: what is with
+// UCX cannot be called back.
+//
+// A lane is the part of a request that goes through one worker, normally all of it:
+//
+// | stage    | meaning                                              | left when                                | for      |
+// |----------|------------------------------------------------------|------------------------------------------|----------|
+// | Idle     | not posted, or quiet                                 | start                                    | Issuing  |
+// | Issuing  | blocks are left, at most kWindow operations are out  | none left (then one flush for a WRITE),  | Draining |
+// |          |                                                      | or the request stops                     |          |
+// | Draining | waits for operations and flush                       | the last has ended                       | Settling |
+// | Settling | is quiet; the worker's next step tells the request,  | that step                                | Idle,    |
+// |          | after UCX has had its say about the endpoint         |                                          | Notifying|
+// | Notifying| sends the request's message                          | sent or failed                           | Idle     |
+//
+// Owned by one caller at a time, as a NIXL handle is; a lane's members are guarded by its worker's lock, the members
+// of Transfer marked so are shared by the lanes. Publishing the final status is the last thing a lane does.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nixlx/engine.h"
+#include "ucx/connection.h"
+#include "ucx/driver.h"
+#include "ucx/memory.h"
+
+namespace nx::ucx {
+
+class Runtime;
+class Transfer;
+
+class Lane final : public Operation, public Task {
+public:
+    /// Blocks first_block ... first_block + block_count - 1 of the request.
+    Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count);
+
+    /// Connects and unpacks the keys. Takes the lock.
+    Status
+    prepare();
+
+    /// Takes the lock. `inline_time`: how long to work on it before returning.
+    void
+    start(std::chrono::nanoseconds inline_time);
+
+    Worker &
+    worker() noexcept {
+        return worker_;
+    }
+
+    size_t
+    workerIndex() const noexcept {
+        return worker_index_;
+    }
+
+    const Endpoint &
+    endpoint() const noexcept {
+        return *endpoint_;
+    }
+
+    /// Lock held.
+    Code
+    notify(std::string_view message);
+
+    void
+    finished(Code code) override;
+    bool
+    advance() override;
+
+private:
+    enum class Stage { kIdle, kIssuing, kDraining, kSettling, kNotifying };
+
+    void
+    rewind();
+    bool
+    issue();
+    Code
+    issueNext(uint64_t &bytes);
+    void
+    drain();
+    void
+    settle();
+
+    Transfer &transfer_;
+    Worker &worker_;
+    const size_t worker_index_;
+    const uint64_t first_block_;
+    const uint64_t block_count_;
+    // Constant after prepare:
+    Endpoint *endpoint_ = nullptr;
+    std::vector<ucp_rkey *> keys_; ///< per remote segment
+    // Guarded by the worker's lock:
+    Stage stage_ = Stage::kIdle;
+    bool parked_ = false; ///< the window is full; not among the worker's tasks
+    unsigned outstanding_ = 0;
+    uint64_t blocks_left_ = 0;
+    const nixlx::Run *run_ = nullptr;
+    uint64_t block_ = 0;  ///< in the run
+    uint64_t offset_ = 0; ///< in the block
+};
+
+/// A plan made from the two lists of NIXL 1.4.
+struct OwnedPlan {
+    std::string remote_agent;
+    std::vector<nixlx::Segment> local_segments, remote_segments;
+    std::vector<nixlx::Run> runs;
+    nixlx::Plan plan;
+};
+
+class Transfer final : public nixlBackendReqH {
+public:
+    /// `plan` outlives the request. `worker_index`: for requests that are not split.
+    static Result<std::unique_ptr<Transfer>>
+    create(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan, size_t worker_index);
+
+    /// The same with a plan of its own.
+    static Result<std::unique_ptr<Transfer>>
+    create(Runtime &runtime, std::shared_ptr<Connection> connection, std::unique_ptr<OwnedPlan> plan,
+           size_t worker_index);
+
+    nixl_status_t
+    post(const std::string *notification);
+    nixl_status_t
+    check();
+    void
+    cancel();
+
+    /// Not posted, or final.
+    bool
+    quiet() const noexcept {
+        return status_.load(std::memory_order_acquire) != NIXL_IN_PROG;
+    }
+
+    Fabric
+    fabric() const noexcept {
+        return fabric_;
+    }
+
+    /// Why it failed; empty unless it is final and failed.
+    std::string
+    error() const;
+
+private:
+    friend class Lane;
+
+    Transfer(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan)
+        : runtime_(runtime),
+          connection_(std::move(connection)),
+          plan_(plan) {}
+
+    Status
+    resolve();
+    Status
+    prepareLanes(size_t worker_index);
+
+    bool
+    stopping() const noexcept {
+        return stop_.load(std::memory_order_relaxed);
+    }
+
+    void
+    fail(Code code, const Endpoint &endpoint);
+    /// By the last lane to become quiet, lock held.
+    void
+    allQuiet(Lane &lane);
+    void
+    finish(nixl_status_t status);
+
+    Runtime &runtime_;
+    const std::shared_ptr<Connection> connection_;
+    const nixlx::Plan &plan_;
+    // Constant after create:
+    std::unique_ptr<OwnedPlan> owned_plan_;
+    Fabric fabric_ = Fabric::kPlain;
+    std::vector<const Mapping *> mappings_;              ///< per local segment; null: no bytes
+    std::vector<std::shared_ptr<RemoteRegion>> regions_; ///< per remote segment
+    std::deque<Lane> lanes_;
+    // Of the posted request; changed by the owner while quiet:
+    bool notify_ = false;
+    std::string message_;
+    std::chrono::steady_clock::time_point looked_at_;
+    // Shared by the lanes:
+    std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
+    std::atomic<bool> stop_{false};      ///< cancelled or failed: give no more blocks
+    std::atomic<bool> cancelled_{false};
+    std::atomic<bool> cut_short_{false}; ///< blocks were left out
+    std::atomic<size_t> lanes_moving_{0};
+    mutable std::mutex error_mutex_;
+    // Guarded by error_mutex_:
+    nixl_status_t error_status_ = NIXL_SUCCESS; ///< of the first failure
+    std::string error_;
+};
+
+} // namespace nx::ucx
