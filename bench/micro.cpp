@@ -160,7 +160,8 @@ main(int argc, char **argv) {
     try {
         Bench(argc > 1 ? argv[1] : "LOOPBACK").run();
         return 0;
-    } catch (const std::exception &error) {
+    }
+    catch (const std::exception &error) {
         std::cerr << "nixl_micro: " << error.what() << "\n";
         return 1;
     }

@@ -1,5 +1,5 @@
-# What `cmake --install` puts where: libnixl, the headers as they are, the plugins beside the library, and how pkg-config
-# and CMake find them. Everything is found relative to itself, so the prefix may change at or after installation.
+# What `cmake --install` puts where: libnixl, the headers as they are, the plugins beside the library, and how
+# pkg-config and CMake find them. Everything is found relative to itself, so the prefix may change later.
 include(CMakePackageConfigHelpers)
 
 target_compile_features(nixl INTERFACE cxx_std_20)

@@ -89,9 +89,7 @@ public:
         : nixlBasicDesc(addr, len, dev_id),
           metaInfo(meta_info) {}
 
-    nixlBlobDesc(const nixlBasicDesc &desc, const nixl_blob_t &meta_info)
-        : nixlBasicDesc(desc),
-          metaInfo(meta_info) {}
+    nixlBlobDesc(const nixlBasicDesc &desc, const nixl_blob_t &meta_info) : nixlBasicDesc(desc), metaInfo(meta_info) {}
 
     /// From at least 24 serialised bytes, the rest being metaInfo; fewer give a descriptor of zeros.
     nixlBlobDesc(const nixl_blob_t &blob);
@@ -160,8 +158,8 @@ public:
 
     friend bool
     operator==(const nixlStrideDesc &a, const nixlStrideDesc &b) noexcept {
-        return static_cast<const nixlBasicDesc &>(a) == static_cast<const nixlBasicDesc &>(b) &&
-            a.stride == b.stride && a.count == b.count;
+        return static_cast<const nixlBasicDesc &>(a) == static_cast<const nixlBasicDesc &>(b) && a.stride == b.stride &&
+            a.count == b.count;
     }
 
     void

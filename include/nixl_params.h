@@ -19,13 +19,13 @@ struct nixlAgentConfig {
     static constexpr uint64_t kDefaultLthrDelayUs = 100000;
     static constexpr std::chrono::microseconds kDefaultEtcdWatchTimeout{5000000};
 
-    bool useProgThread = kDefaultUseProgThread;         ///< backends make progress on a thread of their own
-    bool useListenThread = kDefaultUseListenThread;     ///< listen for other agents' metadata
-    uint16_t listenPort = kDefaultListenPort;           ///< 0 lets the system choose
-    nixl_thread_sync_t syncMode = kDefaultSyncMode;     ///< accepted; every mode is thread-safe
-    bool captureTelemetry = kDefaultCaptureTelemetry;   ///< measure each transfer
-    uint64_t pthrDelay = kDefaultPthrDelayUs;           ///< accepted; the progress thread sleeps until there is work
-    uint64_t lthrDelay = kDefaultLthrDelayUs;           ///< accepted; the listener sleeps until there is work
+    bool useProgThread = kDefaultUseProgThread;       ///< backends make progress on a thread of their own
+    bool useListenThread = kDefaultUseListenThread;   ///< listen for other agents' metadata
+    uint16_t listenPort = kDefaultListenPort;         ///< 0 lets the system choose
+    nixl_thread_sync_t syncMode = kDefaultSyncMode;   ///< accepted; every mode is thread-safe
+    bool captureTelemetry = kDefaultCaptureTelemetry; ///< measure each transfer
+    uint64_t pthrDelay = kDefaultPthrDelayUs;         ///< accepted; the progress thread sleeps until there is work
+    uint64_t lthrDelay = kDefaultLthrDelayUs;         ///< accepted; the listener sleeps until there is work
     std::chrono::microseconds etcdWatchTimeout = kDefaultEtcdWatchTimeout;
 
     nixlAgentConfig() = default;

@@ -57,15 +57,15 @@ enum class nixl_thread_sync_t {
 enum class nixl_cost_t { ANALYTICAL_BACKEND = 0 };
 
 namespace nixlEnumStrings {
-    /// "DRAM_SEG" and so on; "BAD_SEG" for a value outside the enum.
-    std::string
-    memTypeStr(const nixl_mem_t &mem);
-    /// "READ", "WRITE" or "BAD_OP".
-    std::string
-    xferOpStr(const nixl_xfer_op_t &op);
-    /// The enumerator's name, for example "NIXL_ERR_BACKEND"; "BAD_STATUS" for a value outside the enum.
-    std::string
-    statusStr(const nixl_status_t &status);
+/// "DRAM_SEG" and so on; "BAD_SEG" for a value outside the enum.
+std::string
+memTypeStr(const nixl_mem_t &mem);
+/// "READ", "WRITE" or "BAD_OP".
+std::string
+xferOpStr(const nixl_xfer_op_t &op);
+/// The enumerator's name, for example "NIXL_ERR_BACKEND"; "BAD_STATUS" for a value outside the enum.
+std::string
+statusStr(const nixl_status_t &status);
 } // namespace nixlEnumStrings
 
 class nixlSerDes;

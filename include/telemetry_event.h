@@ -65,12 +65,12 @@ nixl_telemetry_event_type_t
 nixlTelemetryEventTypeForStatus(nixl_status_t status) noexcept;
 
 namespace nixlEnumStrings {
-    /// "agent_tx_bytes" and so on.
-    std::string
-    telemetryEventTypeStr(const nixl_telemetry_event_type_t &type);
-    /// "backend" for AGENT_ERR_BACKEND and so on; empty for an event that is no error.
-    std::string
-    telemetryErrorStatusLabel(const nixl_telemetry_event_type_t &type);
+/// "agent_tx_bytes" and so on.
+std::string
+telemetryEventTypeStr(const nixl_telemetry_event_type_t &type);
+/// "backend" for AGENT_ERR_BACKEND and so on; empty for an event that is no error.
+std::string
+telemetryErrorStatusLabel(const nixl_telemetry_event_type_t &type);
 } // namespace nixlEnumStrings
 
 /// Name of the counter that all error events share, told apart by the label `status`.

@@ -4,10 +4,12 @@
 
 import os
 import sys
+import threading
+import time
 
 import pytest
 
-from harness import memory, pair, report, rows
+from harness import memory, pair, report, rows, usage
 
 WORK = rows.Row("work", "work", "start", "us", limit_s=0.5, bar_ratio=2)
 MORE = rows.Row("more", "more", "start", "us", limit_s=0.5)
@@ -112,6 +114,21 @@ def test_permuted_blocks_are_verified_with_what_lies_between():
     untouched = next(block for block in range(16) if block not in remote)
     target.words[[int(remote[0]) * 512, untouched * 512]] += 1
     assert memory.wrong_blocks(target.words, 4096, 16, 8) == 2
+
+
+def test_a_spinning_thread_is_counted_and_a_sleeping_one_is_not():
+    stop = threading.Event()
+    sleeper = threading.Thread(target=stop.wait)
+    sleeper.start()
+    cores = usage.Usage(os.getpid())
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end:
+        pass
+    cores.stop()
+    stop.set()
+    sleeper.join()
+    assert cores.spinning_threads == 1
+    assert 0 < cores.cpu_s < 0.3
 
 
 def test_every_row_has_a_way_to_be_measured():

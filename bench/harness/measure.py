@@ -3,7 +3,7 @@
 """How each row is measured. Runs in the initiator process.
 
 Every measured loop is warmed up, and bounded in time; what arrived is verified after it. A figure is a dict with
-`value` in the row's unit, and whatever else is known (p99, count, path, CPU).
+`value`, the median, in the row's unit, and whatever else is known (p10, p99, count, path, CPU).
 """
 
 import contextlib
@@ -381,13 +381,13 @@ def _repeat(step, seconds, fewest):
 
 
 def _summary(samples, unit):
-    half, most = np.percentile(samples, [50, 99]) / NS_PER[unit]
-    return {"value": float(half), "p99": float(most), "count": len(samples)}
+    tenth, half, most = np.percentile(samples, [10, 50, 99]) / NS_PER[unit]
+    return {"value": float(half), "p10": float(tenth), "p99": float(most), "count": len(samples)}
 
 
 def _bandwidth(figure, size):
     """A figure in us as one in GB/s."""
-    return figure | {"value": size / figure["value"] / 1e3, "p99": size / figure["p99"] / 1e3}
+    return figure | {name: size / figure[name] / 1e3 for name in ("value", "p10", "p99")}
 
 
 def run_rows(say, names, rows):

@@ -5,7 +5,7 @@
 import os
 import time
 
-SPINNING_SHARE = 0.3  # of the wall time; a spinner that has to share its core still gets more
+SPINNING_SHARE = 0.8  # of the wall time that a thread runs or wants to run
 
 
 class Usage:
@@ -21,22 +21,27 @@ class Usage:
 
     def stop(self):
         wall = time.perf_counter_ns() - self._started
-        after = _snapshot(self._process_ids)
-        used = [cpu - self._before.get(thread, 0) for thread, cpu in after.items()]
-        self.cpu_s = sum(used) / 1e9
-        self.cpu_share = sum(used) / wall
-        self.spinning_threads = sum(cpu > wall * SPINNING_SHARE for cpu in used)
+        used_ns = 0
+        self.spinning_threads = 0
+        for thread, (ran, waited) in _snapshot(self._process_ids).items():
+            ran_before, waited_before = self._before.get(thread, (0, 0))
+            used_ns += ran - ran_before
+            # With the wait for a core: a spinner among other work does not run all the time.
+            self.spinning_threads += ran - ran_before + waited - waited_before > wall * SPINNING_SHARE
+        self.cpu_s = used_ns / 1e9
+        self.cpu_share = used_ns / wall
         return self
 
 
 def _snapshot(process_ids):
-    """CPU time of every thread in ns, which schedstat gives without the clock tick's rounding."""
+    """{thread: (ns run, ns waited for a core)}, which schedstat gives without the rounding of clock ticks."""
     threads = {}
     for process in process_ids:
         for thread in os.listdir(f"/proc/{process}/task"):
             try:
                 with open(f"/proc/{process}/task/{thread}/schedstat") as file:
-                    threads[thread] = int(file.read().split()[0])
+                    ran, waited, _ = map(int, file.read().split())
             except FileNotFoundError:
-                pass  # it has ended
+                continue  # it has ended
+            threads[thread] = ran, waited
     return threads

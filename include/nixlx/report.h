@@ -26,14 +26,14 @@ struct Candidate {
 /// Snapshot of one request.
 struct Report {
     nixl_status_t status = NIXL_ERR_NOT_POSTED;
-    std::string backend;                ///< backend that moves the data
-    std::string path;                   ///< how, in the backend's words, for example "ucx 1.13.1, shared memory"
-    std::vector<Candidate> candidates;  ///< in the order they were considered
+    std::string backend;               ///< backend that moves the data
+    std::string path;                  ///< how, in the backend's words, for example "ucx 1.13.1, shared memory"
+    std::vector<Candidate> candidates; ///< in the order they were considered
     uint64_t total_bytes = 0;
-    uint64_t descriptor_count = 0;      ///< after merging
-    uint64_t attempts = 0;              ///< times posted
-    bool settling = false;              ///< cancelled, buffers not quiet yet
-    std::string error;                  ///< the sentence of a failed request, empty otherwise
+    uint64_t descriptor_count = 0; ///< after merging
+    uint64_t attempts = 0;         ///< times posted
+    bool settling = false;         ///< cancelled, buffers not quiet yet
+    std::string error;             ///< the sentence of a failed request, empty otherwise
 };
 
 /// The sentence of the last failed call of this thread, empty if none failed yet. Valid until the thread's next call.

@@ -66,7 +66,9 @@ ParamReader::number(const std::string &name, uint64_t otherwise, NumberRange ran
 }
 
 std::string
-ParamReader::choice(const std::string &name, const std::string &otherwise, std::initializer_list<const char *> choices) {
+ParamReader::choice(const std::string &name,
+                    const std::string &otherwise,
+                    std::initializer_list<const char *> choices) {
     const std::string *value = find(name);
     if (!value) return otherwise;
     std::string expected = "one of";
@@ -96,8 +98,8 @@ ParamReader::find(const std::string &name) const {
 void
 ParamReader::refuse(const std::string &name, const std::string &value, const std::string &expected) {
     if (!status_.ok()) return;
-    status_ = Status(NIXL_ERR_INVALID_PARAM,
-                     "parameter " + name + " is " + quoted(value) + ", which is not " + expected);
+    status_ =
+        Status(NIXL_ERR_INVALID_PARAM, "parameter " + name + " is " + quoted(value) + ", which is not " + expected);
 }
 
 std::vector<std::string>

@@ -103,7 +103,8 @@ nixlAgentData::~nixlAgentData() {
 
 nixl_status_t
 nixlAgentData::enter() const noexcept {
-    if (fork_generation == fork_count.load(std::memory_order_relaxed)) [[likely]] return NIXL_SUCCESS;
+    if (fork_generation == fork_count.load(std::memory_order_relaxed)) [[likely]]
+        return NIXL_SUCCESS;
     nx::setLastError("the agent was created by a parent process; create one in this process");
     return NIXL_ERR_FORKED;
 }
@@ -115,10 +116,10 @@ nixlAgentData::finish(const char *call, const Status &status) const {
 
 nixl_status_t
 nixlAgentData::finish(const char *call, nixl_status_t status, const std::string &sentence) const {
-    if (status >= 0) [[likely]] return status;
+    if (status >= 0) [[likely]]
+        return status;
     std::string whole = std::string(call) + ": " + sentence;
-    const bool expected =
-        status == NIXL_ERR_REPOST_ACTIVE || (status == NIXL_ERR_NOT_FOUND && isPolled(call));
+    const bool expected = status == NIXL_ERR_REPOST_ACTIVE || (status == NIXL_ERR_NOT_FOUND && isPolled(call));
     if (expected) {
         NIXL_INFO << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
     } else {
@@ -374,9 +375,7 @@ nixlAgent::releaseXferReq(nixlXferReqH *req_hndl) const {
 }
 
 nixl_status_t
-nixlAgent::prepMemView(const nixl_remote_dlist_t &descs,
-                       nixlMemViewH &mvh,
-                       const nixl_opt_args_t *extra_params) const {
+nixlAgent::prepMemView(const nixl_remote_dlist_t &descs, nixlMemViewH &mvh, const nixl_opt_args_t *extra_params) const {
     return call(*data, "prepMemView", [&] { return data->prepRemoteView(descs, mvh, extra_params); });
 }
 

@@ -221,8 +221,7 @@ TEST_F(Agent, ALostPeerIsForgottenAndCanBeLoadedAgain) {
     EXPECT_EQ(pair.finish(second, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT) << "not NOT_FOUND: it was in flight";
     EXPECT_EQ(pair.a->checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
     EXPECT_EQ(pair.a->postXferReq(first), NIXL_ERR_NOT_FOUND);
-    EXPECT_THAT(nixlx::lastError(),
-                HasSubstr("remote agent 'B' was disconnected after transfer request creation"));
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("remote agent 'B' was disconnected after transfer request creation"));
     gated().finishAll();
     pair.a.load(pair.b.metadata());
     EXPECT_EQ(pair.a->postXferReq(first), NIXL_ERR_NOT_FOUND) << "made for another start of the peer";

@@ -76,8 +76,10 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     if (backend->local) {
         nx::clearBackendSentence();
         if (const auto status = engine->connect(name); status < 0) {
-            return {status, prefix + nx::takeBackendSentence("connecting to itself failed with " +
-                                                             nixlEnumStrings::statusStr(status))};
+            return {
+                status,
+                prefix +
+                    nx::takeBackendSentence("connecting to itself failed with " + nixlEnumStrings::statusStr(status))};
         }
     }
 

@@ -113,26 +113,29 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         for (const auto &connection : metadata.connections) {
             theirs += (theirs.empty() ? "" : ", ") + nx::quoted(connection.backend);
         }
-        return {NIXL_ERR_BACKEND, "no common backend found: agent " + nx::quoted(metadata.agent) + " offers " +
-                                      theirs + "; create one of them here"};
+        return {NIXL_ERR_BACKEND,
+                "no common backend found: agent " + nx::quoted(metadata.agent) + " offers " + theirs +
+                    "; create one of them here"};
     }
 
     auto known = findPeer(metadata.agent);
     const bool other_start = known && metadata.trailer && known->incarnation != nx::wire::Incarnation{} &&
         known->incarnation != metadata.trailer->incarnation;
     if (other_start && connections.empty()) {
-        return {NIXL_ERR_NOT_ALLOWED, "the metadata is of another start of agent " + shown +
-                                          "; load its connection info first"};
+        return {NIXL_ERR_NOT_ALLOWED,
+                "the metadata is of another start of agent " + shown + "; load its connection info first"};
     }
     auto replaced = other_start ? std::exchange(known, nullptr) : nullptr;
     if (!known && connections.empty()) {
-        return {NIXL_ERR_NOT_FOUND, "error loading remote metadata for agent " + shown +
-                                        " with status NIXL_ERR_NOT_FOUND: how to connect to it is not known yet; load "
-                                        "a blob with connection info first"};
+        return {NIXL_ERR_NOT_FOUND,
+                "error loading remote metadata for agent " + shown +
+                    " with status NIXL_ERR_NOT_FOUND: how to connect to it is not known yet; load "
+                    "a blob with connection info first"};
     }
     std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> new_connections;
     for (const auto &entry : connections) {
-        const auto before = known ? known->connections.find(entry.first->type) : std::map<std::string, std::string>::iterator{};
+        const auto before =
+            known ? known->connections.find(entry.first->type) : std::map<std::string, std::string>::iterator{};
         if (!known || before == known->connections.end()) {
             new_connections.push_back(entry);
         } else if (before->second != entry.second->info) {
@@ -185,9 +188,9 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
             }
         }
         if (status < 0) {
-            Status why(status, "error loading connection info for backend '" + backend->type + "' with status " +
-                                   nixlEnumStrings::statusStr(status) + ": " +
-                                   failure("loadRemoteConnInfo", status));
+            Status why(status,
+                       "error loading connection info for backend '" + backend->type + "' with status " +
+                           nixlEnumStrings::statusStr(status) + ": " + failure("loadRemoteConnInfo", status));
             undo();
             return why;
         }
@@ -202,9 +205,10 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
             next.clear();
             new_ranges.clear();
             undo();
-            return {status.code(), "error loading remote metadata for agent " + shown + " with status " +
-                                       nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type +
-                                       ": " + status.message()};
+            return {status.code(),
+                    "error loading remote metadata for agent " + shown + " with status " +
+                        nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type + ": " +
+                        status.message()};
         }
         auto &index = next[key];
         index = index.with(std::move(windows));

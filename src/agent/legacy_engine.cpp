@@ -66,18 +66,16 @@ nixl_status_t
 LegacyEngine::post(nixlBackendReqH *request, const std::string *notification) {
     auto &r = of(request);
     if (r.canceled) {
-        const auto status = guarded("prepXfer", [&] {
-            return engine_->prepXfer(r.operation, r.local, r.remote, r.remote_agent, r.inner);
-        });
+        const auto status = guarded(
+            "prepXfer", [&] { return engine_->prepXfer(r.operation, r.local, r.remote, r.remote_agent, r.inner); });
         if (status < 0) return status;
         r.canceled = false;
     }
     nixl_opt_b_args_t args;
     args.hasNotif = notification != nullptr;
     if (notification) args.notifMsg = *notification;
-    return guarded("postXfer", [&] {
-        return engine_->postXfer(r.operation, r.local, r.remote, r.remote_agent, r.inner, &args);
-    });
+    return guarded("postXfer",
+                   [&] { return engine_->postXfer(r.operation, r.local, r.remote, r.remote_agent, r.inner, &args); });
 }
 
 nixl_status_t

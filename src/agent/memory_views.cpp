@@ -24,9 +24,10 @@ reason(const Backend &backend, const std::string &why) {
 
 Status
 viewFailed(const Backend &backend, nixl_status_t status) {
-    return {status, "backend " + backend.type + ": " +
-                        nx::takeBackendSentence("it has no memory views for devices (" +
-                                                nixlEnumStrings::statusStr(status) + ")")};
+    return {
+        status,
+        "backend " + backend.type + ": " +
+            nx::takeBackendSentence("it has no memory views for devices (" + nixlEnumStrings::statusStr(status) + ")")};
 }
 
 } // namespace

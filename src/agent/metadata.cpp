@@ -102,10 +102,10 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
             std::vector<std::shared_ptr<nx::memory::Window>> same;
             it->second.equal(range, same);
             if (same.empty()) {
-                return {NIXL_ERR_NOT_FOUND, prefix + "range " + std::to_string(i) + " (address " +
-                                                std::to_string(range.addr) + ", length " + std::to_string(range.len) +
-                                                ", device " + std::to_string(range.devId) +
-                                                ") is not registered exactly so with backend " + backend->type};
+                return {NIXL_ERR_NOT_FOUND,
+                        prefix + "range " + std::to_string(i) + " (address " + std::to_string(range.addr) +
+                            ", length " + std::to_string(range.len) + ", device " + std::to_string(range.devId) +
+                            ") is not registered exactly so with backend " + backend->type};
             }
             section.descs.emplace_back(range, same.back()->mapping->public_data);
         }

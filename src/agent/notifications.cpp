@@ -29,9 +29,9 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
         const auto status = backend.engine->getNotifs(arrived);
         for (auto &[agent, message] : arrived) notifs[agent].push_back(std::move(message));
         if (status < 0 && result.ok()) {
-            result = {status, "backend " + backend.type + ": " +
-                                  nx::takeBackendSentence("getNotifs failed with " +
-                                                          nixlEnumStrings::statusStr(status))};
+            result = {status,
+                      "backend " + backend.type + ": " +
+                          nx::takeBackendSentence("getNotifs failed with " + nixlEnumStrings::statusStr(status))};
         }
     };
     if (hinted) {
@@ -43,8 +43,8 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
         for (const auto &backend : *all) ask(*backend);
     }
     if (!asked) {
-        return {NIXL_ERR_BACKEND, hinted ? "none of the hinted backends can notify"
-                                         : "this agent has no backend that can notify"};
+        return {NIXL_ERR_BACKEND,
+                hinted ? "none of the hinted backends can notify" : "this agent has no backend that can notify"};
     }
     return result;
 }
@@ -72,8 +72,9 @@ nixlAgentData::genNotif(const std::string &agent, const std::string &message, co
     nx::clearBackendSentence();
     const auto status = backend.engine->genNotif(agent, message);
     if (status < 0) {
-        Status why(status, "backend " + backend.type + ": " +
-                               nx::takeBackendSentence("genNotif failed with " + nixlEnumStrings::statusStr(status)));
+        Status why(status,
+                   "backend " + backend.type + ": " +
+                       nx::takeBackendSentence("genNotif failed with " + nixlEnumStrings::statusStr(status)));
         if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
         return why;
     }

@@ -30,8 +30,9 @@ TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
     const auto status = backend.face().prepare(request->parts_.plan->plan, args, request->handle_);
     request->releaseMappings();
     if (status < 0) {
-        return {status, "backend " + backend.type + ": " +
-                            takeBackendSentence("preparing the transfer failed with " + statusName(status))};
+        return {status,
+                "backend " + backend.type + ": " +
+                    takeBackendSentence("preparing the transfer failed with " + statusName(status))};
     }
     return request;
 }
@@ -71,8 +72,8 @@ TransferRequest::releaseMappings() const {
 nixl_status_t
 TransferRequest::validateLocked(std::string &sentence) {
     if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
-        sentence =
-            "remote agent '" + parts_.peer->name + "' was disconnected after transfer request creation; load its "
+        sentence = "remote agent '" + parts_.peer->name +
+            "' was disconnected after transfer request creation; load its "
             "metadata again and make a new request";
         return NIXL_ERR_NOT_FOUND;
     }

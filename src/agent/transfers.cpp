@@ -156,18 +156,19 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     const auto local_list = lists.find(reinterpret_cast<uint64_t>(local));
     const auto remote_list = lists.find(reinterpret_cast<uint64_t>(remote));
     if (!local_list || !remote_list) {
-        return {NIXL_ERR_INVALID_PARAM, std::string("the ") + (local_list ? "remote" : "local") +
-                                            " handle is no prepared list of this agent"};
+        return {NIXL_ERR_INVALID_PARAM,
+                std::string("the ") + (local_list ? "remote" : "local") + " handle is no prepared list of this agent"};
     }
     if (!local_list->is_local || remote_list->is_local) {
-        return {NIXL_ERR_INVALID_PARAM, !local_list->is_local
+        return {NIXL_ERR_INVALID_PARAM,
+                !local_list->is_local
                     ? "the list given for the local side was prepared for a remote agent"
                     : "the list given for the remote side was prepared for local memory; name an agent in "
                       "prepXferDlist"};
     }
     if (local_indices.empty() || local_indices.size() != remote_indices.size()) {
-        return {NIXL_ERR_INVALID_PARAM, std::to_string(local_indices.size()) + " local and " +
-                    std::to_string(remote_indices.size()) +
+        return {NIXL_ERR_INVALID_PARAM,
+                std::to_string(local_indices.size()) + " local and " + std::to_string(remote_indices.size()) +
                     " remote indices: the counts must be equal and not zero"};
     }
     auto usable = candidates(args);
@@ -204,8 +205,9 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     plan_request.merge = !(args && args->skipDescMerge);
 
     if (remote_list->peer && !remote_list->peer->alive.load()) {
-        return {NIXL_ERR_NOT_FOUND, "remote agent " + nx::quoted(remote_list->agent) +
-                                        " was disconnected after the list was prepared; prepare it again"};
+        return {NIXL_ERR_NOT_FOUND,
+                "remote agent " + nx::quoted(remote_list->agent) +
+                    " was disconnected after the list was prepared; prepare it again"};
     }
     // A face of a deregistered range is refused, never dereferenced.
     const uint64_t now = epoch.load();
@@ -213,9 +215,9 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
         if (list->epoch == now) continue;
         for (const auto &face : list->faces) {
             if (face.side.stale()) {
-                return {NIXL_ERR_NOT_FOUND, std::string("memory of the ") +
-                                                (list->is_local ? "local" : "remote") +
-                                                " list was deregistered after the list was prepared; prepare it again"};
+                return {NIXL_ERR_NOT_FOUND,
+                        std::string("memory of the ") + (list->is_local ? "local" : "remote") +
+                            " list was deregistered after the list was prepared; prepare it again"};
             }
         }
     }
@@ -224,8 +226,8 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     std::vector<std::unique_ptr<nx::memory::OwnedPlan>> plans(options.size());
     const auto plan = [&](size_t i) -> Status {
         if (plans[i]) return {};
-        auto made = nx::memory::planIndexed(plan_request, *sides[i].first, local_indices, *sides[i].second,
-                                            remote_indices);
+        auto made =
+            nx::memory::planIndexed(plan_request, *sides[i].first, local_indices, *sides[i].second, remote_indices);
         if (!made.ok()) return std::move(made).status();
         plans[i] = *std::move(made);
         return {};
@@ -335,8 +337,8 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
     if (notification && !backend->notif) {
         return {NIXL_ERR_BACKEND, "a notification was asked for, and backend " + backend->type + " cannot send one"};
     }
-    NIXL_INFO << "createXferReq: Selected backend " << backend->type << " for "
-              << nixlEnumStrings::xferOpStr(operation) << " with agent " << nx::quoted(agent);
+    NIXL_INFO << "createXferReq: Selected backend " << backend->type << " for " << nixlEnumStrings::xferOpStr(operation)
+              << " with agent " << nx::quoted(agent);
 
     TransferRequest::Parts parts;
     parts.backend = backend;
@@ -381,7 +383,8 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     } else {
         status = request->post({}, sentence);
     }
-    if (status >= 0) [[likely]] return status;
+    if (status >= 0) [[likely]]
+        return status;
     if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(request->peer());
     return finish("postXferReq", status, sentence);
 }
@@ -392,11 +395,13 @@ nixlAgentData::status(nixlXferReqH *handle) {
     if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
     std::string sentence;
     const auto status = request->status(sentence);
-    if (status >= 0) [[likely]] return status;
+    if (status >= 0) [[likely]]
+        return status;
     if (sentence.empty()) {
         // Told and logged before; the caller still gets the sentence.
-        nx::setLastError("getXferStatus: " + (status == NIXL_ERR_NOT_POSTED ? std::string("the request was not posted")
-                                                                           : request->report().error));
+        nx::setLastError(
+            "getXferStatus: " +
+            (status == NIXL_ERR_NOT_POSTED ? std::string("the request was not posted") : request->report().error));
         return status;
     }
     if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(request->peer());

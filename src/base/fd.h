@@ -24,7 +24,8 @@ public:
         return fd_;
     }
 
-    explicit operator bool() const noexcept {
+    explicit
+    operator bool() const noexcept {
         return fd_ >= 0;
     }
 

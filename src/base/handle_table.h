@@ -45,7 +45,8 @@ public:
             release();
         }
 
-        explicit operator bool() const noexcept {
+        explicit
+        operator bool() const noexcept {
             return table_;
         }
 

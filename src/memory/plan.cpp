@@ -22,8 +22,8 @@ public:
     void
     add(uint64_t local, uint32_t local_window, uint64_t remote, uint32_t remote_window, uint64_t length) {
         auto &runs = plan_->runs;
-        const uint32_t ls = segment(local_window, local_, local_numbers_, plan_->local_segments,
-                                    plan_->local_windows, false);
+        const uint32_t ls =
+            segment(local_window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
         const uint32_t rs = segment(remote_window, remote_, remote_numbers_, plan_->remote_segments,
                                     plan_->remote_windows, request_.to_self);
         plan_->plan.total_bytes += length;
@@ -69,8 +69,8 @@ public:
             add(local_at, local.window, remote_at, remote.window, local.length * count);
             return;
         }
-        const uint32_t ls = segment(local.window, local_, local_numbers_, plan_->local_segments,
-                                    plan_->local_windows, false);
+        const uint32_t ls =
+            segment(local.window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
         const uint32_t rs = segment(remote.window, remote_, remote_numbers_, plan_->remote_segments,
                                     plan_->remote_windows, request_.to_self);
         plan_->plan.total_bytes += local.length * count;

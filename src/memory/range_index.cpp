@@ -63,9 +63,9 @@ RangeIndex::finish() {
 // The leaf that holds the last entry at or before `key`, or would hold it.
 size_t
 RangeIndex::leafFor(const nixlBasicDesc &key) const noexcept {
-    const auto it = std::upper_bound(
-        leaves_.begin(), leaves_.end(), key,
-        [](const nixlBasicDesc &k, const Slot &slot) { return k < slot.leaf->entries.front().range; });
+    const auto it = std::upper_bound(leaves_.begin(), leaves_.end(), key, [](const nixlBasicDesc &k, const Slot &slot) {
+        return k < slot.leaf->entries.front().range;
+    });
     return it == leaves_.begin() ? 0 : static_cast<size_t>(it - leaves_.begin()) - 1;
 }
 
@@ -152,9 +152,8 @@ RangeIndex::reachingFurthest(uint64_t device, uint64_t address) const noexcept {
     const nixlBasicDesc key(address, SIZE_MAX, device);
     const Slot &slot = leaves_[leafFor(key)];
     const auto &entries = slot.leaf->entries;
-    const auto behind =
-        std::upper_bound(entries.begin(), entries.end(), key,
-                         [](const nixlBasicDesc &k, const Entry &entry) { return k < entry.range; });
+    const auto behind = std::upper_bound(entries.begin(), entries.end(), key,
+                                         [](const nixlBasicDesc &k, const Entry &entry) { return k < entry.range; });
     if (behind == entries.begin()) return nullptr;
     const auto position = static_cast<size_t>(behind - entries.begin()) - 1;
     if (entries[position].range.devId != device) return nullptr;

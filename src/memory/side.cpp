@@ -56,8 +56,7 @@ public:
         }
         if (const auto *entry = index_.covering({blocks.addr, extent, blocks.devId})) {
             use(entry);
-            side_.runs_.push_back(
-                {side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_window_});
+            side_.runs_.push_back({side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_window_});
             side_.size_ += blocks.count;
             return {};
         }
@@ -121,8 +120,7 @@ private:
             side_.pieces_.push_back({at, piece_end - at, last_window_});
             at = piece_end;
         } while (at < end);
-        side_.runs_.push_back(
-            {side_.size_, first_piece, range.len, side_.pieces_.size() - first_piece, 1, kCut});
+        side_.runs_.push_back({side_.size_, first_piece, range.len, side_.pieces_.size() - first_piece, 1, kCut});
         ++side_.size_;
         return {};
     }

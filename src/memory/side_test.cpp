@@ -83,8 +83,7 @@ TEST(Side, AnElementMaySpanAdjacentWindows) {
     const auto index = RangeIndex().with({window(0, 100), window(100, 50), window(150, 100)});
     const auto side = resolve(index, {{10, 20, 0}, {90, 100, 0}});
     ASSERT_TRUE(side.ok()) << side.message();
-    EXPECT_EQ(elementOf(*side, 1),
-              (std::vector<nixlBasicDesc>{{90, 10, 0}, {100, 50, 0}, {150, 40, 0}}));
+    EXPECT_EQ(elementOf(*side, 1), (std::vector<nixlBasicDesc>{{90, 10, 0}, {100, 50, 0}, {150, 40, 0}}));
 }
 
 TEST(Side, AGapIsNotFoundAndTheSentenceNamesTheElement) {

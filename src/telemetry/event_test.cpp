@@ -37,7 +37,7 @@ TEST(TelemetryEvent, EveryFailureHasTheEventOfItsName) {
         EXPECT_EQ(nixlEnumStrings::telemetryEventTypeStr(type), "agent_err_" + expected);
         EXPECT_STREQ(telemetryMetricDescriptor(type).counterName, telemetry_error_family_name);
     }
-    EXPECT_EQ(nixlTelemetryEventTypeForStatus(static_cast<nixl_status_t>(-99)), Type::AGENT_ERR_UNKNOWN);
+    EXPECT_EQ(nixlTelemetryEventTypeForStatus(static_cast<nixl_status_t>(-30)), Type::AGENT_ERR_UNKNOWN);
     EXPECT_EQ(nixlEnumStrings::telemetryErrorStatusLabel(Type::AGENT_RX_BYTES), "");
 }
 

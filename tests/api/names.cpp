@@ -643,10 +643,8 @@ bool
 logging(bool yes) {
     // As statements of an if without braces, which a macro can break.
     if (!yes) NIXL_FATAL << "not reached";
-    if (!yes)
-        NIXL_PFATAL << "not reached";
-    else
-        NIXL_TRACE << "trace " << 1;
+    if (!yes) NIXL_PFATAL << "not reached";
+    else NIXL_TRACE << "trace " << 1;
     NIXL_DEBUG << "debug";
     NIXL_INFO << "info";
     NIXL_PTRACE << "trace";

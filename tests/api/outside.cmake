@@ -1,4 +1,4 @@
-# Installs BUILD into WORK/prefix, builds the project SOURCE against it and runs what came out. Any failure ends it.
+# Installs BUILD, the build of TREE, into WORK/prefix, builds the project SOURCE against it and runs what came out. Any failure ends it.
 function(must)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT result EQUAL 0)
@@ -22,10 +22,10 @@ if(EXISTS ${WORK}/build/program_pc)
 endif()
 
 # What is installed is what is in the tree.
-file(GLOB_RECURSE headers RELATIVE ${BUILD_SOURCE}/include ${BUILD_SOURCE}/include/*.h)
+file(GLOB_RECURSE headers RELATIVE ${TREE}/include ${TREE}/include/*.h)
 if(NOT headers)
-  message(FATAL_ERROR "no headers in ${BUILD_SOURCE}/include")
+  message(FATAL_ERROR "no headers in ${TREE}/include")
 endif()
 foreach(header IN LISTS headers)
-  must(${CMAKE_COMMAND} -E compare_files ${BUILD_SOURCE}/include/${header} ${prefix}/include/${header})
+  must(${CMAKE_COMMAND} -E compare_files ${TREE}/include/${header} ${prefix}/include/${header})
 endforeach()

@@ -22,7 +22,8 @@ struct BackendUnderTest {
     std::string name; ///< of the plugin
     bool progress_thread = false;
     nixl_b_params_t params = {};
-    std::vector<nixl_mem_t> storage = {}; ///< kinds of storage that need nothing but a name, tried with transfers to oneself
+    std::vector<nixl_mem_t> storage =
+        {}; ///< kinds of storage that need nothing but a name, tried with transfers to oneself
     /// Why the claim does not hold for this backend; empty if it does.
     std::function<std::string(const std::string &claim)> deviation = [](const std::string &) { return ""; };
 };

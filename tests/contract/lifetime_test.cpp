@@ -102,7 +102,8 @@ TEST_P(Contract, ManyThreadsUseOneAgent) {
     const auto work = [&](size_t index) {
         Buffer mine(kSize); // for registrations of its own
         nixlAgent &agent = *pair->a.agent;
-        const auto local = listOf({at_a.desc(index * kSize, kSize)}), remote = listOf({at_b.desc(index * kSize, kSize)});
+        const auto local = listOf({at_a.desc(index * kSize, kSize)}),
+                   remote = listOf({at_b.desc(index * kSize, kSize)});
         for (size_t round = 0; round < kRounds; ++round) {
             std::memset(at_a.data() + index * kSize, static_cast<int>(round + index), kSize);
             nixlXferReqH *request = nullptr;
@@ -128,10 +129,12 @@ TEST_P(Contract, ManyThreadsUseOneAgent) {
     std::vector<std::thread> threads;
     for (size_t i = 0; i < kThreads; ++i) threads.emplace_back(work, i);
     // The target makes progress meanwhile, and until all messages are there.
-    const bool all = eventually([&] {
-        EXPECT_EQ(pair->b->getNotifs(pair->b.inbox), NIXL_SUCCESS);
-        return !working && pair->b.inbox["A"].size() >= 2 * kThreads * kRounds;
-    }, std::chrono::seconds(90));
+    const bool all = eventually(
+        [&] {
+            EXPECT_EQ(pair->b->getNotifs(pair->b.inbox), NIXL_SUCCESS);
+            return !working && pair->b.inbox["A"].size() >= 2 * kThreads * kRounds;
+        },
+        std::chrono::seconds(90));
     for (std::thread &thread : threads) thread.join();
     EXPECT_TRUE(all);
     EXPECT_EQ(wrong, 0u);

@@ -57,8 +57,8 @@ TEST_P(Contract, NotificationsCarryAnyBytes) {
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     std::string all_bytes;
     for (int byte = 0; byte < 256; ++byte) all_bytes += static_cast<char>(byte);
-    for (const std::string &message : {std::string(), std::string("\0", 1), all_bytes, std::string("a\0b", 3),
-                                       std::string(60000, '\xff')}) {
+    for (const std::string &message :
+         {std::string(), std::string("\0", 1), all_bytes, std::string("a\0b", 3), std::string(60000, '\xff')}) {
         nixl_opt_args_t args;
         args.notif = message;
         EXPECT_EQ(pair->run(request, &args), NIXL_SUCCESS);

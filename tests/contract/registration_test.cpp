@@ -13,7 +13,8 @@ TEST_P(Contract, DeregistersExactRangesOnly) {
     Buffer buffer(kSize);
     PairedAgent &a = pair->a;
     registerAt(a, {buffer.desc()});
-    for (const nixlBasicDesc &other : {buffer.desc(0, kSize - 1), buffer.desc(1, kSize - 1), buffer.desc(0, kSize, 1)}) {
+    for (const nixlBasicDesc &other :
+         {buffer.desc(0, kSize - 1), buffer.desc(1, kSize - 1), buffer.desc(0, kSize, 1)}) {
         EXPECT_EQ(a->deregisterMem(registrationOf({other})), NIXL_ERR_NOT_FOUND);
     }
     EXPECT_EQ(a->deregisterMem(registrationOf({buffer.desc()})), NIXL_SUCCESS);
@@ -54,8 +55,8 @@ TEST_P(Contract, ResolvesInNestedAndOverlappingRegistrations) {
     pair->exchange();
     at_a.fill(2);
     nixl_xfer_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
-    for (const auto &[offset, length] : {std::pair<size_t, size_t>{0, 900}, {1000, 10}, {1011, 100}, {900, 5000},
-                                         {50000, 100}}) {
+    for (const auto &[offset, length] :
+         {std::pair<size_t, size_t>{0, 900}, {1000, 10}, {1011, 100}, {900, 5000}, {50000, 100}}) {
         local.addDesc(at_a.desc(offset, length));
         remote.addDesc(at_b.desc(offset, length));
     }

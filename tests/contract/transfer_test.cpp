@@ -79,7 +79,8 @@ TEST_P(Contract, MovesMoreThanTwoGibibytesInOneBlock) {
     }
     available *= 1024;
     if (available < 3 * kSize) {
-        GTEST_SKIP() << "needs " << (3 * kSize >> 20) << " MiB of memory, " << (available >> 20) << " MiB are available";
+        GTEST_SKIP() << "needs " << (3 * kSize >> 20) << " MiB of memory, " << (available >> 20)
+                     << " MiB are available";
     }
     Buffer at_a(kSize), at_b(kSize);
     at_a.fill(1);

@@ -18,7 +18,8 @@ template<class Predicate>
 bool
 eventually(Predicate predicate, std::chrono::milliseconds patience = kPatience) {
     const auto deadline = std::chrono::steady_clock::now() + patience;
-    for (auto pause = std::chrono::microseconds(1); !predicate(); pause = std::min(2 * pause, std::chrono::microseconds(1000))) {
+    for (auto pause = std::chrono::microseconds(1); !predicate();
+         pause = std::min(2 * pause, std::chrono::microseconds(1000))) {
         if (std::chrono::steady_clock::now() >= deadline) return predicate();
         std::this_thread::sleep_for(pause);
     }

@@ -457,8 +457,8 @@ nx_test_gated_control() {
 
 extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
 nixl_plugin_init() {
-    return nixlBackendPluginCreator<nx::test::GatedEngine>::create(
-        NIXL_PLUGIN_API_VERSION, "GATED", "1.0.0", {}, {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
+    return nixlBackendPluginCreator<nx::test::GatedEngine>::create(NIXL_PLUGIN_API_VERSION, "GATED", "1.0.0", {},
+                                                                   {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
 }
 
 extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
@@ -472,9 +472,7 @@ extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .abi = NIXLX_ABI_TAG,
     .build_id = "",
     .conflicts = "",
-    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * {
-        return static_cast<nx::test::GatedEngine *>(engine);
-    },
+    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * { return static_cast<nx::test::GatedEngine *>(engine); },
     .options = nullptr,
     .option_count = 0,
     .reserved = 0,

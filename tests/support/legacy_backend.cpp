@@ -8,6 +8,6 @@
 
 extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
 nixl_plugin_init() {
-    return nixlBackendPluginCreator<nx::loopback::Engine>::create(
-        NIXL_PLUGIN_API_VERSION, "LEGACY", "1.0.0", {}, {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
+    return nixlBackendPluginCreator<nx::loopback::Engine>::create(NIXL_PLUGIN_API_VERSION, "LEGACY", "1.0.0", {},
+                                                                  {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
 }

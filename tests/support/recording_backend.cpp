@@ -75,7 +75,8 @@ public:
 
     nixl_status_t
     registerMem(const nixlBlobDesc &mem, const nixl_mem_t &nixl_mem, nixlBackendMD *&out) override {
-        return record("registerMem", memoryText(mem, nixl_mem), [&] { return Engine::registerMem(mem, nixl_mem, out); });
+        return record("registerMem", memoryText(mem, nixl_mem),
+                      [&] { return Engine::registerMem(mem, nixl_mem, out); });
     }
 
     nixl_status_t
@@ -159,8 +160,8 @@ public:
     nixl_status_t
     prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *args, nixlBackendReqH *&request) override {
         const std::string text = nixlEnumStrings::xferOpStr(plan.operation) + " " +
-            nixlEnumStrings::memTypeStr(plan.local_memory) + " " + nixlEnumStrings::memTypeStr(plan.remote_memory) + " " +
-            std::string(plan.remote_agent) + " " + std::to_string(plan.total_bytes) + " bytes " +
+            nixlEnumStrings::memTypeStr(plan.local_memory) + " " + nixlEnumStrings::memTypeStr(plan.remote_memory) +
+            " " + std::string(plan.remote_agent) + " " + std::to_string(plan.total_bytes) + " bytes " +
             std::to_string(plan.block_count) + " blocks" +
             (args && !args->customParam.empty() ? " '" + args->customParam + "'" : "");
         return record("prepare", text, [&] { return Engine::prepare(plan, args, request); },

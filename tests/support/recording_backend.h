@@ -15,10 +15,10 @@ namespace nx::test {
 
 /// One call of one engine.
 struct RecordedCall {
-    std::string agent;              ///< the engine's
-    std::string function;           ///< "registerMem", "prepare", ...
-    std::string arguments;          ///< "DRAM_SEG 4096+64 device 0", "B 'note'" ..., see recording_backend.cpp
-    std::vector<nixlx::Run> runs;   ///< of prepare
+    std::string agent;            ///< the engine's
+    std::string function;         ///< "registerMem", "prepare", ...
+    std::string arguments;        ///< "DRAM_SEG 4096+64 device 0", "B 'note'" ..., see recording_backend.cpp
+    std::vector<nixlx::Run> runs; ///< of prepare
     nixl_status_t status = NIXL_SUCCESS;
 };
 

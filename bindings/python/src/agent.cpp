@@ -151,9 +151,8 @@ bindConfig(nb::module_ &module) {
                               pthr_delay_us, lthr_delay_us, capture_telemetry.value, etcd_watch_timeout);
         },
         "use_prog_thread"_a, "use_listen_thread"_a = Flag{Config::kDefaultUseListenThread},
-        "port"_a = Config::kDefaultListenPort, "sync_mode"_a = toMember(Config::kDefaultSyncMode),
-        "num_workers"_a = 1u, "pthr_delay_us"_a = Config::kDefaultPthrDelayUs,
-        "lthr_delay_us"_a = Config::kDefaultLthrDelayUs,
+        "port"_a = Config::kDefaultListenPort, "sync_mode"_a = toMember(Config::kDefaultSyncMode), "num_workers"_a = 1u,
+        "pthr_delay_us"_a = Config::kDefaultPthrDelayUs, "lthr_delay_us"_a = Config::kDefaultLthrDelayUs,
         "capture_telemetry"_a = Flag{Config::kDefaultCaptureTelemetry},
         "etcd_watch_timeout"_a = Config::kDefaultEtcdWatchTimeout,
         "The positional form of older programs; `num_workers` is ignored.");
@@ -185,10 +184,12 @@ bindTelemetry(nb::module_ &module) {
         .def_prop_ro(
             "startTime", [](const Telemetry &self) { return microseconds(self.startTime.time_since_epoch()); },
             "Microseconds of the monotonic clock.")
-        .def_prop_ro("postDuration", [](const Telemetry &self) { return microseconds(self.postDuration); },
-                     "Microseconds of the post call.")
-        .def_prop_ro("xferDuration", [](const Telemetry &self) { return microseconds(self.xferDuration); },
-                     "Microseconds from post to completion.")
+        .def_prop_ro(
+            "postDuration", [](const Telemetry &self) { return microseconds(self.postDuration); },
+            "Microseconds of the post call.")
+        .def_prop_ro(
+            "xferDuration", [](const Telemetry &self) { return microseconds(self.xferDuration); },
+            "Microseconds from post to completion.")
         .def_ro("totalBytes", &Telemetry::totalBytes)
         .def_ro("descCount", &Telemetry::descCount, "Descriptors after merging.");
 }
@@ -211,7 +212,8 @@ bindReport(nb::module_ &module) {
             return "<" + self.backend + (self.chosen ? ", chosen: " : ": ") + self.reason + ">";
         });
     nb::class_<Report>(module, "XferReport", "Snapshot of one request.")
-        .def_prop_ro("status", [](const Report &self) { return toMember(self.status); }, "An nixl_status_t.")
+        .def_prop_ro(
+            "status", [](const Report &self) { return toMember(self.status); }, "An nixl_status_t.")
         .def_ro("backend", &Report::backend, "The backend that moves the data.")
         .def_ro("path", &Report::path, "How the bytes travel, in the backend's words.")
         .def_ro("candidates", &Report::candidates, "XferCandidate list, in the order of consideration.")
@@ -219,8 +221,9 @@ bindReport(nb::module_ &module) {
         .def_ro("descriptor_count", &Report::descriptor_count, "Descriptors after merging.")
         .def_ro("attempts", &Report::attempts, "Times posted.")
         .def_ro("settling", &Report::settling, "Cancelled, but the buffers are not quiet yet.")
-        .def_prop_ro("error", [](const Report &self) { return toStr(self.error); },
-                     "The sentence of a failed request, otherwise empty.")
+        .def_prop_ro(
+            "error", [](const Report &self) { return toStr(self.error); },
+            "The sentence of a failed request, otherwise empty.")
         .def("__repr__", [](const Report &self) {
             return "<XferReport " + nixlEnumStrings::statusStr(self.status) + " over " + self.backend + ": " +
                 self.path + ">";
@@ -392,8 +395,7 @@ bindRequests(nb::class_<Agent> &type) {
             const nixl_opt_args_t options = optionsFor(backend, notif_msg);
             nixlXferReqH *request = nullptr;
             checked([&] {
-                return self->createXferReq(operation, local_descs, remote_descs, remote_agent.value, request,
-                                           &options);
+                return self->createXferReq(operation, local_descs, remote_descs, remote_agent.value, request, &options);
             });
             return toHandle(request);
         },
@@ -407,9 +409,8 @@ bindRequests(nb::class_<Agent> &type) {
             std::chrono::microseconds duration{};
             std::chrono::microseconds margin{};
             nixl_cost_t method{};
-            checked([&] {
-                return self->estimateXferCost(fromHandle<nixlXferReqH>(req_handle), duration, margin, method);
-            });
+            checked(
+                [&] { return self->estimateXferCost(fromHandle<nixlXferReqH>(req_handle), duration, margin, method); });
             return nb::make_tuple(duration.count(), margin.count(), static_cast<int>(method));
         },
         "req_handle"_a, "(duration in us, margin in us, number of an nixl_cost_t).");
@@ -440,18 +441,16 @@ toState(nixl_status_t status) {
 void
 bindTransfers(nb::class_<Agent> &type) {
     type.def(
-        "postXferReq",
-        [](Agent &self, Handle reqh, Text notif_msg) { return toMember(post(self, reqh, notif_msg)); }, "reqh"_a,
-        "notif_msg"_a = Text(),
+        "postXferReq", [](Agent &self, Handle reqh, Text notif_msg) { return toMember(post(self, reqh, notif_msg)); },
+        "reqh"_a, "notif_msg"_a = Text(),
         "Starts the request, or starts it again. An empty message keeps the one given at creation. "
         "nixlRepostActiveError: still running.");
     type.def(
         "getXferStatus", [](Agent &self, Handle reqh) { return toMember(poll(self, reqh)); }, "reqh"_a,
         "NIXL_SUCCESS or NIXL_IN_PROG; a failed request raises.");
-    type.def(
-        "_post", [](Agent &self, Handle reqh, Text notif_msg) { return toState(post(self, reqh, notif_msg)); },
-        nb::arg(), nb::arg());
-    type.def("_poll", [](Agent &self, Handle reqh) { return toState(poll(self, reqh)); }, nb::arg());
+    // What nixl_agent's methods call: without named arguments, which cost the binding library time.
+    type.def("_post", [](Agent &self, Handle reqh, Text notif_msg) { return toState(post(self, reqh, notif_msg)); });
+    type.def("_poll", [](Agent &self, Handle reqh) { return toState(poll(self, reqh)); });
     type.def(
         "getXferTelemetry",
         [](Agent &self, Handle reqh) {

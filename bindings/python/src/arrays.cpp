@@ -59,47 +59,20 @@ convert<bool>(const Py_buffer &view, std::vector<int> &out) {
 bool
 convertNumbers(char letter, const Py_buffer &view, std::vector<int> &out) {
     switch (letter) {
-    case '?':
-        convert<bool>(view, out);
-        return true;
-    case 'b':
-        convert<signed char>(view, out);
-        return true;
-    case 'B':
-        convert<unsigned char>(view, out);
-        return true;
-    case 'h':
-        convert<short>(view, out);
-        return true;
-    case 'H':
-        convert<unsigned short>(view, out);
-        return true;
-    case 'i':
-        convert<int>(view, out);
-        return true;
-    case 'I':
-        convert<unsigned int>(view, out);
-        return true;
-    case 'l':
-        convert<long>(view, out);
-        return true;
-    case 'L':
-        convert<unsigned long>(view, out);
-        return true;
-    case 'q':
-        convert<long long>(view, out);
-        return true;
-    case 'Q':
-        convert<unsigned long long>(view, out);
-        return true;
-    case 'f':
-        convert<float>(view, out);
-        return true;
-    case 'd':
-        convert<double>(view, out);
-        return true;
-    default:
-        return false;
+    case '?': convert<bool>(view, out); return true;
+    case 'b': convert<signed char>(view, out); return true;
+    case 'B': convert<unsigned char>(view, out); return true;
+    case 'h': convert<short>(view, out); return true;
+    case 'H': convert<unsigned short>(view, out); return true;
+    case 'i': convert<int>(view, out); return true;
+    case 'I': convert<unsigned int>(view, out); return true;
+    case 'l': convert<long>(view, out); return true;
+    case 'L': convert<unsigned long>(view, out); return true;
+    case 'q': convert<long long>(view, out); return true;
+    case 'Q': convert<unsigned long long>(view, out); return true;
+    case 'f': convert<float>(view, out); return true;
+    case 'd': convert<double>(view, out); return true;
+    default: return false;
     }
 }
 

@@ -273,9 +273,8 @@ bindSearchAndPickle(nb::class_<nixlDescList<D>> &type) {
         },
         nb::arg("desc"), "Position of the first descriptor with this range. nixlNotFoundError: there is none.");
     type.def("__getstate__", &toState<D>);
-    type.def("__setstate__", [](nixlDescList<D> &self, nb::bytes state) {
-        new (&self) nixlDescList<D>(fromState<D>(state));
-    });
+    type.def("__setstate__",
+             [](nixlDescList<D> &self, nb::bytes state) { new (&self) nixlDescList<D>(fromState<D>(state)); });
 }
 
 } // namespace
@@ -329,8 +328,8 @@ bindDescriptors(nb::module_ &module) {
     bindArrayInit(xfer);
     bindSearchAndPickle(xfer);
 
-    auto reg = bindList<nixlBlobDesc>(module, "nixlRegDList",
-                                      "Ranges to register as (address, length, device id, metadata).");
+    auto reg =
+        bindList<nixlBlobDesc>(module, "nixlRegDList", "Ranges to register as (address, length, device id, metadata).");
     bindArrayInit(reg);
     bindSearchAndPickle(reg);
     reg.def("trim", &nixl_reg_dlist_t::trim, "The same ranges as an nixlXferDList.");

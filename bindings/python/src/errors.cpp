@@ -65,8 +65,9 @@ bindErrors(nb::module_ &module) {
     nb::object to_str = nb::cpp_function(&describe, nb::is_method(), nb::name("__str__"));
     nb::object status = nb::module_::import_("builtins")
                             .attr("property")(nb::cpp_function(&statusName, nb::is_method(), nb::name("status")),
-                                              nb::none(), nb::none(), "Name of the status, for example "
-                                                                      "\"NIXL_ERR_BACKEND\".");
+                                              nb::none(), nb::none(),
+                                              "Name of the status, for example "
+                                              "\"NIXL_ERR_BACKEND\".");
     for (size_t i = 0; i < std::size(kExceptions); ++i) {
         const ExceptionRow &row = kExceptions[i];
         nb::dict members;
@@ -75,8 +76,7 @@ bindErrors(nb::module_ &module) {
             members["status"] = status;
         }
         nb::object parent = row.parent ? nb::object(module.attr(row.parent)) : nb::borrow(PyExc_Exception);
-        PyObject *type =
-            PyErr_NewExceptionWithDoc((prefix + row.name).c_str(), row.doc, parent.ptr(), members.ptr());
+        PyObject *type = PyErr_NewExceptionWithDoc((prefix + row.name).c_str(), row.doc, parent.ptr(), members.ptr());
         if (!type) throw nb::python_error();
         exception_classes[i] = type;
         module.attr(row.name) = nb::handle(type);
@@ -89,8 +89,8 @@ raiseStatus(nixl_status_t status, const std::string &sentence) {
     for (size_t i = 0; i < std::size(kExceptions); ++i) {
         if (kExceptions[i].status != status) continue;
         // The sentence may quote bytes of a peer: never let a decoding error hide the failure.
-        nb::object text = nb::steal(PyUnicode_DecodeUTF8(sentence.data(), static_cast<Py_ssize_t>(sentence.size()),
-                                                         "backslashreplace"));
+        nb::object text = nb::steal(
+            PyUnicode_DecodeUTF8(sentence.data(), static_cast<Py_ssize_t>(sentence.size()), "backslashreplace"));
         nb::tuple args = sentence.empty() ? nb::make_tuple(name) : nb::make_tuple(name, text);
         PyErr_SetObject(exception_classes[i], args.ptr());
         throw nb::python_error();

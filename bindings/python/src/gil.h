@@ -21,7 +21,8 @@ public:
     ~WithoutGil() {
         try {
             PyEval_RestoreThread(state_);
-        } catch (abi::__forced_unwind &) {
+        }
+        catch (abi::__forced_unwind &) {
             // The interpreter has ended. Before Python 3.14 it makes a daemon thread that comes back exit here, which
             // would unwind through C++ frames and abort the process. Sleep instead, as Python 3.14 does.
             for (;;) {

@@ -54,8 +54,7 @@ std::string
 nixl_strerror(int errnum);
 
 #define NIXLX_LOG_AT(level) \
-    !::nixlx::logEnabled(level) ? (void)0 : \
-                                  ::nixlx::LogVoidify() & ::nixlx::LogLine(level, __FILE__, __LINE__).stream()
+    !::nixlx::logEnabled(level) ? (void)0 : ::nixlx::LogVoidify() & ::nixlx::LogLine(level, __FILE__, __LINE__).stream()
 
 #define NIXL_FATAL NIXLX_LOG_AT(::nixlx::LogLevel::kFatal)
 #define NIXL_ERROR NIXLX_LOG_AT(::nixlx::LogLevel::kError)
@@ -65,8 +64,8 @@ nixl_strerror(int errnum);
 #define NIXL_TRACE NIXLX_LOG_AT(::nixlx::LogLevel::kTrace)
 
 #define NIXLX_PLOG_AT(level) \
-    !::nixlx::logEnabled(level) ? (void)0 : \
-                                  ::nixlx::LogVoidify() & \
+    !::nixlx::logEnabled(level) ? (void)0 \
+                                : ::nixlx::LogVoidify() & \
             ::nixlx::LogLine(level, __FILE__, __LINE__).stream() << "[" << nixl_strerror(errno) << "] "
 
 #define NIXL_PFATAL NIXLX_PLOG_AT(::nixlx::LogLevel::kFatal)
@@ -79,15 +78,16 @@ nixl_strerror(int errnum);
 #define NIXL_ERROR_FUNC NIXL_ERROR << __FUNCTION__ << ": "
 
 #define NIXL_ASSERT_ALWAYS(condition) \
-    (condition) ? (void)0 : \
-                  ::nixlx::LogVoidify() & \
-            ::nixlx::LogLine(::nixlx::LogLevel::kFatal, __FILE__, __LINE__).stream() << "check failed: " #condition " "
+    (condition) ? (void)0 \
+                : ::nixlx::LogVoidify() & \
+            ::nixlx::LogLine(::nixlx::LogLevel::kFatal, __FILE__, __LINE__).stream() \
+                << "check failed: " #condition " "
 
 #ifdef NDEBUG
 #define NIXL_ASSERT(condition) \
-    (true || (condition)) ? (void)0 : \
-                            ::nixlx::LogVoidify() & \
-            ::nixlx::LogLine(::nixlx::LogLevel::kFatal, __FILE__, __LINE__).stream()
+    (true || (condition)) \
+        ? (void)0 \
+        : ::nixlx::LogVoidify() & ::nixlx::LogLine(::nixlx::LogLevel::kFatal, __FILE__, __LINE__).stream()
 #else
 #define NIXL_ASSERT(condition) NIXL_ASSERT_ALWAYS(condition)
 #endif

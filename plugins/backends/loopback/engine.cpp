@@ -41,13 +41,7 @@ struct ListPlan {
         : agent(remote_agent),
           plan{operation, local.getType(), remote.getType(), agent, {}, {}, {}, 0, 0} {
         for (int i = 0; i < local.descCount(); ++i) {
-            runs.push_back({local[i].addr,
-                            remote[i].addr,
-                            local[i].len,
-                            0,
-                            0,
-                            1,
-                            segment(local_segments, local[i]),
+            runs.push_back({local[i].addr, remote[i].addr, local[i].len, 0, 0, 1, segment(local_segments, local[i]),
                             segment(remote_segments, remote[i])});
             plan.total_bytes += local[i].len;
         }
@@ -168,7 +162,8 @@ Engine::unloadMD(nixlBackendMD *input) {
 nixl_status_t
 Engine::queryMem(const nixl_reg_dlist_t &descs, std::vector<nixl_query_resp_t> &resp) const {
     if (!isStorage(descs.getType())) {
-        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "the loopback engine answers queries about files, objects and blocks only");
+        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED,
+                           "the loopback engine answers queries about files, objects and blocks only");
     }
     std::vector<nixl_query_resp_t> found;
     for (const nixlBlobDesc &desc : descs) {
@@ -250,7 +245,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
         switch (const nixl_status_t status = peer->deliver(localAgent, message)) {
         case NIXL_SUCCESS: return status;
         case NIXL_IN_PROG:
-            return nixlx::fail(NIXL_ERR_NOT_ALLOWED,
+            return nixlx::fail(NIXL_ERR_NO_MEMORY,
                                "the inbox of agent " + quoted(remote_agent) +
                                    " is full; it must fetch its notifications");
         case NIXL_ERR_INVALID_PARAM: return nixlx::fail(status, tooLong(message));
@@ -358,7 +353,8 @@ Engine::releaseReqH(nixlBackendReqH *handle) const {
     if (transfer.status() == NIXL_IN_PROG) {
         transfer.cancel();
         if (poll(transfer) == NIXL_IN_PROG) {
-            return nixlx::fail(NIXL_ERR_REPOST_ACTIVE, "the progress thread is moving data of the request; release it again");
+            return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
+                               "the progress thread is moving data of the request; release it again");
         }
     }
     delete handle;

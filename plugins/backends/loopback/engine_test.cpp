@@ -103,8 +103,8 @@ protected:
         kept.local = {local_md, 0};
         kept.remote = {remote_md, 0};
         kept.run = run;
-        kept.plan = {operation, DRAM_SEG, remote_memory, "B", {&kept.local, 1}, {&kept.remote, 1}, {&kept.run, 1},
-                     run.length * run.count, run.count};
+        kept.plan = {operation,         DRAM_SEG,       remote_memory,          "B",      {&kept.local, 1},
+                     {&kept.remote, 1}, {&kept.run, 1}, run.length * run.count, run.count};
         nixlBackendReqH *request = nullptr;
         EXPECT_EQ(a.engine->prepare(kept.plan, nullptr, request), NIXL_SUCCESS);
         requests.push_back(request);
@@ -113,8 +113,14 @@ protected:
 
     static nixlx::Run
     oneBlock(const void *local_address, const void *remote_address, uint64_t length) {
-        return {reinterpret_cast<uint64_t>(local_address), reinterpret_cast<uint64_t>(remote_address), length, 0, 0, 1,
-                0, 0};
+        return {reinterpret_cast<uint64_t>(local_address),
+                reinterpret_cast<uint64_t>(remote_address),
+                length,
+                0,
+                0,
+                1,
+                0,
+                0};
     }
 
     nixl_status_t
@@ -253,10 +259,9 @@ TEST_P(EngineTest, AddressesThatWrapAroundAreRefused) {
 TEST_P(EngineTest, DeregisteredMemoryIsRefusedUntilItIsRegisteredAgain) {
     std::vector<char> from(100, 'x'), to(100);
     auto theirs = remote(to.data(), 100);
-    auto *request = prepare(NIXL_WRITE, local(from.data(), 100), theirs.remote,
-                            oneBlock(from.data(), to.data(), 100));
+    auto *request = prepare(NIXL_WRITE, local(from.data(), 100), theirs.remote, oneBlock(from.data(), to.data(), 100));
     deregisterAtTarget(theirs);
-    EXPECT_EQ(a.engine->post(request, nullptr), NIXL_ERR_NOT_ALLOWED);
+    EXPECT_EQ(a.engine->post(request, nullptr), NIXL_ERR_NOT_FOUND);
     EXPECT_NE(a.engine->describe(request).error.find("no registration of DRAM_SEG"), std::string::npos)
         << a.engine->describe(request).error;
     EXPECT_EQ(to, std::vector<char>(100));
@@ -268,8 +273,8 @@ TEST_P(EngineTest, DeregisteringAtTheTargetEndsATransferInProgress) {
     const size_t size = 64 * kSliceBytes;
     std::vector<char> from(size, 'x'), to(size);
     auto theirs = remote(to.data(), size);
-    auto *request = prepare(NIXL_WRITE, local(from.data(), size), theirs.remote,
-                            oneBlock(from.data(), to.data(), size));
+    auto *request =
+        prepare(NIXL_WRITE, local(from.data(), size), theirs.remote, oneBlock(from.data(), to.data(), size));
     const nixl_status_t first = a.engine->post(request, nullptr);
     ASSERT_EQ(first, NIXL_IN_PROG);
     deregisterAtTarget(theirs);
@@ -277,7 +282,7 @@ TEST_P(EngineTest, DeregisteringAtTheTargetEndsATransferInProgress) {
     const nixl_status_t last = finish(request, first);
     EXPECT_EQ(to, at_return);
     if (GetParam() && last == NIXL_SUCCESS) GTEST_SKIP() << "the progress thread had finished first";
-    EXPECT_EQ(last, NIXL_ERR_NOT_ALLOWED);
+    EXPECT_EQ(last, NIXL_ERR_NOT_FOUND);
     EXPECT_NE(a.engine->describe(request).error.find("has ended"), std::string::npos);
 }
 
@@ -289,7 +294,7 @@ TEST_P(EngineTest, ARangeRegisteredTwiceNeedsTwoDeregistrations) {
     deregisterAtTarget(first);
     EXPECT_EQ(a.engine->post(request, nullptr), NIXL_SUCCESS);
     deregisterAtTarget(second);
-    EXPECT_EQ(a.engine->post(request, nullptr), NIXL_ERR_NOT_ALLOWED);
+    EXPECT_EQ(a.engine->post(request, nullptr), NIXL_ERR_NOT_FOUND);
 }
 
 TEST_P(EngineTest, PeerThatIsGoneIsADisconnect) {
@@ -309,9 +314,9 @@ TEST_P(EngineTest, FullInboxHoldsTransfersBackAndLosesNothing) {
     for (size_t i = 0; i < kInboxBytesMax / kNotificationBytesMax; ++i) {
         ASSERT_EQ(a.engine->genNotif("B", big), NIXL_SUCCESS);
     }
-    EXPECT_EQ(a.engine->genNotif("B", "more"), NIXL_ERR_NOT_ALLOWED);
-    auto *request = prepare(NIXL_WRITE, local(from.data(), 10), remote(to.data(), 10).remote,
-                            oneBlock(from.data(), to.data(), 10));
+    EXPECT_EQ(a.engine->genNotif("B", "more"), NIXL_ERR_NO_MEMORY);
+    auto *request =
+        prepare(NIXL_WRITE, local(from.data(), 10), remote(to.data(), 10).remote, oneBlock(from.data(), to.data(), 10));
     const std::string note = "late";
     const nixl_status_t first = a.engine->post(request, &note);
     EXPECT_EQ(first, NIXL_IN_PROG);
@@ -324,8 +329,8 @@ TEST_P(EngineTest, FullInboxHoldsTransfersBackAndLosesNothing) {
 TEST_P(EngineTest, NotificationBeyondTheLimitIsRefusedBeforeDataMoves) {
     std::vector<char> from(10, 'x'), to(10);
     const std::string note(kNotificationBytesMax + 1, 'n');
-    auto *request = prepare(NIXL_WRITE, local(from.data(), 10), remote(to.data(), 10).remote,
-                            oneBlock(from.data(), to.data(), 10));
+    auto *request =
+        prepare(NIXL_WRITE, local(from.data(), 10), remote(to.data(), 10).remote, oneBlock(from.data(), to.data(), 10));
     EXPECT_EQ(a.engine->post(request, &note), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(to, std::vector<char>(10));
     EXPECT_EQ(a.engine->genNotif("B", note), NIXL_ERR_INVALID_PARAM);
@@ -375,7 +380,8 @@ TEST_P(EngineTest, SpeaksNixl14) {
     auto *mine = local(from.data(), size);
     auto theirs = remote(to.data(), size);
     nixl_meta_dlist_t local_list(DRAM_SEG), remote_list(DRAM_SEG);
-    const auto from_address = reinterpret_cast<uintptr_t>(from.data()), to_address = reinterpret_cast<uintptr_t>(to.data());
+    const auto from_address = reinterpret_cast<uintptr_t>(from.data()),
+               to_address = reinterpret_cast<uintptr_t>(to.data());
     local_list.addDesc(nixlMetaDesc(from_address, 10, 0, mine));
     local_list.addDesc(nixlMetaDesc(from_address + 10, size - 10, 0, mine));
     remote_list.addDesc(nixlMetaDesc(to_address, 10, 0, theirs.remote));

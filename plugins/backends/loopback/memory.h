@@ -93,7 +93,8 @@ public:
         Pin &
         operator=(const Pin &) = delete;
 
-        explicit operator bool() const noexcept {
+        explicit
+        operator bool() const noexcept {
             return held_;
         }
 

@@ -7,8 +7,8 @@
 
 extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
 NIXLX_PLUGIN_SYMBOL(nixl_plugin_init)() {
-    return nixlBackendPluginCreator<nx::loopback::Engine>::create(
-        NIXL_PLUGIN_API_VERSION, "LOOPBACK", "1.0.0", {}, {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
+    return nixlBackendPluginCreator<nx::loopback::Engine>::create(NIXL_PLUGIN_API_VERSION, "LOOPBACK", "1.0.0", {},
+                                                                  {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
 }
 
 extern "C" const nixlx_plugin_descriptor_t NIXLX_PLUGIN_SYMBOL(nixlx_plugin_descriptor) = {

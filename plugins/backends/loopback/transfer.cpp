@@ -61,7 +61,7 @@ Transfer::begin(const std::string *notification) {
         const auto &memory = *static_cast<RemoteMemory *>(plan_.remote_segments[i].metadata);
         remote_windows_[i] = memory.owner->find(memory.key);
         if (!remote_windows_[i]) {
-            return fail(NIXL_ERR_NOT_ALLOWED,
+            return fail(NIXL_ERR_NOT_FOUND,
                         "agent " + quoted(peer_->agent()) + " has no registration of " + toString(memory.key) +
                             " any more; load its new metadata");
         }
@@ -96,9 +96,9 @@ Transfer::moveSlice() {
             if (!remote.contains(remote_address, run.length)) return refuse(remote, false);
 
             const uint64_t part = std::min(run.length - offset_, bytes_left);
-            const Status copied = plan_.operation == NIXL_READ ?
-                Window::copy(remote, remote_address + offset_, local, local_address + offset_, part) :
-                Window::copy(local, local_address + offset_, remote, remote_address + offset_, part);
+            const Status copied = plan_.operation == NIXL_READ
+                ? Window::copy(remote, remote_address + offset_, local, local_address + offset_, part)
+                : Window::copy(local, local_address + offset_, remote, remote_address + offset_, part);
             if (!copied.ok()) return fail(copied.code(), copied.message());
             offset_ += part;
             bytes_left -= part;
@@ -134,10 +134,10 @@ Transfer::refuse(const Window &window, bool local) {
     const nixlx::Run &run = plan_.runs[run_];
     const uint64_t address = local ? run.local + block_ * run.local_stride : run.remote + block_ * run.remote_stride;
     const WindowKey range{window.key().memory, window.key().device_id, address, run.length, window.key().name};
-    return fail(NIXL_ERR_NOT_ALLOWED,
+    const bool ended = window.contains(address, run.length);
+    return fail(ended ? NIXL_ERR_NOT_FOUND : NIXL_ERR_NOT_ALLOWED,
                 (local ? "this agent" : "agent " + quoted(peer_->agent())) + " refused access to " + toString(range) +
-                    ": its registration " + toString(window.key()) +
-                    (window.contains(address, run.length) ? " has ended" : " does not contain it"));
+                    ": its registration " + toString(window.key()) + (ended ? " has ended" : " does not contain it"));
 }
 
 Progress::Progress() : thread_("nixl-loopback", [this] { run(); }) {}

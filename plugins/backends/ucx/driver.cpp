@@ -137,21 +137,16 @@ resolve(void *handle, const char *name, Function &function, std::string &missing
 nixl_status_t
 statusOf(Code code) noexcept {
     switch (code) {
-    case UCS_OK:
-        return NIXL_SUCCESS;
+    case UCS_OK: return NIXL_SUCCESS;
     case UCS_INPROGRESS:
-    case UCS_ERR_BUSY:
-        return NIXL_IN_PROG;
+    case UCS_ERR_BUSY: return NIXL_IN_PROG;
     case UCS_ERR_NOT_CONNECTED:
     case UCS_ERR_CONNECTION_RESET:
     case UCS_ERR_ENDPOINT_TIMEOUT:
     case UCS_ERR_CANCELED:
-    case UCS_ERR_UNREACHABLE:
-        return NIXL_ERR_REMOTE_DISCONNECT;
-    case UCS_ERR_INVALID_PARAM:
-        return NIXL_ERR_INVALID_PARAM;
-    default:
-        return NIXL_ERR_BACKEND;
+    case UCS_ERR_UNREACHABLE: return NIXL_ERR_REMOTE_DISCONNECT;
+    case UCS_ERR_INVALID_PARAM: return NIXL_ERR_INVALID_PARAM;
+    default: return NIXL_ERR_BACKEND;
     }
 }
 
@@ -171,7 +166,8 @@ Library::load(const LibrarySearch &search) {
     void *handle = openLibrary(search, tried);
     if (!handle) {
         return {NIXL_ERR_BACKEND,
-                "cannot load UCX (" + tried + "); install libucx0 or the Python package libucx-cu12, or name the file " +
+                "cannot load UCX (" + tried +
+                    "); install libucx0 or the Python package libucx-cu12, or name the file " +
                     "with NIXL_UCX_LIBRARY"};
     }
     const std::string path = fileOf(handle);
@@ -197,7 +193,8 @@ Library::load(const LibrarySearch &search) {
     library->version_ = api.ucp_get_version_string();
     library->path_ = path;
     if (major != kApiMajor || library->minor_ < kApiMinor) {
-        return {NIXL_ERR_BACKEND, "UCX at " + path + " is version " + library->version_ + "; 1.13 or a later 1.x is needed"};
+        return {NIXL_ERR_BACKEND,
+                "UCX at " + path + " is version " + library->version_ + "; 1.13 or a later 1.x is needed"};
     }
     return loaded.emplace(handle, std::move(library)).first->second.get();
 }
@@ -303,7 +300,7 @@ struct Callbacks {
     static void
     finished(void *request, ucs_status_t status, void *user) {
         auto *operation = static_cast<Operation *>(user);
-        operation->api_->ucp_request_free(request);
+        operation->driver_api->ucp_request_free(request);
         operation->finished(status);
     }
 
@@ -403,8 +400,8 @@ Endpoint::create(Worker &worker, const std::string &address, bool detect_death) 
     std::unique_ptr<Endpoint> endpoint(new Endpoint(worker, detect_death));
     const std::string bytes = padded(address);
     ucp_ep_params_t params{};
-    params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-        UCP_EP_PARAM_FIELD_ERR_HANDLER;
+    params.field_mask =
+        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
     params.address = reinterpret_cast<const ucp_address_t *>(bytes.data());
     params.err_mode = detect_death ? UCP_ERR_HANDLING_MODE_PEER : UCP_ERR_HANDLING_MODE_NONE;
     params.err_handler.cb = &Callbacks::failed;
@@ -454,11 +451,15 @@ dataParam(Operation &operation, const Mapping &mapping) {
 } // namespace
 
 Code
-Endpoint::put(const void *from, size_t length, uint64_t to, ucp_rkey *key, const Mapping &mapping,
+Endpoint::put(const void *from,
+              size_t length,
+              uint64_t to,
+              ucp_rkey *key,
+              const Mapping &mapping,
               Operation &operation) {
     if (!handle_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
-    operation.api_ = &api;
+    operation.driver_api = &api;
     const auto param = dataParam(operation, mapping);
     return outcome(api.ucp_put_nbx(handle_, from, length, to, key, &param));
 }
@@ -467,7 +468,7 @@ Code
 Endpoint::get(void *to, size_t length, uint64_t from, ucp_rkey *key, const Mapping &mapping, Operation &operation) {
     if (!handle_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
-    operation.api_ = &api;
+    operation.driver_api = &api;
     const auto param = dataParam(operation, mapping);
     return outcome(api.ucp_get_nbx(handle_, to, length, from, key, &param));
 }
@@ -476,7 +477,7 @@ Code
 Endpoint::flush(Operation &operation) {
     if (!handle_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
-    operation.api_ = &api;
+    operation.driver_api = &api;
     const auto param = reportTo(operation);
     return outcome(api.ucp_ep_flush_nbx(handle_, &param));
 }
@@ -485,7 +486,7 @@ Code
 Endpoint::send(std::string_view bytes, Operation &operation) {
     if (!handle_ || flushing_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
-    operation.api_ = &api;
+    operation.driver_api = &api;
     auto param = reportTo(operation);
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
     param.flags = UCP_AM_SEND_FLAG_EAGER;
@@ -549,7 +550,7 @@ Endpoint::closeNow() {
     if (failure_ == kDone) failure_ = kNotConnected;
     std::erase(worker_.endpoints_, this);
     Operation &forgotten = worker_.forgotten_;
-    forgotten.api_ = &api;
+    forgotten.driver_api = &api;
     auto param = reportTo(forgotten);
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = detect_death_ ? UCP_EP_CLOSE_FLAG_FORCE : 0;

@@ -146,13 +146,10 @@ public:
     virtual void
     finished(Code code) = 0;
 
+    const Library::Api *driver_api = nullptr; ///< the driver's own
+
 protected:
     ~Operation() = default;
-
-private:
-    friend class Endpoint;
-    friend struct Callbacks;
-    const Library::Api *api_ = nullptr;
 };
 
 /// An operation whose end interests nobody.
@@ -240,10 +237,7 @@ public:
 private:
     friend class Endpoint;
     friend struct Callbacks;
-    Worker(Context &context, ucp_worker *handle, MessageSink &sink)
-        : context_(context),
-          handle_(handle),
-          sink_(sink) {}
+    Worker(Context &context, ucp_worker *handle, MessageSink &sink) : context_(context), handle_(handle), sink_(sink) {}
 
     void
     closeFailed();

@@ -44,8 +44,7 @@ readOptions(const nixlBackendInitParams &init_params) {
 /// A message on its own; deletes itself when it is sent.
 class Notice final : public Operation {
 public:
-    Notice(const std::string &sender, const std::string &message)
-        : bytes_(wire::encodeNotification(sender, message)) {}
+    Notice(const std::string &sender, const std::string &message) : bytes_(wire::encodeNotification(sender, message)) {}
 
     const std::string &
     bytes() const noexcept {
@@ -70,11 +69,14 @@ segmentOf(std::vector<nixlx::Segment> &segments, const nixlMetaDesc &desc) {
 }
 
 Result<std::unique_ptr<OwnedPlan>>
-makePlan(nixl_xfer_op_t operation, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &remote,
+makePlan(nixl_xfer_op_t operation,
+         const nixl_meta_dlist_t &local,
+         const nixl_meta_dlist_t &remote,
          const std::string &remote_agent) {
     if (local.descCount() != remote.descCount()) {
-        return {NIXL_ERR_INVALID_PARAM, "the two lists have " + std::to_string(local.descCount()) + " and " +
-                                            std::to_string(remote.descCount()) + " elements; they must be equally long"};
+        return {NIXL_ERR_INVALID_PARAM,
+                "the two lists have " + std::to_string(local.descCount()) + " and " +
+                    std::to_string(remote.descCount()) + " elements; they must be equally long"};
     }
     auto owned = std::make_unique<OwnedPlan>();
     owned->remote_agent = remote_agent;
@@ -82,8 +84,9 @@ makePlan(nixl_xfer_op_t operation, const nixl_meta_dlist_t &local, const nixl_me
     for (int i = 0; i < local.descCount(); ++i) {
         const nixlMetaDesc &from = local[i], &to = remote[i];
         if (from.len != to.len) {
-            return {NIXL_ERR_INVALID_PARAM, "element " + std::to_string(i) + " has " + std::to_string(from.len) +
-                                                " bytes here and " + std::to_string(to.len) + " at the peer"};
+            return {NIXL_ERR_INVALID_PARAM,
+                    "element " + std::to_string(i) + " has " + std::to_string(from.len) + " bytes here and " +
+                        std::to_string(to.len) + " at the peer"};
         }
         total += from.len;
         const uint32_t local_segment = segmentOf(owned->local_segments, from);
@@ -124,8 +127,8 @@ unknownPeer(const std::string &name) {
 
 Engine::Engine(const nixlBackendInitParams *init_params)
     : nixlBackendEngine(init_params),
-      runtime_(std::make_unique<Runtime>(init_params->localAgent, readOptions(*init_params),
-                                         init_params->enableProgTh)) {}
+      runtime_(
+          std::make_unique<Runtime>(init_params->localAgent, readOptions(*init_params), init_params->enableProgTh)) {}
 
 Engine::~Engine() = default;
 
@@ -156,7 +159,9 @@ Engine::getPublicData(const nixlBackendMD *meta, std::string &out) const {
 }
 
 nixl_status_t
-Engine::loadRemoteMD(const nixlBlobDesc &mem, const nixl_mem_t &, const std::string &remote_agent,
+Engine::loadRemoteMD(const nixlBlobDesc &mem,
+                     const nixl_mem_t &,
+                     const std::string &remote_agent,
                      nixlBackendMD *&out) {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
@@ -273,8 +278,9 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
         if (!endpoint.ok()) return failed(endpoint);
         const Code code = (*endpoint)->send(notice->bytes(), *notice);
         if (code < 0) {
-            return nixlx::fail(statusOf(code), "UCX cannot send a notification to peer " + quoted(remote_agent) + ": " +
-                                                   runtime_->library().text(code));
+            return nixlx::fail(statusOf(code),
+                               "UCX cannot send a notification to peer " + quoted(remote_agent) + ": " +
+                                   runtime_->library().text(code));
         }
         if (code == kPending) static_cast<void>(notice.release());
     }
@@ -342,8 +348,8 @@ Engine::predictSeconds(const std::string &remote_agent, uint64_t bytes, uint64_t
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
     const CostModel &model = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
-    const double modelled = model.start + model.block * static_cast<double>(blocks) +
-        model.byte * static_cast<double>(bytes);
+    const double modelled =
+        model.start + model.block * static_cast<double>(blocks) + model.byte * static_cast<double>(bytes);
     std::unique_lock lock(runtime_->worker(fabric, 0).mutex(), std::try_to_lock);
     if (!lock) return modelled;
     auto endpoint = connection->endpoint(fabric, 0);
@@ -362,8 +368,12 @@ Engine::predict(const nixlx::Plan &plan) const {
 // ---- Transfers: NIXL 1.4 -------------------------------------------------------------------------------------------
 
 nixl_status_t
-Engine::prepXfer(const nixl_xfer_op_t &operation, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &remote,
-                 const std::string &remote_agent, nixlBackendReqH *&handle, const nixl_opt_b_args_t *opt_args) const {
+Engine::prepXfer(const nixl_xfer_op_t &operation,
+                 const nixl_meta_dlist_t &local,
+                 const nixl_meta_dlist_t &remote,
+                 const std::string &remote_agent,
+                 nixlBackendReqH *&handle,
+                 const nixl_opt_b_args_t *opt_args) const {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
@@ -378,8 +388,12 @@ Engine::prepXfer(const nixl_xfer_op_t &operation, const nixl_meta_dlist_t &local
 }
 
 nixl_status_t
-Engine::postXfer(const nixl_xfer_op_t &, const nixl_meta_dlist_t &, const nixl_meta_dlist_t &, const std::string &,
-                 nixlBackendReqH *&handle, const nixl_opt_b_args_t *opt_args) const {
+Engine::postXfer(const nixl_xfer_op_t &,
+                 const nixl_meta_dlist_t &,
+                 const nixl_meta_dlist_t &,
+                 const std::string &,
+                 nixlBackendReqH *&handle,
+                 const nixl_opt_b_args_t *opt_args) const {
     return transferOf(handle).post(opt_args && opt_args->hasNotif ? &opt_args->notifMsg : nullptr);
 }
 
@@ -402,9 +416,14 @@ Engine::releaseReqH(nixlBackendReqH *handle) const {
 }
 
 nixl_status_t
-Engine::estimateXferCost(const nixl_xfer_op_t &, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &,
-                         const std::string &remote_agent, nixlBackendReqH *const &,
-                         std::chrono::microseconds &duration, std::chrono::microseconds &margin, nixl_cost_t &method,
+Engine::estimateXferCost(const nixl_xfer_op_t &,
+                         const nixl_meta_dlist_t &local,
+                         const nixl_meta_dlist_t &,
+                         const std::string &remote_agent,
+                         nixlBackendReqH *const &,
+                         std::chrono::microseconds &duration,
+                         std::chrono::microseconds &margin,
+                         nixl_cost_t &method,
                          const nixl_opt_args_t *) const {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     uint64_t bytes = 0;

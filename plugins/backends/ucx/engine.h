@@ -52,12 +52,18 @@ public:
     unloadMD(nixlBackendMD *input) override;
 
     nixl_status_t
-    prepXfer(const nixl_xfer_op_t &operation, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &remote,
-             const std::string &remote_agent, nixlBackendReqH *&handle,
+    prepXfer(const nixl_xfer_op_t &operation,
+             const nixl_meta_dlist_t &local,
+             const nixl_meta_dlist_t &remote,
+             const std::string &remote_agent,
+             nixlBackendReqH *&handle,
              const nixl_opt_b_args_t *opt_args = nullptr) const override;
     nixl_status_t
-    postXfer(const nixl_xfer_op_t &operation, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &remote,
-             const std::string &remote_agent, nixlBackendReqH *&handle,
+    postXfer(const nixl_xfer_op_t &operation,
+             const nixl_meta_dlist_t &local,
+             const nixl_meta_dlist_t &remote,
+             const std::string &remote_agent,
+             nixlBackendReqH *&handle,
              const nixl_opt_b_args_t *opt_args = nullptr) const override;
     nixl_status_t
     checkXfer(nixlBackendReqH *handle) const override;
@@ -77,7 +83,9 @@ public:
     nixl_status_t
     loadRemoteConnInfo(const std::string &remote_agent, const std::string &info) override;
     nixl_status_t
-    loadRemoteMD(const nixlBlobDesc &mem, const nixl_mem_t &memory, const std::string &remote_agent,
+    loadRemoteMD(const nixlBlobDesc &mem,
+                 const nixl_mem_t &memory,
+                 const std::string &remote_agent,
                  nixlBackendMD *&out) override;
     nixl_status_t
     loadLocalMD(nixlBackendMD *input, nixlBackendMD *&out) override;
@@ -86,9 +94,14 @@ public:
     nixl_status_t
     genNotif(const std::string &remote_agent, const std::string &message) const override;
     nixl_status_t
-    estimateXferCost(const nixl_xfer_op_t &operation, const nixl_meta_dlist_t &local, const nixl_meta_dlist_t &remote,
-                     const std::string &remote_agent, nixlBackendReqH *const &handle,
-                     std::chrono::microseconds &duration, std::chrono::microseconds &margin, nixl_cost_t &method,
+    estimateXferCost(const nixl_xfer_op_t &operation,
+                     const nixl_meta_dlist_t &local,
+                     const nixl_meta_dlist_t &remote,
+                     const std::string &remote_agent,
+                     nixlBackendReqH *const &handle,
+                     std::chrono::microseconds &duration,
+                     std::chrono::microseconds &margin,
+                     nixl_cost_t &method,
                      const nixl_opt_args_t *opt_args = nullptr) const override;
 
     // ---- nixlx::Engine ----

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <set>
@@ -10,7 +11,7 @@
 
 namespace nx::ucx {
 
-const nixlx_option kOptionTable[] = {
+const nixlx_option kOptionTable[kOptionCount] = {
     {"ucx_devices", "string", "", "network devices to use, \"mlx5_0:1, mlx5_1\"; empty: all"},
     {"device_list", "string", "", "the same, older name; both are joined"},
     {"num_workers", "int", "1", "workers shared by the calling threads (1-64)"},
@@ -22,7 +23,6 @@ const nixlx_option kOptionTable[] = {
     {"engine_config", "string", "", "settings of UCX, \"NAME=VALUE,NAME=VALUE\"; the environment's UCX_NAME wins"},
     {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found"},
 };
-const uint32_t kOptionCount = std::size(kOptionTable);
 
 namespace {
 
@@ -46,7 +46,7 @@ parseEngineConfig(const std::string &text) {
         const size_t equals = part.find('=');
         if (equals == std::string::npos || equals == 0) {
             return {NIXL_ERR_INVALID_PARAM,
-                    "parameter engine_config has " + quoted(part) + ", which is not NAME=VALUE"};
+                    "parameter engine_config has " + nx::quoted(part) + ", which is not NAME=VALUE"};
         }
         std::string name = part.substr(0, equals);
         if (name.starts_with("UCX_")) name.erase(0, 4);
@@ -156,8 +156,8 @@ requestedWorker(const std::string &custom_param, size_t worker_count) {
     const auto [end, failure] = std::from_chars(first, last, index);
     if (failure != std::errc{} || index >= worker_count) {
         return {NIXL_ERR_INVALID_PARAM,
-                "custom parameter " + quoted(custom_param) + " asks for a worker that does not exist; worker_id is 0 to " +
-                    std::to_string(worker_count - 1)};
+                "custom parameter " + nx::quoted(custom_param) +
+                    " asks for a worker that does not exist; worker_id is 0 to " + std::to_string(worker_count - 1)};
     }
     return std::optional<size_t>(index);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,8 +33,8 @@ struct Options {
 };
 
 /// The rows of the plugin's option table.
-extern const nixlx_option kOptionTable[];
-extern const uint32_t kOptionCount;
+inline constexpr uint32_t kOptionCount = 10;
+extern const nixlx_option kOptionTable[kOptionCount];
 
 /// Settings of the context that every peer meets, also one of NIXL 1.4.
 std::vector<Setting>

@@ -26,7 +26,7 @@ hostIdentity();
 struct PeerInfo {
     std::string host; ///< hostIdentity() of the peer
     uint64_t process = 0;
-    uint64_t process_start = 0;            ///< in clock ticks since boot: process ids are used again
+    uint64_t process_start = 0;               ///< in clock ticks since boot: process ids are used again
     std::vector<std::string> local_addresses; ///< of the same-host context's workers; empty: there is none
 };
 

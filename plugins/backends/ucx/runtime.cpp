@@ -81,7 +81,8 @@ Runtime::createFabric(Fabric fabric) {
 
 Status
 Runtime::createThreads() {
-    const auto make = [&](const std::string &name, size_t first, size_t count) -> Result<std::unique_ptr<ProgressThread>> {
+    const auto make = [&](const std::string &name, size_t first,
+                          size_t count) -> Result<std::unique_ptr<ProgressThread>> {
         auto wake = WakeFd::create();
         if (!wake.ok()) return std::move(wake).status();
         std::vector<Worker *> workers;
@@ -272,7 +273,8 @@ Runtime::shutDown() {
         }
     };
     const auto allClosed = [&] {
-        return std::all_of(closing_.begin(), closing_.end(), [](const auto &connection) { return connection->closed(); });
+        return std::all_of(closing_.begin(), closing_.end(),
+                           [](const auto &connection) { return connection->closed(); });
     };
     while (!allClosed() && std::chrono::steady_clock::now() < deadline) progressAll();
     for (auto &connection : closing_) connection->abandon("this agent has shut down");

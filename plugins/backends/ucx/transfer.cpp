@@ -122,8 +122,8 @@ Lane::issueNext(uint64_t &bytes) {
         auto *const memory = reinterpret_cast<void *>(local);
         ucp_rkey *const key = keys_[run.remote_segment];
         const Mapping &mapping = *transfer_.mappings_[run.local_segment];
-        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *this) :
-                                                         endpoint_->get(memory, length, remote, key, mapping, *this);
+        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *this)
+                                                       : endpoint_->get(memory, length, remote, key, mapping, *this);
     }
     bytes += length;
     offset_ += length;
@@ -192,7 +192,9 @@ Lane::notify(std::string_view message) {
 // ---- Transfer: preparation -----------------------------------------------------------------------------------------
 
 Result<std::unique_ptr<Transfer>>
-Transfer::create(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan,
+Transfer::create(Runtime &runtime,
+                 std::shared_ptr<Connection> connection,
+                 const nixlx::Plan &plan,
                  size_t worker_index) {
     std::unique_ptr<Transfer> transfer(new Transfer(runtime, std::move(connection), plan));
     if (auto status = transfer->resolve(); !status.ok()) return status;
@@ -201,7 +203,9 @@ Transfer::create(Runtime &runtime, std::shared_ptr<Connection> connection, const
 }
 
 Result<std::unique_ptr<Transfer>>
-Transfer::create(Runtime &runtime, std::shared_ptr<Connection> connection, std::unique_ptr<OwnedPlan> plan,
+Transfer::create(Runtime &runtime,
+                 std::shared_ptr<Connection> connection,
+                 std::unique_ptr<OwnedPlan> plan,
                  size_t worker_index) {
     auto transfer = create(runtime, std::move(connection), plan->plan, worker_index);
     if (transfer.ok()) (*transfer)->owned_plan_ = std::move(plan);
@@ -339,7 +343,8 @@ Transfer::fail(Code code, const Endpoint &endpoint) {
         error_ = connection_->sentence();
     } else {
         error_status_ = statusOf(code) == NIXL_IN_PROG ? NIXL_ERR_BACKEND : statusOf(code);
-        error_ = "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
+        error_ =
+            "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
     }
 }
 

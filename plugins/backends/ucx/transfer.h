@@ -136,7 +136,9 @@ public:
 
     /// The same with a plan of its own.
     static Result<std::unique_ptr<Transfer>>
-    create(Runtime &runtime, std::shared_ptr<Connection> connection, std::unique_ptr<OwnedPlan> plan,
+    create(Runtime &runtime,
+           std::shared_ptr<Connection> connection,
+           std::unique_ptr<OwnedPlan> plan,
            size_t worker_index);
 
     nixl_status_t
@@ -202,7 +204,7 @@ private:
     std::chrono::steady_clock::time_point looked_at_;
     // Shared by the lanes:
     std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
-    std::atomic<bool> stop_{false};      ///< cancelled or failed: give no more blocks
+    std::atomic<bool> stop_{false}; ///< cancelled or failed: give no more blocks
     std::atomic<bool> cancelled_{false};
     std::atomic<bool> cut_short_{false}; ///< blocks were left out
     std::atomic<size_t> lanes_moving_{0};

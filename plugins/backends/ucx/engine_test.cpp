@@ -1,0 +1,910 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: the engine keeps its promises through both faces, over shared memory and over the network path, with and
+// without a progress thread, and when the other side stops or dies. Method: two engines of one process, or one here
+// and one in a child process, on whatever UCX is found (NIXL_UCX_LIBRARY chooses another).
+#include "ucx/engine.h"
+
+#include <csignal>
+#include <fstream>
+#include <numeric>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "base/last_error.h"
+#include "support/buffer.h"
+#include "support/eventually.h"
+#include "wire/notification.h"
+
+namespace nx::ucx {
+namespace {
+
+using nx::test::Buffer;
+using nx::test::eventually;
+
+/// How two engines meet.
+enum class Way {
+    kLocal, ///< both know that they are on one host
+    kPlain  ///< as a peer of NIXL 1.4 would be met
+};
+
+struct Setup {
+    Way way;
+    bool progress_thread;
+};
+
+std::unique_ptr<Engine>
+makeEngine(const std::string &name, bool progress_thread, nixl_b_params_t params = {}) {
+    nixlBackendInitParams init;
+    init.localAgent = name;
+    init.type = "UCX";
+    init.customParams = &params;
+    init.enableProgTh = progress_thread;
+    return std::make_unique<Engine>(&init);
+}
+
+void
+introduce(Engine &from, const std::string &name, Engine &to, Way way) {
+    std::string info;
+    ASSERT_EQ(from.getConnInfo(info), NIXL_SUCCESS);
+    ASSERT_EQ(to.loadRemoteConnInfo(name, info), NIXL_SUCCESS);
+    if (way == Way::kPlain) return;
+    ASSERT_EQ(from.getPeerInfo(info), NIXL_SUCCESS);
+    ASSERT_EQ(to.loadPeerInfo(name, info), NIXL_SUCCESS);
+}
+
+/// Memory registered at its owner and, if there is one, known to a peer.
+class Region {
+public:
+    Region(Engine &owner, size_t size) : buffer(size), owner_(owner) {
+        EXPECT_EQ(owner.registerMem({buffer.address(), size, 0, ""}, DRAM_SEG, local), NIXL_SUCCESS);
+    }
+    ~Region() {
+        if (remote) user_->unloadMD(remote);
+        owner_.deregisterMem(local);
+    }
+
+    void
+    showTo(Engine &user, const std::string &owner_name) {
+        std::string key;
+        EXPECT_EQ(owner_.getPublicData(local, key), NIXL_SUCCESS);
+        const nixlBlobDesc desc(buffer.address(), buffer.size(), 0, key);
+        EXPECT_EQ(user.loadRemoteMD(desc, DRAM_SEG, owner_name, remote), NIXL_SUCCESS);
+        user_ = &user;
+    }
+
+    unsigned char &
+    operator[](size_t i) {
+        return buffer.data()[i];
+    }
+
+    void
+    fill(unsigned seed) {
+        for (size_t i = 0; i < buffer.size(); ++i) buffer.data()[i] = static_cast<unsigned char>(i * 31 + i / 251 + seed);
+    }
+
+    bool
+    equals(const Region &other) const {
+        return std::equal(buffer.data(), buffer.data() + buffer.size(), other.buffer.data());
+    }
+
+    Buffer buffer;
+    nixlBackendMD *local = nullptr;
+    nixlBackendMD *remote = nullptr;
+
+private:
+    Engine &owner_;
+    Engine *user_ = nullptr;
+};
+
+/// A plan between one local and one remote region, which own the memory.
+struct PlanOf {
+    PlanOf(nixl_xfer_op_t operation, const std::string &agent, const Region &local, const Region &remote,
+           std::vector<nixlx::Run> runs)
+        : agent(agent),
+          local_segment{local.local, 0},
+          remote_segment{remote.remote, 0},
+          runs(std::move(runs)) {
+        uint64_t bytes = 0, blocks = 0;
+        for (const nixlx::Run &run : this->runs) {
+            bytes += run.length * run.count;
+            blocks += run.count;
+        }
+        plan = {operation, DRAM_SEG, DRAM_SEG, this->agent, {&local_segment, 1}, {&remote_segment, 1}, this->runs, bytes,
+                blocks};
+    }
+    PlanOf(const PlanOf &) = delete;
+
+    std::string agent;
+    nixlx::Segment local_segment, remote_segment;
+    std::vector<nixlx::Run> runs;
+    nixlx::Plan plan;
+};
+
+/// One block from the beginning of one region to the beginning of the other.
+nixlx::Run
+whole(const Region &local, const Region &remote, size_t length) {
+    return {local.buffer.address(), remote.buffer.address(), length, 0, 0, 1, 0, 0};
+}
+
+class Request {
+public:
+    Request(Engine &engine, const PlanOf &plan) : engine_(engine) {
+        EXPECT_EQ(engine.prepare(plan.plan, nullptr, handle), NIXL_SUCCESS) << takeBackendSentence("");
+    }
+    ~Request() {
+        if (handle) engine_.release(handle);
+    }
+
+    nixl_status_t
+    post(const std::string *notification = nullptr) {
+        return engine_.post(handle, notification);
+    }
+
+    nixl_status_t
+    check() {
+        return engine_.check(handle);
+    }
+
+    nixlBackendReqH *handle = nullptr;
+
+private:
+    Engine &engine_;
+};
+
+class EnginePair : public testing::TestWithParam<Setup> {
+protected:
+    EnginePair()
+        : a(makeEngine("alice", GetParam().progress_thread)),
+          b(makeEngine("bob", GetParam().progress_thread)) {
+        introduce(*a, "alice", *b, GetParam().way);
+        introduce(*b, "bob", *a, GetParam().way);
+    }
+
+    /// Lets both sides progress until `request` is final.
+    nixl_status_t
+    settle(Request &request) {
+        nixl_status_t status = NIXL_IN_PROG;
+        EXPECT_TRUE(eventually([&] {
+            pump();
+            return (status = request.check()) != NIXL_IN_PROG;
+        }));
+        return status;
+    }
+
+    nixl_status_t
+    run(Request &request, const std::string *notification = nullptr) {
+        const nixl_status_t status = request.post(notification);
+        return status == NIXL_IN_PROG ? settle(request) : status;
+    }
+
+    void
+    pump() {
+        b->getNotifs(at_bob);
+    }
+
+    bool
+    bobHas(const std::string &message, const std::string &sender = "alice") {
+        return eventually([&] {
+            a->getNotifs(at_alice); // progress
+            b->getNotifs(at_bob);
+            return std::find(at_bob.begin(), at_bob.end(), std::pair(sender, message)) != at_bob.end();
+        });
+    }
+
+    std::unique_ptr<Engine> a, b;
+    notif_list_t at_alice, at_bob;
+};
+
+std::string
+nameOf(const testing::TestParamInfo<Setup> &info) {
+    return std::string(info.param.way == Way::kLocal ? "Local" : "Plain") +
+        (info.param.progress_thread ? "Threaded" : "Polled");
+}
+
+INSTANTIATE_TEST_SUITE_P(Ucx, EnginePair,
+                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}, Setup{Way::kPlain, false},
+                                         Setup{Way::kPlain, true}),
+                         nameOf);
+
+// ---- Data ----------------------------------------------------------------------------------------------------------
+
+TEST_P(EnginePair, WritesAndReadsBack) {
+    constexpr size_t kSize = 3 << 20;
+    Region source(*a, kSize), back(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    source.fill(1);
+    const PlanOf out(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
+    Request write(*a, out);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << a->describe(write.handle).error;
+    EXPECT_TRUE(target.equals(source));
+
+    const PlanOf in(NIXL_READ, "bob", back, target, {whole(back, target, kSize)});
+    Request read(*a, in);
+    ASSERT_EQ(run(read), NIXL_SUCCESS);
+    EXPECT_TRUE(back.equals(source));
+}
+
+TEST_P(EnginePair, RepostsTheSameRequest) {
+    Region source(*a, 4096), target(*b, 4096);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
+    Request request(*a, plan);
+    EXPECT_EQ(request.check(), NIXL_ERR_NOT_POSTED);
+    for (unsigned round = 0; round < 200; ++round) {
+        source.fill(round);
+        ASSERT_EQ(run(request), NIXL_SUCCESS);
+        ASSERT_TRUE(target.equals(source)) << round;
+    }
+}
+
+TEST_P(EnginePair, MovesStridedRunsInBothDirectionsOfTime) {
+    // 64 blocks of 100 bytes; remote ones stand in reverse order, 128 bytes apart.
+    constexpr size_t kBlocks = 64, kLength = 100, kLocalStride = 112, kRemoteStride = 128;
+    Region source(*a, kBlocks * kLocalStride), target(*b, kBlocks * kRemoteStride);
+    target.showTo(*a, "bob");
+    source.fill(5);
+    const nixlx::Run run_back{source.buffer.address(), target.buffer.address() + (kBlocks - 1) * kRemoteStride,
+                              kLength, kLocalStride, uint64_t{0} - kRemoteStride, kBlocks, 0, 0};
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {run_back});
+    Request request(*a, plan);
+    ASSERT_EQ(run(request), NIXL_SUCCESS);
+    for (size_t i = 0; i < kBlocks; ++i) {
+        EXPECT_EQ(memcmp(&source[i * kLocalStride], &target[(kBlocks - 1 - i) * kRemoteStride], kLength), 0) << i;
+        EXPECT_EQ(target[(kBlocks - 1 - i) * kRemoteStride + kLength], 0) << "behind block " << i;
+    }
+}
+
+TEST_P(EnginePair, MovesMoreBlocksThanTheWindowHolds) {
+    constexpr size_t kBlocks = 5000, kLength = 512;
+    Region source(*a, kBlocks * kLength), target(*b, kBlocks * kLength);
+    target.showTo(*a, "bob");
+    source.fill(9);
+    for (const nixl_xfer_op_t operation : {NIXL_WRITE, NIXL_READ}) {
+        Region &from = operation == NIXL_WRITE ? source : target;
+        Region &to = operation == NIXL_WRITE ? target : source;
+        from.fill(operation + 7u);
+        const PlanOf plan(operation, "bob", source, target,
+                          {{source.buffer.address(), target.buffer.address(), kLength, kLength, kLength, kBlocks, 0, 0}});
+        Request request(*a, plan);
+        ASSERT_EQ(run(request), NIXL_SUCCESS);
+        EXPECT_TRUE(to.equals(from));
+    }
+}
+
+TEST_P(EnginePair, TakesZeroLengthBlocksAndRegistrations) {
+    nixlBackendMD *nothing = nullptr;
+    ASSERT_EQ(a->registerMem({0, 0, 0, ""}, DRAM_SEG, nothing), NIXL_SUCCESS);
+    std::string key;
+    EXPECT_EQ(a->getPublicData(nothing, key), NIXL_SUCCESS);
+    EXPECT_FALSE(key.empty());
+    EXPECT_EQ(a->deregisterMem(nothing), NIXL_SUCCESS);
+
+    Region source(*a, 64), target(*b, 64);
+    target.showTo(*a, "bob");
+    source.fill(3);
+    const std::string message = "nothing moved";
+    const PlanOf empty(NIXL_WRITE, "bob", source, target, {whole(source, target, 0)});
+    Request request(*a, empty);
+    EXPECT_EQ(run(request, &message), NIXL_SUCCESS);
+    EXPECT_TRUE(bobHas(message));
+    EXPECT_EQ(target[0], 0);
+}
+
+TEST_P(EnginePair, SpeaksNixl14) {
+    constexpr size_t kLength = 1000;
+    Region source(*a, 3 * kLength), target(*b, 3 * kLength);
+    target.showTo(*a, "bob");
+    source.fill(2);
+    nixl_meta_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
+    for (const size_t i : {2, 0, 1}) {
+        local.addDesc({source.buffer.address() + i * kLength, kLength, 0, source.local});
+        remote.addDesc({target.buffer.address() + i * kLength, kLength, 0, target.remote});
+    }
+    nixl_opt_b_args_t args;
+    args.hasNotif = true;
+    args.notifMsg = "1.4";
+    nixlBackendReqH *handle = nullptr;
+    ASSERT_EQ(a->prepXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_SUCCESS);
+    nixl_status_t status = a->postXfer(NIXL_WRITE, local, remote, "bob", handle, &args);
+    ASSERT_TRUE(eventually([&] {
+        pump();
+        return status != NIXL_IN_PROG || (status = a->checkXfer(handle)) != NIXL_IN_PROG;
+    }));
+    EXPECT_EQ(status, NIXL_SUCCESS);
+    EXPECT_TRUE(target.equals(source));
+    EXPECT_TRUE(bobHas("1.4"));
+    std::chrono::microseconds duration{-1}, margin{-1};
+    nixl_cost_t method{};
+    EXPECT_EQ(a->estimateXferCost(NIXL_WRITE, local, remote, "bob", handle, duration, margin, method), NIXL_SUCCESS);
+    EXPECT_GE(duration.count(), 0);
+    EXPECT_EQ(margin.count(), 0);
+    EXPECT_EQ(a->releaseReqH(handle), NIXL_SUCCESS);
+}
+
+TEST_P(EnginePair, MovesDataWithinOneAgent) {
+    Region source(*a, 70000), target(*a, 70000);
+    source.fill(4);
+    ASSERT_EQ(a->connect("alice"), NIXL_SUCCESS);
+    ASSERT_EQ(a->loadLocalMD(target.local, target.remote), NIXL_SUCCESS);
+    {
+        const PlanOf plan(NIXL_WRITE, "alice", source, target, {whole(source, target, 70000)});
+        Request request(*a, plan);
+        const std::string message = "to myself";
+        ASSERT_EQ(run(request, &message), NIXL_SUCCESS);
+        EXPECT_TRUE(target.equals(source));
+        EXPECT_TRUE(eventually([&] {
+            a->getNotifs(at_alice);
+            return !at_alice.empty();
+        }));
+        EXPECT_EQ(at_alice.at(0), std::pair(std::string("alice"), message));
+    }
+    a->unloadMD(target.remote);
+    target.remote = nullptr;
+}
+
+TEST_P(EnginePair, SaysWhichWayTheBytesGo) {
+    Region source(*a, 64), target(*b, 64);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 64)});
+    Request request(*a, plan);
+    const std::string path = a->describe(request.handle).path;
+    EXPECT_TRUE(path.starts_with("ucx 1.")) << path;
+    EXPECT_NE(path.find("libucp"), std::string::npos) << path;
+    EXPECT_NE(path.find(GetParam().way == Way::kLocal ? "shared memory (same host)" : "network"), std::string::npos)
+        << path;
+    EXPECT_GT(a->predict(plan.plan).value_or(0), 0);
+}
+
+// ---- Notifications -------------------------------------------------------------------------------------------------
+
+TEST_P(EnginePair, TellsTheTargetAfterTheData) {
+    constexpr size_t kSize = 300'000;
+    Region source(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
+    Request request(*a, plan);
+    for (unsigned round = 1; round <= 50; ++round) {
+        source.fill(round);
+        const std::string message = "round " + std::to_string(round);
+        nixl_status_t status = request.post(&message);
+        at_bob.clear();
+        ASSERT_TRUE(eventually([&] {
+            if (status == NIXL_IN_PROG) status = request.check();
+            pump();
+            return !at_bob.empty();
+        }));
+        ASSERT_TRUE(target.equals(source)) << "told before the data of round " << round << " was there";
+        EXPECT_EQ(at_bob.at(0).second, message);
+        if (status == NIXL_IN_PROG) status = settle(request);
+        ASSERT_EQ(status, NIXL_SUCCESS);
+    }
+}
+
+TEST_P(EnginePair, CarriesEmptyBinaryAndLargeMessages) {
+    const std::string binary("\0\x01|\xff\0", 5), large(1 << 20, 'x');
+    for (const std::string &message : {std::string(), binary, large}) {
+        ASSERT_EQ(a->genNotif("bob", message), NIXL_SUCCESS);
+        EXPECT_TRUE(bobHas(message)) << message.size();
+    }
+    ASSERT_EQ(b->genNotif("alice", "back"), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] {
+        pump();
+        a->getNotifs(at_alice);
+        return !at_alice.empty();
+    }));
+}
+
+TEST_P(EnginePair, TellsTheTargetOfAReadAfterItIsDone) {
+    Region sink(*a, 100'000), target(*b, 100'000);
+    target.showTo(*a, "bob");
+    target.fill(8);
+    const PlanOf plan(NIXL_READ, "bob", sink, target, {whole(sink, target, 100'000)});
+    Request request(*a, plan);
+    const std::string message = "you may reuse it";
+    ASSERT_EQ(run(request, &message), NIXL_SUCCESS);
+    EXPECT_TRUE(sink.equals(target));
+    EXPECT_TRUE(bobHas(message));
+}
+
+TEST_P(EnginePair, TellsTheTargetWithoutHelpOfTheCaller) {
+    if (!GetParam().progress_thread) GTEST_SKIP() << "without a progress thread the caller is the progress";
+    constexpr size_t kSize = 16 << 20;
+    Region source(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    source.fill(6);
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
+    Request request(*a, plan);
+    const std::string message = "on its own";
+    ASSERT_GE(request.post(&message), NIXL_SUCCESS);
+    // Neither side's engine is called until the message is there.
+    ASSERT_TRUE(eventually([&] {
+        pump();
+        return !at_bob.empty();
+    }));
+    EXPECT_TRUE(target.equals(source));
+    EXPECT_EQ(settle(request), NIXL_SUCCESS);
+}
+
+// ---- Peers ---------------------------------------------------------------------------------------------------------
+
+TEST_P(EnginePair, RefusesUnknownPeers) {
+    EXPECT_EQ(a->connect("carol"), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(a->disconnect("carol"), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(a->genNotif("carol", "x"), NIXL_ERR_NOT_FOUND);
+    nixlBackendMD *md = nullptr;
+    EXPECT_EQ(a->loadRemoteMD({0, 8, 0, "0123456789ab"}, DRAM_SEG, "carol", md), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(md, nullptr);
+}
+
+TEST_P(EnginePair, LoadsTheSamePeerAgain) {
+    std::string info;
+    ASSERT_EQ(b->getConnInfo(info), NIXL_SUCCESS);
+    EXPECT_EQ(a->loadRemoteConnInfo("bob", info), NIXL_SUCCESS);
+    EXPECT_EQ(a->loadRemoteConnInfo("bob", info + "x"), NIXL_ERR_NOT_ALLOWED);
+    ASSERT_EQ(a->connect("bob"), NIXL_SUCCESS);
+    for (int round = 0; round < 5; ++round) {
+        ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+        EXPECT_EQ(a->genNotif("bob", "x"), NIXL_ERR_NOT_FOUND);
+        introduce(*b, "bob", *a, GetParam().way);
+        const std::string message = "round " + std::to_string(round);
+        ASSERT_EQ(a->genNotif("bob", message), NIXL_SUCCESS);
+        EXPECT_TRUE(bobHas(message));
+    }
+}
+
+TEST_P(EnginePair, DeliversWhatWasSentBeforeADisconnect) {
+    for (int i = 0; i < 100; ++i) ASSERT_EQ(a->genNotif("bob", std::to_string(i)), NIXL_SUCCESS);
+    ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+    EXPECT_TRUE(bobHas("99"));
+    EXPECT_EQ(at_bob.size(), 100u);
+}
+
+TEST_P(EnginePair, RefusesAddressesAndKeysThatWouldEndTheProcess) {
+    EXPECT_EQ(a->loadRemoteConnInfo("eve", ""), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadRemoteConnInfo("eve", "x"), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadRemoteConnInfo("eve", std::string(1 << 20, ' ')), NIXL_ERR_INVALID_PARAM);
+    nixlBackendMD *md = nullptr;
+    EXPECT_EQ(a->loadRemoteMD({0, 8, 0, ""}, DRAM_SEG, "bob", md), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadRemoteMD({0, 8, 0, "x"}, DRAM_SEG, "bob", md), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadPeerInfo("bob", "nonsense"), NIXL_ERR_MISMATCH);
+}
+
+TEST_P(EnginePair, ReportsAPeerThatHasShutDown) {
+    Region source(*a, 4096);
+    Region target(*b, 4096);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
+    Request request(*a, plan);
+    ASSERT_EQ(run(request), NIXL_SUCCESS);
+    b->deregisterMem(std::exchange(target.local, nullptr));
+    target.local = nullptr;
+    b.reset();
+    nixl_status_t status = NIXL_SUCCESS;
+    EXPECT_TRUE(eventually([&] {
+        status = status == NIXL_IN_PROG ? request.check() : request.post();
+        return status < 0;
+    }));
+    EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_NE(takeBackendSentence("").find("'bob'"), std::string::npos);
+    b = makeEngine("bob", false); // for the regions' destructors
+}
+
+// ---- Cancelling ----------------------------------------------------------------------------------------------------
+
+TEST_P(EnginePair, SettlesACancelledRequestBeforeItIsFinal) {
+    constexpr size_t kSize = 256 << 20;
+    Region sink(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    memset(target.buffer.data(), 0xbb, kSize);
+    const PlanOf plan(NIXL_READ, "bob", sink, target, {whole(sink, target, kSize)});
+    Request request(*a, plan);
+    ASSERT_EQ(request.post(), NIXL_IN_PROG);
+    a->cancel(request.handle);
+    a->cancel(request.handle);
+    EXPECT_EQ(settle(request), NIXL_ERR_CANCELED);
+    EXPECT_EQ(request.check(), NIXL_ERR_CANCELED);
+    // Final: from here on the memory is the caller's.
+    memset(sink.buffer.data(), 0, kSize);
+    for (int i = 0; i < 2000; ++i) {
+        pump();
+        a->getNotifs(at_alice);
+    }
+    EXPECT_EQ(std::count(sink.buffer.data(), sink.buffer.data() + kSize, 0), static_cast<ptrdiff_t>(kSize));
+    // And the request can be used again.
+    EXPECT_EQ(run(request), NIXL_SUCCESS);
+    EXPECT_TRUE(sink.equals(target));
+}
+
+TEST_P(EnginePair, KeepsTheMessageOfACancelledRequest) {
+    constexpr size_t kSize = 64 << 20;
+    Region source(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
+    Request request(*a, plan);
+    const std::string message = "must not arrive";
+    ASSERT_EQ(request.post(&message), NIXL_IN_PROG);
+    a->cancel(request.handle);
+    EXPECT_EQ(settle(request), NIXL_ERR_CANCELED);
+    ASSERT_EQ(a->genNotif("bob", "after it"), NIXL_SUCCESS);
+    EXPECT_TRUE(bobHas("after it"));
+    EXPECT_EQ(at_bob.size(), 1u);
+}
+
+TEST_P(EnginePair, RefusesToReleaseAnActiveRequestThe14Way) {
+    constexpr size_t kSize = 256 << 20;
+    Region source(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    nixl_meta_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
+    local.addDesc({source.buffer.address(), kSize, 0, source.local});
+    remote.addDesc({target.buffer.address(), kSize, 0, target.remote});
+    nixlBackendReqH *handle = nullptr;
+    ASSERT_EQ(a->prepXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_SUCCESS);
+    ASSERT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_IN_PROG);
+    EXPECT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_ERR_REPOST_ACTIVE);
+    EXPECT_TRUE(eventually([&] {
+        pump();
+        const nixl_status_t status = a->releaseReqH(handle);
+        EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE);
+        return status == NIXL_SUCCESS;
+    }));
+}
+
+TEST_P(EnginePair, EndsWithRequestsInFlight) {
+    constexpr size_t kSize = 64 << 20;
+    Region source(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
+    Request request(*a, plan);
+    ASSERT_EQ(request.post(), NIXL_IN_PROG);
+    ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+    const nixl_status_t status = settle(request);
+    EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+}
+
+// ---- Another process -----------------------------------------------------------------------------------------------
+
+/// An engine "bob" with a region in a process of its own. It serves until it is killed.
+class Child {
+public:
+    Child(size_t size, bool progress_thread) : size_(size) {
+        int fds[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) abort();
+        pid_ = fork();
+        if (pid_ == 0) {
+            close(fds[0]);
+            serve(fds[1], progress_thread);
+        }
+        close(fds[1]);
+        socket_ = Fd(fds[0]);
+        conn_info = receive(socket_.get());
+        peer_info = receive(socket_.get());
+        key = receive(socket_.get());
+        memcpy(&address, receive(socket_.get()).data(), sizeof address);
+    }
+    ~Child() {
+        signal(SIGKILL);
+    }
+
+    void
+    signal(int number) {
+        if (pid_ <= 0) return;
+        kill(pid_, number);
+        if (number == SIGKILL) waitpid(std::exchange(pid_, -1), nullptr, 0);
+        if (number == SIGSTOP) waitpid(pid_, nullptr, WUNTRACED);
+    }
+
+    std::string conn_info, peer_info, key;
+    uintptr_t address = 0;
+
+private:
+    [[noreturn]] void
+    serve(int fd, bool progress_thread) {
+        auto engine = makeEngine("bob", progress_thread);
+        Buffer buffer(size_);
+        memset(buffer.data(), 0xbb, size_);
+        nixlBackendMD *md = nullptr;
+        std::string bytes;
+        engine->registerMem({buffer.address(), size_, 0, ""}, DRAM_SEG, md);
+        engine->getConnInfo(bytes);
+        send(fd, bytes);
+        engine->getPeerInfo(bytes);
+        send(fd, bytes);
+        engine->getPublicData(md, bytes);
+        send(fd, bytes);
+        const uintptr_t where = buffer.address();
+        send(fd, std::string(reinterpret_cast<const char *>(&where), sizeof where));
+        notif_list_t messages;
+        pollfd closed{fd, POLLIN, 0};
+        // Without a progress thread it polls; with one it just lives until its parent does not.
+        while (::poll(&closed, 1, progress_thread ? -1 : 0) == 0) engine->getNotifs(messages);
+        _exit(0);
+    }
+
+    static void
+    send(int fd, const std::string &bytes) {
+        const uint32_t size = static_cast<uint32_t>(bytes.size());
+        if (write(fd, &size, sizeof size) != sizeof size) _exit(1);
+        if (write(fd, bytes.data(), size) != static_cast<ssize_t>(size)) _exit(1);
+    }
+
+    static std::string
+    receive(int fd) {
+        uint32_t size = 0;
+        EXPECT_EQ(read(fd, &size, sizeof size), static_cast<ssize_t>(sizeof size));
+        std::string bytes(size, '\0');
+        EXPECT_EQ(recv(fd, bytes.data(), size, MSG_WAITALL), static_cast<ssize_t>(size));
+        return bytes;
+    }
+
+    const size_t size_;
+    pid_t pid_ = -1;
+    Fd socket_;
+};
+
+class OtherProcess : public testing::TestWithParam<Setup> {
+protected:
+    // The child is forked before this process starts UCX.
+    explicit OtherProcess(size_t size = 256 << 20)
+        : child(size, GetParam().progress_thread),
+          engine(makeEngine("alice", GetParam().progress_thread)),
+          region(std::make_unique<Region>(*engine, size)) {
+        EXPECT_EQ(engine->loadRemoteConnInfo("bob", child.conn_info), NIXL_SUCCESS);
+        if (GetParam().way == Way::kLocal) {
+            EXPECT_EQ(engine->loadPeerInfo("bob", child.peer_info), NIXL_SUCCESS);
+        }
+        EXPECT_EQ(engine->loadRemoteMD({child.address, size, 0, child.key}, DRAM_SEG, "bob", remote), NIXL_SUCCESS);
+    }
+    ~OtherProcess() override {
+        engine->unloadMD(remote);
+        region.reset();
+    }
+
+    std::unique_ptr<PlanOf>
+    plan(nixl_xfer_op_t operation, size_t length) {
+        auto made = std::make_unique<PlanOf>(operation, "bob", *region, *region,
+                                             std::vector<nixlx::Run>{{region->buffer.address(), child.address, length,
+                                                                      0, 0, 1, 0, 0}});
+        made->remote_segment.metadata = remote;
+        return made;
+    }
+
+    nixl_status_t
+    settle(Request &request) {
+        nixl_status_t status = NIXL_IN_PROG;
+        EXPECT_TRUE(eventually([&] { return (status = request.check()) != NIXL_IN_PROG; }));
+        return status;
+    }
+
+    Child child;
+    std::unique_ptr<Engine> engine;
+    std::unique_ptr<Region> region;
+    nixlBackendMD *remote = nullptr;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ucx, OtherProcess,
+                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}, Setup{Way::kPlain, false},
+                                         Setup{Way::kPlain, true}),
+                         nameOf);
+
+TEST_P(OtherProcess, ServesReadsAndWrites) {
+    const auto in = plan(NIXL_READ, 10 << 20);
+    Request read(*engine, *in);
+    nixl_status_t status = read.post();
+    ASSERT_EQ(status == NIXL_IN_PROG ? settle(read) : status, NIXL_SUCCESS);
+    EXPECT_EQ(std::count(region->buffer.data(), region->buffer.data() + (10 << 20), 0xbb), 10 << 20);
+    memset(region->buffer.data(), 0x11, 4096);
+    const auto out = plan(NIXL_WRITE, 4096);
+    Request write(*engine, *out);
+    status = write.post();
+    ASSERT_EQ(status == NIXL_IN_PROG ? settle(write) : status, NIXL_SUCCESS);
+    memset(region->buffer.data(), 0, 4096);
+    status = read.post();
+    ASSERT_EQ(status == NIXL_IN_PROG ? settle(read) : status, NIXL_SUCCESS);
+    EXPECT_EQ((*region)[4095], 0x11);
+    EXPECT_EQ((*region)[4096], 0xbb);
+}
+
+TEST_P(OtherProcess, WhenKilledEndsAllRequestsWithDisconnect) {
+    const auto in = plan(NIXL_READ, 200 << 20), out = plan(NIXL_WRITE, 200 << 20);
+    Request read(*engine, *in), write(*engine, *out);
+    ASSERT_EQ(read.post(), NIXL_IN_PROG);
+    ASSERT_EQ(write.post(), NIXL_IN_PROG);
+    child.signal(SIGSTOP);
+    child.signal(SIGKILL);
+    for (Request *request : {&read, &write}) {
+        // With process_vm_readv the last pieces may have been copied in time.
+        const nixl_status_t status = settle(*request);
+        EXPECT_TRUE(status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+        EXPECT_NE(engine->describe(request->handle).error.find("'bob' is gone"), std::string::npos);
+    }
+    EXPECT_EQ(read.post(), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(engine->genNotif("bob", "x"), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(engine->disconnect("bob"), NIXL_SUCCESS);
+}
+
+TEST_P(OtherProcess, NeverReportsAMessageToTheDeadAsDelivered) {
+    // The target is stopped before the post: it cannot have taken the message when it dies.
+    const auto out = plan(NIXL_WRITE, 64 << 10);
+    Request write(*engine, *out);
+    nixl_status_t status = write.post();
+    ASSERT_EQ(status == NIXL_IN_PROG ? settle(write) : status, NIXL_SUCCESS);
+    child.signal(SIGKILL);
+    ASSERT_TRUE(eventually([&] {
+        status = status == NIXL_IN_PROG ? write.check() : write.post();
+        return status < 0;
+    }));
+    EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT);
+}
+
+TEST_P(OtherProcess, WhenStoppedLeavesACancelledReadUnsettledOrQuiet) {
+    // NIXL 1.4 calls the release of such a request a success, and the bytes arrive later.
+    const auto in = plan(NIXL_READ, 200 << 20);
+    Request read(*engine, *in);
+    ASSERT_EQ(read.post(), NIXL_IN_PROG);
+    child.signal(SIGSTOP);
+    engine->cancel(read.handle);
+    nixl_status_t status = NIXL_IN_PROG;
+    for (int i = 0; i < 1000 && status == NIXL_IN_PROG; ++i) status = read.check();
+    if (status != NIXL_IN_PROG) memset(region->buffer.data(), 0, region->buffer.size()); // final: it is ours again
+    const bool was_final = status != NIXL_IN_PROG;
+    child.signal(SIGCONT);
+    if (!was_final) {
+        status = settle(read);
+        memset(region->buffer.data(), 0, region->buffer.size());
+    }
+    EXPECT_EQ(status, NIXL_ERR_CANCELED);
+    notif_list_t none;
+    for (int i = 0; i < 2000; ++i) engine->getNotifs(none);
+    EXPECT_EQ(std::count(region->buffer.data(), region->buffer.data() + region->buffer.size(), 0),
+              static_cast<ptrdiff_t>(region->buffer.size()));
+}
+
+// ---- Options and life ----------------------------------------------------------------------------------------------
+
+TEST(Engine, RefusesBadParametersWithASentence) {
+    try {
+        makeEngine("alice", false, {{"num_workers", "none"}});
+        FAIL() << "it was taken";
+    }
+    catch (const std::invalid_argument &error) {
+        EXPECT_NE(std::string(error.what()).find("num_workers"), std::string::npos);
+    }
+}
+
+TEST(Engine, SaysWhyUcxCannotBeLoaded) {
+    auto engine = makeEngine("alice", true, {{"ucx_library", "/nonexistent/libucp.so.0"}});
+    std::string info;
+    EXPECT_EQ(engine->getConnInfo(info), NIXL_ERR_BACKEND);
+    EXPECT_NE(takeBackendSentence("").find("/nonexistent/libucp.so.0"), std::string::npos);
+    nixlBackendMD *md = nullptr;
+    EXPECT_EQ(engine->registerMem({0, 0, 0, ""}, DRAM_SEG, md), NIXL_ERR_BACKEND);
+    notif_list_t notifs;
+    EXPECT_EQ(engine->getNotifs(notifs), NIXL_ERR_BACKEND);
+}
+
+TEST(Engine, RefusesHostMemoryGivenAsVram) {
+    auto engine = makeEngine("alice", false);
+    Buffer buffer(4096);
+    nixlBackendMD *md = nullptr;
+    EXPECT_EQ(engine->registerMem({buffer.address(), 4096, 0, ""}, VRAM_SEG, md), NIXL_ERR_BACKEND);
+    EXPECT_NE(takeBackendSentence("").find("host memory"), std::string::npos);
+    EXPECT_EQ(engine->registerMem({buffer.address(), 4096, 0, ""}, FILE_SEG, md), NIXL_ERR_NOT_SUPPORTED);
+}
+
+TEST(Engine, HasNoMemoryViews) {
+    auto engine = makeEngine("alice", false);
+    nixlMemViewH view = nullptr;
+    EXPECT_EQ(engine->prepMemView(nixl_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_EQ(engine->prepMemView(nixl_remote_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
+}
+
+TEST(Engine, SleepsWhenThereIsNothingToDo) {
+    auto engine = makeEngine("alice", true), other = makeEngine("bob", true);
+    introduce(*engine, "alice", *other, Way::kLocal);
+    introduce(*other, "bob", *engine, Way::kLocal);
+    notif_list_t got;
+    ASSERT_EQ(engine->genNotif("bob", "hello"), NIXL_SUCCESS);
+    ASSERT_TRUE(eventually([&] {
+        other->getNotifs(got);
+        return !got.empty();
+    }));
+    const auto cpu = [] {
+        rusage usage{};
+        getrusage(RUSAGE_SELF, &usage);
+        return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1'000'000 + usage.ru_utime.tv_usec +
+            usage.ru_stime.tv_usec;
+    };
+    const auto wait = [fd = Fd(eventfd(0, EFD_CLOEXEC))](int milliseconds) {
+        pollfd never{fd.get(), POLLIN, 0};
+        ASSERT_EQ(::poll(&never, 1, milliseconds), 0);
+    };
+    // Four threads of ours and UCX's own: all asleep once the last echoes are gone.
+    ASSERT_TRUE(eventually([&] {
+        const auto before = cpu();
+        wait(300);
+        return cpu() - before < 5000;
+    }));
+}
+
+TEST(Engine, SplitsLargeRequestsOverItsThreads) {
+    const nixl_b_params_t params{{"num_threads", "2"}, {"split_batch_size", "16"}, {"num_workers", "2"}};
+    auto a = makeEngine("alice", false, params), b = makeEngine("bob", true);
+    for (const Way way : {Way::kPlain, Way::kLocal}) {
+        introduce(*b, "bob", *a, way);
+        Region source(*a, 1000 * 512), target(*b, 1000 * 512);
+        target.showTo(*a, "bob");
+        source.fill(way == Way::kPlain ? 1 : 2);
+        const PlanOf plan(NIXL_WRITE, "bob", source, target,
+                          {{source.buffer.address(), target.buffer.address(), 512, 512, 512, 1000, 0, 0}});
+        Request request(*a, plan);
+        for (int round = 0; round < 20; ++round) {
+            const std::string message = "split " + std::to_string(round);
+            ASSERT_EQ(request.post(&message), NIXL_IN_PROG);
+            nixl_status_t status = NIXL_IN_PROG;
+            ASSERT_TRUE(eventually([&] { return (status = request.check()) != NIXL_IN_PROG; }));
+            ASSERT_EQ(status, NIXL_SUCCESS);
+            ASSERT_TRUE(target.equals(source));
+            notif_list_t got;
+            ASSERT_TRUE(eventually([&] {
+                b->getNotifs(got);
+                return !got.empty();
+            }));
+            EXPECT_EQ(got.size(), 1u);
+            EXPECT_EQ(got[0].second, message);
+        }
+        ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+    }
+}
+
+TEST(Engine, UsesTheWorkerThatIsAskedFor) {
+    auto a = makeEngine("alice", false, {{"num_workers", "2"}}), b = makeEngine("bob", true);
+    introduce(*b, "bob", *a, Way::kLocal);
+    Region source(*a, 64), target(*b, 64);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 64)});
+    nixl_opt_b_args_t args;
+    nixlBackendReqH *handle = nullptr;
+    args.customParam = "worker_id=2";
+    EXPECT_EQ(a->prepare(plan.plan, &args, handle), NIXL_ERR_INVALID_PARAM);
+    args.customParam = "worker_id=1";
+    ASSERT_EQ(a->prepare(plan.plan, &args, handle), NIXL_SUCCESS);
+    nixl_status_t status = a->post(handle, nullptr);
+    ASSERT_TRUE(eventually([&] { return status != NIXL_IN_PROG || (status = a->check(handle)) != NIXL_IN_PROG; }));
+    EXPECT_EQ(status, NIXL_SUCCESS);
+    a->release(handle);
+}
+
+TEST(Inbox, DropsAndCountsMalformedMessages) {
+    Inbox inbox;
+    inbox.arrived("");
+    inbox.arrived("nonsense");
+    inbox.arrived(std::string_view("nixlSerDes|name\xff\xff\xff\xff\xff\xff\xff\xff", 23));
+    inbox.arrived(wire::encodeNotification("alice", "good"));
+    notif_list_t got;
+    inbox.takeAll(got);
+    EXPECT_EQ(got, (notif_list_t{{"alice", "good"}}));
+    EXPECT_EQ(inbox.droppedCount(), 3u);
+}
+
+TEST(Inbox, IsBounded) {
+    Inbox inbox;
+    const std::string message = wire::encodeNotification("a", "b");
+    for (size_t i = 0; i < Inbox::kMessagesMax + 10; ++i) inbox.arrived(message);
+    EXPECT_EQ(inbox.droppedCount(), 10u);
+    notif_list_t got;
+    inbox.takeAll(got);
+    EXPECT_EQ(got.size(), Inbox::kMessagesMax);
+    inbox.arrived(message);
+    EXPECT_FALSE(inbox.empty());
+}
+
+} // namespace
+} // namespace nx::ucx
