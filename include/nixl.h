@@ -66,8 +66,9 @@ public:
     registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr);
 
     /// Each descriptor must equal a registered one (address, length, device id); otherwise NOT_FOUND and that
-    /// backend keeps all. A range registered twice needs two calls. New requests on the range fail from here on;
-    /// the backend lets go of it when requests in flight have ended.
+    /// backend keeps all. A range registered twice needs two calls. A barrier: requests of this agent that run on the
+    /// memory are cancelled and waited for; on SUCCESS it may be freed. REPOST_ACTIVE: it is deregistered, but a
+    /// request did not become quiet within the settle guard (150 ms); free it when that request's status is final.
     nixl_status_t
     deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr);
 

@@ -200,6 +200,8 @@ private:
                  std::vector<std::shared_ptr<nx::memory::Window>> &windows);
     void
     commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
+    bool
+    endTransfersOnDeregistered();
     void
     forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const;
     nx::Status
@@ -209,6 +211,9 @@ private:
 };
 
 namespace nx::agent {
+
+/// How long a call waits for a cancelled transfer to become quiet.
+inline constexpr std::chrono::milliseconds kSettleGuard{150};
 
 /// The message asked for in `args`: in its preferred form or its older one.
 std::optional<std::string>

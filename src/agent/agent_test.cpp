@@ -140,20 +140,33 @@ TEST_F(Agent, ReleaseOfAnEngineThatDoesNotSettleKeepsTheHandle) {
     EXPECT_EQ(pair.a->getXferStatus(request), NIXL_ERR_INVALID_PARAM);
 }
 
-TEST_F(Agent, MemoryStaysWithTheBackendUntilTransfersInFlightEnd) {
+TEST_F(Agent, DeregistrationEndsTheTransfersThatRunOnTheMemory) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);
     auto *request = pair.request(NIXL_WRITE, x, y);
     gated().holdTransfers();
     ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
     const auto before = gated().count(EngineCall::kDeregister);
-    ASSERT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS);
-    EXPECT_EQ(gated().count(EngineCall::kDeregister), before);
-    gated().finishAll();
-    EXPECT_EQ(pair.finish(request, NIXL_IN_PROG), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS);
     EXPECT_EQ(gated().count(EngineCall::kDeregister), before + 1);
+    EXPECT_EQ(pair.a->getXferStatus(request), NIXL_ERR_CANCELED);
     EXPECT_EQ(pair.a->postXferReq(request), NIXL_ERR_NOT_FOUND);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("deregistered"));
+}
+
+TEST_F(Agent, DeregisteredMemoryStaysWithTheBackendWhileATransferIsNotQuiet) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    gated().holdTransfers();
+    gated().holdCancelled();
+    ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+    const auto before = gated().count(EngineCall::kDeregister);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_ERR_REPOST_ACTIVE);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), before);
+    gated().settleCancelled();
+    EXPECT_EQ(pair.finish(request, NIXL_IN_PROG), NIXL_ERR_CANCELED);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), before + 1);
 }
 
 TEST_F(Agent, APreparedListOfDeregisteredMemoryIsRefused) {

@@ -206,6 +206,18 @@ nixlAgentData::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t 
     return {};
 }
 
+// Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
+bool
+nixlAgentData::endTransfersOnDeregistered() {
+    const auto deadline = std::chrono::steady_clock::now() + nx::agent::kSettleGuard;
+    bool quiet = true;
+    requests.forEach([&](uint64_t token) {
+        auto request = requests.find(token);
+        if (request && request->cancelIfDeregistered()) quiet = request->settle(deadline) && quiet;
+    });
+    return quiet;
+}
+
 Status
 nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
     auto usable = candidates(args);
@@ -261,6 +273,11 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
     epoch.fetch_add(1);
     std::for_each(ended.begin(), ended.end(), revoked);
     epoch.fetch_add(1);
+    if (!ended.empty() && !endTransfersOnDeregistered()) {
+        return {NIXL_ERR_REPOST_ACTIVE,
+                "the memory is deregistered for new requests, but a transfer in flight that was cancelled still uses "
+                "it; do not free it before that request's status is final"};
+    }
     if (!any && result.ok() && !descs.isEmpty()) {
         return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
     }

@@ -68,6 +68,14 @@ TransferRequest::releaseMappings() const {
     for (const auto &mapping : mappings_) mapping->release();
 }
 
+bool
+TransferRequest::memoryGone() const {
+    const auto gone = [](const auto &window) { return window->revoked(); };
+    const auto &plan = *parts_.plan;
+    return std::any_of(plan.local_windows.begin(), plan.local_windows.end(), gone) ||
+        (!parts_.peer && std::any_of(plan.remote_windows.begin(), plan.remote_windows.end(), gone));
+}
+
 // After acquireMappings: is everything the plan was made from still there?
 nixl_status_t
 TransferRequest::validateLocked(std::string &sentence) {
@@ -79,10 +87,7 @@ TransferRequest::validateLocked(std::string &sentence) {
     }
     const uint64_t epoch = parts_.epoch->load(std::memory_order_acquire);
     if (epoch == valid_epoch_) return NIXL_SUCCESS;
-    const auto &plan = *parts_.plan;
-    const auto gone = [](const auto &window) { return window->revoked(); };
-    if (std::any_of(plan.local_windows.begin(), plan.local_windows.end(), gone) ||
-        std::any_of(plan.remote_windows.begin(), plan.remote_windows.end(), gone)) {
+    if (memoryGone()) {
         sentence = "memory of the request was deregistered after the request was made";
         return NIXL_ERR_NOT_FOUND;
     }
@@ -188,6 +193,15 @@ TransferRequest::cancel() {
     if (!inFlight()) return;
     state_ = State::kSettling;
     parts_.backend->face().cancel(handle_);
+}
+
+bool
+TransferRequest::cancelIfDeregistered() {
+    std::lock_guard lock(mutex_);
+    if (!inFlight() || !memoryGone()) return false;
+    state_ = State::kSettling;
+    parts_.backend->face().cancel(handle_);
+    return true;
 }
 
 bool

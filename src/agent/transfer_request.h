@@ -63,6 +63,10 @@ public:
     void
     cancel();
 
+    /// Like cancel(), if memory of this agent that the request uses was deregistered. True if it was running on such.
+    bool
+    cancelIfDeregistered();
+
     /// Waits until the request is not in flight, at most until `deadline`. True if it is not.
     bool
     settle(std::chrono::steady_clock::time_point deadline);
@@ -118,6 +122,8 @@ private:
     acquireMappings() const;
     void
     releaseMappings() const;
+    bool
+    memoryGone() const;
     std::optional<double>
     predict() const;
 

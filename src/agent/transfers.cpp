@@ -21,8 +21,6 @@ using nx::memory::Side;
 
 namespace {
 
-constexpr std::chrono::milliseconds kSettleGuard{150};
-
 std::string
 noSection(const std::string &whose, nixl_mem_t memory) {
     return whose + " has no " + nixlEnumStrings::memTypeStr(memory) + " registered with it";
@@ -413,7 +411,7 @@ nixlAgentData::release(nixlXferReqH *handle) {
     auto request = findRequest(handle);
     if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
     request->cancel();
-    if (!request->settle(std::chrono::steady_clock::now() + kSettleGuard)) {
+    if (!request->settle(std::chrono::steady_clock::now() + nx::agent::kSettleGuard)) {
         return {NIXL_ERR_REPOST_ACTIVE,
                 "the transfer was cancelled but backend " + request->backend()->type +
                     " still uses its buffers; the handle stays valid, release it again later"};

@@ -1,4 +1,5 @@
-# Installs BUILD, the build of TREE, into WORK/prefix, builds the project SOURCE against it and runs what came out. Any failure ends it.
+# Installs BUILD, the build of TREE, into WORK/prefix, builds the project SOURCE against it and runs what came out.
+# Any failure ends it.
 function(must)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT result EQUAL 0)

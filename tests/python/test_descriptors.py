@@ -159,7 +159,9 @@ def test_lists_pass_through(agent):
     assert agent.get_reg_descs(reg) is reg
 
 
-@pytest.mark.parametrize("name, mem", [("DRAM", 0), ("VRAM", 1), ("BLOCK", 2), ("OBJ", 3), ("FILE", 4), ("cpu", 0), ("cuda", 1)])
+@pytest.mark.parametrize(
+    "name, mem", [("DRAM", 0), ("VRAM", 1), ("BLOCK", 2), ("OBJ", 3), ("FILE", 4), ("cpu", 0), ("cuda", 1)]
+)
 def test_tuples_with_each_memory_type(agent, name, mem):
     assert agent.get_xfer_descs(XFER, name) == b.nixlXferDList(b.nixl_mem_t(mem), XFER)
     assert agent.get_reg_descs(REG, name) == b.nixlRegDList(b.nixl_mem_t(mem), REG)

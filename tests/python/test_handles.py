@@ -178,18 +178,16 @@ def test_handles_are_collected_on_other_threads(backend):
 
 
 def test_two_threads_release_one_handle(pair):
+    def release(handle, outcomes):
+        try:
+            handle.release()
+            outcomes.append("released")
+        except b.nixlInvalidParamError:
+            outcomes.append("too late")
+
     for _ in range(20):
-        handle = pair.request()
-        outcomes = []
-
-        def release():
-            try:
-                handle.release()
-                outcomes.append("released")
-            except b.nixlInvalidParamError:
-                outcomes.append("too late")
-
-        threads = [threading.Thread(target=release) for _ in range(2)]
+        handle, outcomes = pair.request(), []
+        threads = [threading.Thread(target=release, args=(handle, outcomes)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -3,6 +3,7 @@
 """Index lists of prepared transfers come in every form that numpy would convert to 32-bit integers."""
 
 import array
+import functools
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ FORMS = {
     "list of floats": lambda indices: [i + 0.75 for i in indices],
     "array.array": lambda indices: array.array("i", indices),
     "array.array of long": lambda indices: array.array("q", indices),
-    **{f"{np.dtype(t).name} array": (lambda t: lambda indices: np.array(indices, dtype=t))(t) for t in "bBhHiIlLqQefdg"},
+    **{f"{letter} array": functools.partial(np.array, dtype=letter) for letter in "bBhHiIlLqQefdg"},
     "big-endian array": lambda indices: np.array(indices, dtype=">i4"),
     "object array": lambda indices: np.array(indices, dtype=object),
     "strided array": lambda indices: np.repeat(np.array(indices, dtype=np.int32), 3)[::3],

@@ -75,5 +75,5 @@ def test_debug_logging_shows_logging_errors(value, raises):
 
 
 def test_healthy_agent_prints_nothing():
-    code = "import nixl; a = nixl.nixl_agent('a', nixl.nixl_agent_config(backends=['LOOPBACK'])); a.get_agent_metadata()"
+    code = "import nixl; nixl.nixl_agent('a', nixl.nixl_agent_config(backends=['LOOPBACK'])).get_agent_metadata()"
     assert output(code, NIXL_CONFIG_FILE=os.devnull) == []

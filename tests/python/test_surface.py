@@ -29,9 +29,9 @@ def _golden_functions():
 def _golden_parameters(function):
     arguments = function.args
     defaults = [None] * (len(arguments.args) - len(arguments.defaults)) + arguments.defaults
-    for argument, default in zip(arguments.args, defaults):
+    for argument, default in zip(arguments.args, defaults, strict=True):
         yield argument.arg, "positional", default and ast.literal_eval(default)
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults):
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield argument.arg, "keyword", default and ast.literal_eval(default)
 
 
@@ -98,9 +98,9 @@ def test_package_attributes_are_its_own_submodules():
     assert nixl.logging.get_logger is nixl.get_logger
     assert nixl._utils.malloc_passthru is nixl.malloc_passthru
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        nixl.nonsense
+        assert nixl.nonsense
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        api.nonsense
+        assert api.nonsense
 
 
 def test_bindings_constants():

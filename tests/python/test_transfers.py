@@ -125,6 +125,17 @@ def test_check_remote_metadata_knows_what_is_reachable(pair):
     assert not pair.initiator.check_remote_metadata("target", b.nixlXferDList(b.DRAM_SEG, [(16, 16, 0)]))
 
 
+def test_name_that_is_not_utf8_can_be_read_and_given_back(backend):
+    sender, receiver = nixl_agent(b"caf\xe9", config(backend)), nixl_agent("receiver", config(backend))
+    receiver.add_remote_agent(sender.get_agent_metadata())
+    sender.add_remote_agent(receiver.get_agent_metadata())
+    sender.send_notif("receiver", b"hello")
+    name = next(iter(eventually(receiver.get_new_notifs)))
+    assert name.encode("utf-8", "surrogateescape") == b"caf\xe9"
+    receiver.send_notif(name, b"back")
+    eventually(lambda: sender.get_new_notifs() == {"receiver": [b"back"]})
+
+
 def test_partial_metadata_adds_up(backend):
     pair = make_pair(backend)
     extra = random_bytes(4096)

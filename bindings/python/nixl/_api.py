@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _bindings as nixlBind
 from ._bindings import DEFAULT_COMM_PORT
