@@ -13,6 +13,11 @@
 
 #pragma GCC visibility push(default)
 
+namespace nixlx {
+nixl_status_t
+fail(nixl_status_t status, std::string sentence) noexcept; // nixlx/engine.h
+}
+
 #define NIXL_PLUGIN_API_VERSION 1
 #define NIXL_PLUGIN_EXPORT __attribute__((visibility("default")))
 
@@ -36,7 +41,7 @@ nixl_plugin_fini();
 
 /// Builds the plugin object of an engine with a constructor `Engine(const nixlBackendInitParams *)` or a static
 /// `Engine::create(const nixlBackendInitParams &)` that returns an owning (smart or raw) pointer. An exception in
-/// either is logged and gives a null engine.
+/// either gives a null engine and becomes the sentence of the failed createBackend.
 template<typename Engine> class nixlBackendPluginCreator {
 public:
     static nixlBackendPlugin *
@@ -79,7 +84,8 @@ private:
             }
         }
         catch (const std::exception &e) {
-            NIXL_ERROR << "createBackend: backend initialization error for '" << init_params->type << "': " << e.what();
+            // The agent logs it, with the sentence.
+            (void)nixlx::fail(NIXL_ERR_BACKEND, e.what());
             return nullptr;
         }
     }

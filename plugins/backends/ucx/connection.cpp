@@ -3,9 +3,8 @@
 #include "ucx/connection.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "ucx/beacon.h"
 #include "ucx/runtime.h"
 
 namespace nx::ucx {
@@ -13,14 +12,6 @@ namespace nx::ucx {
 namespace {
 
 constexpr int kUndecided = -1;
-
-/// A descriptor that becomes readable when the process ends; none if it already has, or if the id was used again.
-Fd
-openProcess(uint64_t process, uint64_t start) {
-    Fd fd(static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(process), 0)));
-    if (fd && startOf(process) != start) fd.reset();
-    return fd;
-}
 
 } // namespace
 
@@ -33,15 +24,17 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
 }
 
 Connection::~Connection() {
-    if (process_) runtime_.unwatch(process_.get());
+    if (beacon_) runtime_.unwatch(beacon_.get());
 }
 
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (!same_host || info.local_addresses.empty()) return;
     local_addresses_ = info.local_addresses;
-    if (info.process != static_cast<uint64_t>(getpid())) process_ = openProcess(info.process, info.process_start);
+    // A beacon that cannot be reached: UCX notices the end of a process too, only later.
+    if (auto beacon = watchBeacon(info.beacon); beacon.ok()) beacon_ = *std::move(beacon);
     fabric_ = kUndecided;
+    runtime_.watch(*this);
 }
 
 Fabric
@@ -92,9 +85,9 @@ Connection::forEachEndpoint(Visit visit) {
 
 void
 Connection::lookForDeath() {
-    if (!process_ || gone()) return;
-    pollfd fd{process_.get(), POLLIN, 0};
-    if (::poll(&fd, 1, 0) > 0) abandon("its process has ended");
+    if (!beacon_ || gone()) return;
+    pollfd fd{beacon_.get(), POLLIN, 0};
+    if (::poll(&fd, 1, 0) > 0) abandon("it has ended");
 }
 
 std::string
@@ -113,7 +106,7 @@ Connection::setGone(const std::string &reason) {
 void
 Connection::close(bool orderly) {
     setGone("this agent has disconnected it; load its metadata again");
-    if (process_) runtime_.unwatch(process_.get());
+    if (beacon_) runtime_.unwatch(beacon_.get());
     forEachEndpoint([&](Endpoint &endpoint) { endpoint.close(orderly); });
 }
 

@@ -53,14 +53,14 @@ public:
     Result<Endpoint *>
     endpoint(Fabric fabric, size_t worker);
 
-    /// Takes the peer for gone if its process has ended. Costs a system call where that can be known.
+    /// Takes the peer for gone if its beacon is. Costs a system call where there is one.
     void
     lookForDeath();
 
-    /// Process to watch, -1 if there is none.
+    /// Readable when the peer has ended; -1 if there is no beacon.
     int
-    processFd() const noexcept {
-        return process_.get();
+    beaconFd() const noexcept {
+        return beacon_.get();
     }
 
     bool
@@ -96,7 +96,7 @@ private:
     const std::string name_;
     const std::string address_;
     std::vector<std::string> local_addresses_; ///< constant after setPeerInfo
-    Fd process_;                               ///< constant after setPeerInfo
+    Fd beacon_;                                ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
     std::atomic<int> fabric_; ///< -1: not decided
 

@@ -252,7 +252,7 @@ Context::create(const Library &library, const ContextOptions &options) {
     const auto status = api.ucp_init_version(kApiMajor, kApiMinor, &params, config, &handle);
     api.ucp_config_release(config);
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot start: " + library.text(status)};
-    return std::unique_ptr<Context>(new Context(library, handle));
+    return std::unique_ptr<Context>(new Context(library, handle, options.wakeup));
 }
 
 Context::~Context() {
@@ -353,9 +353,10 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot set up a worker: " + library.text(status)};
     worker->address_.assign(reinterpret_cast<const char *>(attributes.address), attributes.address_length);
     api.ucp_worker_release_address(handle, attributes.address);
-    // Without the wakeup feature there is none.
-    int fd = -1;
-    if (api.ucp_worker_get_efd(handle, &fd) == UCS_OK) worker->event_fd_ = fd;
+    if (context.wakeup_) {
+        status = api.ucp_worker_get_efd(handle, &worker->event_fd_);
+        if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot be slept on: " + library.text(status)};
+    }
     return worker;
 }
 

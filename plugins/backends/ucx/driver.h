@@ -130,10 +130,14 @@ public:
 
 private:
     friend class Worker;
-    Context(const Library &library, ucp_context *handle) : library_(library), handle_(handle) {}
+    Context(const Library &library, ucp_context *handle, bool wakeup)
+        : library_(library),
+          handle_(handle),
+          wakeup_(wakeup) {}
 
     const Library &library_;
     ucp_context *const handle_;
+    const bool wakeup_;
     std::mutex mutex_; ///< serialises registrations
 };
 

@@ -68,7 +68,12 @@ public:
     }
     ~Region() {
         if (remote) user_->unloadMD(remote);
-        owner_.deregisterMem(local);
+        deregister();
+    }
+
+    void
+    deregister() {
+        if (local) owner_.deregisterMem(std::exchange(local, nullptr));
     }
 
     void
@@ -484,8 +489,7 @@ TEST_P(EnginePair, ReportsAPeerThatHasShutDown) {
     const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
     Request request(*a, plan);
     ASSERT_EQ(run(request), NIXL_SUCCESS);
-    b->deregisterMem(std::exchange(target.local, nullptr));
-    target.local = nullptr;
+    target.deregister();
     b.reset();
     nixl_status_t status = NIXL_SUCCESS;
     EXPECT_TRUE(eventually([&] {
@@ -494,7 +498,6 @@ TEST_P(EnginePair, ReportsAPeerThatHasShutDown) {
     }));
     EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT);
     EXPECT_NE(takeBackendSentence("").find("'bob'"), std::string::npos);
-    b = makeEngine("bob", false); // for the regions' destructors
 }
 
 // ---- Cancelling ----------------------------------------------------------------------------------------------------

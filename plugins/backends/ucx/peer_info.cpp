@@ -14,7 +14,7 @@ namespace nx::ucx {
 namespace {
 
 constexpr uint32_t kFormat = 1;
-constexpr size_t kHostBytesMax = 512;
+constexpr size_t kHostBytesMax = 512, kBeaconBytesMax = 64;
 constexpr std::string_view kKeyMagic{"\x8bnxkeys\x01", 8};
 constexpr size_t kTailBytes = 2 * sizeof(uint32_t) + kKeyMagic.size();
 
@@ -32,23 +32,6 @@ hostIdentity() {
     return identity + "/" + std::to_string(geteuid());
 }
 
-uint64_t
-startOf(uint64_t process) {
-    std::ifstream file("/proc/" + std::to_string(process) + "/stat");
-    std::string line;
-    std::getline(file, line);
-    // The second field, the program's name in parentheses, may hold anything; start time is field 22.
-    const size_t name_end = line.rfind(')');
-    if (name_end == std::string::npos) return 0;
-    size_t at = name_end + 1;
-    for (int field = 3; field <= 22; ++field) {
-        at = line.find(' ', at);
-        if (at == std::string::npos) return 0;
-        ++at;
-    }
-    return std::strtoull(line.c_str() + at, nullptr, 10);
-}
-
 std::string
 encodePeerInfo(const PeerInfo &info) {
     std::string bytes;
@@ -56,8 +39,7 @@ encodePeerInfo(const PeerInfo &info) {
     writer.prefix();
     writer.integer("version", kFormat);
     writer.field("host", info.host);
-    writer.integer("process", info.process);
-    writer.integer("start", info.process_start);
+    writer.field("beacon", info.beacon);
     writer.integer("workers", static_cast<uint64_t>(info.local_addresses.size()));
     for (const std::string &address : info.local_addresses) writer.field("address", address);
     return bytes;
@@ -71,8 +53,8 @@ decodePeerInfo(std::string_view bytes) {
     // Later formats append fields.
     if (reader.takeInteger<uint32_t>("version") < kFormat) reader.fail("format 0");
     info.host = reader.takeName("host", kHostBytesMax);
-    info.process = reader.takeInteger<uint64_t>("process");
-    info.process_start = reader.takeInteger<uint64_t>("start");
+    info.beacon = reader.take("beacon");
+    if (info.beacon.size() > kBeaconBytesMax) reader.fail("the beacon's name is too long");
     const size_t count = reader.takeCount("workers", wire::fieldSize("address", kAddressBytesMin), kPeerWorkersMax);
     for (size_t i = 0; i < count && reader.ok(); ++i) {
         const std::string_view address = reader.takeName("address", kAddressBytesMax);

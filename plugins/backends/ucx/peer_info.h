@@ -25,8 +25,7 @@ hostIdentity();
 
 struct PeerInfo {
     std::string host; ///< hostIdentity() of the peer
-    uint64_t process = 0;
-    uint64_t process_start = 0;               ///< in clock ticks since boot: process ids are used again
+    std::string beacon; ///< lit while the peer's engine lives; empty: there is none
     std::vector<std::string> local_addresses; ///< of the same-host context's workers; empty: there is none
 };
 
@@ -40,10 +39,6 @@ decodePeerInfo(std::string_view bytes);
 /// INVALID_PARAM: `address` cannot be a worker's address.
 Status
 checkAddress(std::string_view address);
-
-/// When this process (or `process`) started; 0 if the system does not tell.
-uint64_t
-startOf(uint64_t process);
 
 struct Keys {
     std::string plain;

@@ -5,7 +5,6 @@
 #include "ucx/peer_info.h"
 
 #include <random>
-#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -16,15 +15,14 @@ const std::string kAddress = std::string("\x20", 1) + std::string(99, 'a');
 
 PeerInfo
 sample() {
-    return {hostIdentity(), 4711, 123456, {kAddress, kAddress + "b"}};
+    return {hostIdentity(), "lighthouse", {kAddress, kAddress + "b"}};
 }
 
 TEST(PeerInfo, SurvivesTheWire) {
     const auto read = decodePeerInfo(encodePeerInfo(sample()));
     ASSERT_TRUE(read.ok()) << read.message();
     EXPECT_EQ(read->host, sample().host);
-    EXPECT_EQ(read->process, 4711u);
-    EXPECT_EQ(read->process_start, 123456u);
+    EXPECT_EQ(read->beacon, "lighthouse");
     EXPECT_EQ(read->local_addresses, sample().local_addresses);
 }
 
@@ -72,11 +70,6 @@ TEST(CheckAddress, RefusesWhatUcxWouldDieOf) {
 TEST(HostIdentity, IsStableAndNotEmpty) {
     EXPECT_FALSE(hostIdentity().empty());
     EXPECT_EQ(hostIdentity(), hostIdentity());
-}
-
-TEST(StartOf, TellsProcessesApart) {
-    EXPECT_GT(startOf(static_cast<uint64_t>(getpid())), startOf(1));
-    EXPECT_EQ(startOf(uint64_t{1} << 40), 0u);
 }
 
 TEST(Keys, SurviveTheWire) {

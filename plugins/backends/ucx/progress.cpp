@@ -34,7 +34,7 @@ ProgressThread::~ProgressThread() {
 }
 
 void
-ProgressThread::watch(int fd, std::function<void()> fired) {
+ProgressThread::watch(int fd, std::function<bool()> fired) {
     {
         std::lock_guard lock(watch_mutex_);
         watches_.push_back({fd, std::move(fired)});
@@ -89,9 +89,7 @@ ProgressThread::sleep(int64_t timeout_us) {
         const auto it =
             std::find_if(watches_.begin(), watches_.end(), [&](const Watch &watch) { return watch.fd == fds[i].fd; });
         if (it == watches_.end()) continue; // removed meanwhile
-        const auto fired = std::move(it->fired);
-        watches_.erase(it);
-        fired();
+        if (!it->fired()) watches_.erase(it);
     }
 }
 

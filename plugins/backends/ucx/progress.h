@@ -38,9 +38,9 @@ public:
         if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false)) wake_.wake();
     }
 
-    /// Calls `fired` on the thread when `fd` becomes readable, once. The descriptor stays the caller's.
+    /// Calls `fired` on the thread when `fd` is readable, until it returns false. The descriptor stays the caller's.
     void
-    watch(int fd, std::function<void()> fired);
+    watch(int fd, std::function<bool()> fired);
 
     /// After it returns `fired` neither runs nor will. Not from within `fired`.
     void
@@ -49,7 +49,7 @@ public:
 private:
     struct Watch {
         int fd;
-        std::function<void()> fired;
+        std::function<bool()> fired;
     };
 
     void

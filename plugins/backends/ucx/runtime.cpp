@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/runtime.h"
 
+#include <algorithm>
 #include <chrono>
-#include <unistd.h>
 
 #include "ucx/memory.h"
 #include "utils/common/nixl_log.h"
@@ -15,6 +15,7 @@ namespace {
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
+constexpr unsigned kTendEvery = 8192;
 
 } // namespace
 
@@ -58,6 +59,9 @@ Runtime::startAll() {
         contexts_[static_cast<size_t>(Fabric::kLocal)].reset();
     }
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path();
+    if (hasLocalFabric()) {
+        if (auto beacon = Beacon::create(); beacon.ok()) beacon_ = *std::move(beacon);
+    }
     return createThreads();
 }
 
@@ -95,6 +99,12 @@ Runtime::createThreads() {
         auto thread = make("nixl-ucx", 0, options_.num_workers);
         if (!thread.ok()) return std::move(thread).status();
         progress_thread_ = *std::move(thread);
+        if (beacon_) {
+            progress_thread_->watch(beacon_->get(), [this] {
+                tendBeacon();
+                return true;
+            });
+        }
     }
     for (size_t i = 0; i < options_.num_threads; ++i) {
         auto thread = make("nixl-ucx-" + std::to_string(i), options_.num_workers + i, 1);
@@ -145,6 +155,15 @@ Runtime::progress(Worker *first) {
         }
     }
     if (happened && progress_thread_) progress_thread_->nudge();
+    if (turn % kTendEvery == 0) tendBeacon();
+}
+
+/// Those who watch the beacon wait in the listener's queue, which is bounded.
+void
+Runtime::tendBeacon() {
+    if (!beacon_) return;
+    std::unique_lock lock(beacon_mutex_, std::try_to_lock);
+    if (lock) beacon_->accept();
 }
 
 void
@@ -158,8 +177,11 @@ Runtime::nudge(size_t worker_index) noexcept {
 
 void
 Runtime::watch(Connection &connection) {
-    if (!progress_thread_ || connection.processFd() < 0) return;
-    progress_thread_->watch(connection.processFd(), [&connection] { connection.abandon("its process has ended"); });
+    if (!progress_thread_ || connection.beaconFd() < 0) return;
+    progress_thread_->watch(connection.beaconFd(), [&connection] {
+        connection.abandon("it has ended");
+        return false;
+    });
 }
 
 void
@@ -231,8 +253,7 @@ PeerInfo
 Runtime::ownInfo() const {
     PeerInfo info;
     info.host = host_;
-    info.process = static_cast<uint64_t>(getpid());
-    info.process_start = startOf(info.process);
+    if (beacon_) info.beacon = beacon_->name();
     for (const auto &worker : workers_[static_cast<size_t>(Fabric::kLocal)]) {
         if (info.local_addresses.size() < options_.num_workers) info.local_addresses.push_back(worker->address());
     }
@@ -280,6 +301,7 @@ Runtime::shutDown() {
     for (auto &connection : closing_) connection->abandon("this agent has shut down");
     progressAll(); // requests that were outstanding learn of it
     closing_.clear();
+    beacon_.reset();
 
     for (LocalMemory *memory : memories_) memory->unmap();
     for (auto &fabric : workers_) fabric.clear();

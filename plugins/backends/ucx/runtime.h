@@ -17,11 +17,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/thread.h"
+#include "ucx/beacon.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
 #include "ucx/inbox.h"
@@ -134,7 +136,7 @@ public:
         return info.host == host_;
     }
 
-    /// Starts and stops looking after the end of the peer's process.
+    /// Starts and stops looking after the peer's end, if there is a progress thread for it.
     void
     watch(Connection &connection);
     void
@@ -159,6 +161,8 @@ private:
     Status
     createThreads();
     void
+    tendBeacon();
+    void
     bury(std::shared_ptr<Connection> connection);
     void
     shutDown();
@@ -171,6 +175,7 @@ private:
     // Constant once started:
     const Library *library_ = nullptr;
     Inbox inbox_;
+    std::optional<Beacon> beacon_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
     std::array<std::vector<std::unique_ptr<Worker>>, kFabricCount> workers_;
     std::unique_ptr<ProgressThread> progress_thread_;
@@ -188,6 +193,8 @@ private:
     std::unordered_map<std::string, std::shared_ptr<Connection>> peers_;
     std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
     std::set<LocalMemory *> memories_;
+
+    std::mutex beacon_mutex_; ///< guards the beacon's watchers
 
     Thread start_thread_; ///< last: it uses the others
 };
