@@ -44,6 +44,12 @@ protected:
         return {GetParam().name, GetParam().params, GetParam().progress_thread};
     }
 
+    /// A new buffer that outlives both agents: a test that fails may leave transfers running.
+    Buffer &
+    buffer(size_t size) {
+        return *buffers_.emplace_back(std::make_unique<Buffer>(size));
+    }
+
     /// Registers the ranges at A and at B.
     static void
     registerAt(PairedAgent &agent, std::initializer_list<nixlBasicDesc> ranges) {
@@ -68,7 +74,11 @@ protected:
         return handle;
     }
 
-    std::unique_ptr<AgentPair> pair;
+private:
+    std::vector<std::unique_ptr<Buffer>> buffers_;
+
+protected:
+    std::unique_ptr<AgentPair> pair; // behind the buffers: it goes first
 };
 
 } // namespace nx::test

@@ -94,7 +94,7 @@ TEST_P(Contract, EndsInEveryOrderWithATransferInProgress) {
 
 TEST_P(Contract, ManyThreadsUseOneAgent) {
     constexpr size_t kThreads = 8, kRounds = 100, kSize = 20000;
-    Buffer at_a(kThreads * kSize), at_b(kThreads * kSize);
+    Buffer &at_a = buffer(kThreads * kSize), &at_b = buffer(kThreads * kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -129,12 +129,10 @@ TEST_P(Contract, ManyThreadsUseOneAgent) {
     std::vector<std::thread> threads;
     for (size_t i = 0; i < kThreads; ++i) threads.emplace_back(work, i);
     // The target makes progress meanwhile, and until all messages are there.
-    const bool all = eventually(
-        [&] {
-            EXPECT_EQ(pair->b->getNotifs(pair->b.inbox), NIXL_SUCCESS);
-            return !working && pair->b.inbox["A"].size() >= 2 * kThreads * kRounds;
-        },
-        std::chrono::seconds(90));
+    const bool all = eventually([&] {
+        EXPECT_EQ(pair->b->getNotifs(pair->b.inbox), NIXL_SUCCESS);
+        return !working && pair->b.inbox["A"].size() >= 2 * kThreads * kRounds;
+    });
     for (std::thread &thread : threads) thread.join();
     EXPECT_TRUE(all);
     EXPECT_EQ(wrong, 0u);
@@ -145,7 +143,7 @@ TEST_P(Contract, ManyThreadsUseOneAgent) {
 
 TEST_P(Contract, MetadataChangesUnderRunningTransfers) {
     constexpr size_t kSize = 20000;
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();

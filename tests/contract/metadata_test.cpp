@@ -36,7 +36,7 @@ connectionOnly(const std::string &blob, const std::string &backend) {
 }
 
 TEST_P(Contract, MetadataLoadsAgainAndAgain) {
-    Buffer at_b(kSize);
+    Buffer &at_b = buffer(kSize);
     registerAt(pair->b, {at_b.desc()});
     const nixl_blob_t blob = pair->b.metadata();
     EXPECT_EQ(pair->a->checkRemoteMD("B", listOf({at_b.desc()})), NIXL_ERR_NOT_FOUND);
@@ -51,7 +51,7 @@ TEST_P(Contract, MetadataLoadsAgainAndAgain) {
 }
 
 TEST_P(Contract, MetadataGrows) {
-    Buffer at_a(kSize), first(kSize), second(kSize);
+    Buffer &at_a = buffer(kSize), &first = buffer(kSize), &second = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {first.desc()});
     pair->exchange();
@@ -68,7 +68,7 @@ TEST_P(Contract, MetadataGrows) {
 }
 
 TEST_P(Contract, MetadataTravelsInParts) {
-    Buffer at_a(kSize), first(kSize), second(kSize);
+    Buffer &at_a = buffer(kSize), &first = buffer(kSize), &second = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {first.desc(), second.desc()});
     nixl_blob_t connection, part, both;
@@ -96,7 +96,7 @@ TEST_P(Contract, MetadataTravelsInParts) {
 }
 
 TEST_P(Contract, BadMetadataChangesNothing) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     std::string agent = "unchanged";
     const nixl_blob_t blob = pair->b.metadata();
@@ -131,7 +131,7 @@ TEST_P(Contract, ConnectionInfoOfALoadedAgentDoesNotChange) {
 }
 
 TEST_P(Contract, ANewStartOfAnAgentReplacesTheOld) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
     pair->b.agent.reset();
@@ -155,7 +155,7 @@ TEST_P(Contract, ANewStartOfAnAgentReplacesTheOld) {
 }
 
 TEST_P(Contract, AnInvalidatedAgentIsUnknownUntilItIsLoadedAgain) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
     const nixl_blob_t blob = pair->b.metadata();
@@ -178,7 +178,7 @@ TEST_P(Contract, AnInvalidatedAgentIsUnknownUntilItIsLoadedAgain) {
 }
 
 TEST_P(Contract, PreparedListsGoStale) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -205,7 +205,7 @@ TEST_P(Contract, PreparedListsGoStale) {
 
 TEST_P(Contract, InvalidatingEndsATransferInProgress) {
     constexpr size_t kLong = size_t{64} << 20;
-    Buffer at_a(kLong), at_b(kLong);
+    Buffer &at_a = buffer(kLong), &at_b = buffer(kLong);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     if (pair->a->postXferReq(request) != NIXL_IN_PROG) GTEST_SKIP() << "a post of 64 MiB never stays in progress";
     EXPECT_EQ(pair->a->invalidateRemoteMD("B"), NIXL_SUCCESS);

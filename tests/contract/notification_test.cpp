@@ -11,7 +11,7 @@ using Messages = std::vector<nixl_blob_t>;
 
 TEST_P(Contract, ANotificationComesAfterItsData) {
     constexpr size_t kSize = 200000;
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     nixl_opt_args_t args;
     for (uint64_t round = 1; round <= 100; ++round) {
@@ -35,7 +35,7 @@ TEST_P(Contract, ANotificationComesAfterItsData) {
 }
 
 TEST_P(Contract, ANotificationOfAReadTellsTheOwnerThatItIsDone) {
-    Buffer at_a(100000), at_b(100000);
+    Buffer &at_a = buffer(100000), &at_b = buffer(100000);
     at_b.fill(1);
     nixlXferReqH *request = pair->request(NIXL_READ, at_a, at_b);
     nixl_opt_args_t args;
@@ -53,7 +53,7 @@ TEST_P(Contract, ANotificationOfAReadTellsTheOwnerThatItIsDone) {
 }
 
 TEST_P(Contract, NotificationsCarryAnyBytes) {
-    Buffer at_a(16), at_b(16);
+    Buffer &at_a = buffer(16), &at_b = buffer(16);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     std::string all_bytes;
     for (int byte = 0; byte < 256; ++byte) all_bytes += static_cast<char>(byte);
@@ -75,7 +75,7 @@ TEST_P(Contract, NotificationsCarryAnyBytes) {
 }
 
 TEST_P(Contract, ARepostKeepsReplacesOrClearsTheNotification) {
-    Buffer at_a(16), at_b(16);
+    Buffer &at_a = buffer(16), &at_b = buffer(16);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -118,7 +118,7 @@ TEST_P(Contract, NotificationsOfAStrangerArrive) {
 
 TEST_P(Contract, EveryNotificationArrivesOnce) {
     constexpr size_t kCount = 2000;
-    Buffer at_a(64), at_b(64);
+    Buffer &at_a = buffer(64), &at_b = buffer(64);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     for (size_t i = 0; i < kCount; ++i) {
         nixl_opt_args_t args;
@@ -142,7 +142,7 @@ TEST_P(Contract, EveryNotificationArrivesOnce) {
 TEST_P(Contract, TheProgressThreadDeliversWithoutTheInitiator) {
     if (!GetParam().progress_thread) GTEST_SKIP() << "without a progress thread the initiator polls";
     constexpr size_t kSize = size_t{16} << 20;
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     at_a.fill(1);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     nixl_opt_args_t args;

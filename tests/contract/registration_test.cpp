@@ -10,19 +10,19 @@ namespace {
 constexpr size_t kSize = 1 << 16;
 
 TEST_P(Contract, DeregistersExactRangesOnly) {
-    Buffer buffer(kSize);
+    Buffer &memory = buffer(kSize);
     PairedAgent &a = pair->a;
-    registerAt(a, {buffer.desc()});
+    registerAt(a, {memory.desc()});
     for (const nixlBasicDesc &other :
-         {buffer.desc(0, kSize - 1), buffer.desc(1, kSize - 1), buffer.desc(0, kSize, 1)}) {
+         {memory.desc(0, kSize - 1), memory.desc(1, kSize - 1), memory.desc(0, kSize, 1)}) {
         EXPECT_EQ(a->deregisterMem(registrationOf({other})), NIXL_ERR_NOT_FOUND);
     }
-    EXPECT_EQ(a->deregisterMem(registrationOf({buffer.desc()})), NIXL_SUCCESS);
-    EXPECT_EQ(a->deregisterMem(registrationOf({buffer.desc()})), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(a->deregisterMem(registrationOf({memory.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(a->deregisterMem(registrationOf({memory.desc()})), NIXL_ERR_NOT_FOUND);
 }
 
 TEST_P(Contract, DeregistersAllOfAListOrNothing) {
-    Buffer first(kSize), second(kSize), third(kSize);
+    Buffer &first = buffer(kSize), &second = buffer(kSize), &third = buffer(kSize);
     PairedAgent &a = pair->a;
     registerAt(a, {first.desc(), second.desc()});
     EXPECT_EQ(a->deregisterMem(registrationOf({first.desc(), third.desc()})), NIXL_ERR_NOT_FOUND);
@@ -30,7 +30,7 @@ TEST_P(Contract, DeregistersAllOfAListOrNothing) {
 }
 
 TEST_P(Contract, RegistersARangeTwiceAndKeepsItUntilTheSecondDeregistration) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc(), at_b.desc()});
@@ -48,7 +48,7 @@ TEST_P(Contract, RegistersARangeTwiceAndKeepsItUntilTheSecondDeregistration) {
 }
 
 TEST_P(Contract, ResolvesInNestedAndOverlappingRegistrations) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     // A whole, a small one inside, and one that overlaps the small one.
     registerAt(pair->a, {at_a.desc(), at_a.desc(1000, 10), at_a.desc(1005, 5000)});
     registerAt(pair->b, {at_b.desc(), at_b.desc(1000, 10), at_b.desc(1005, 5000)});
@@ -69,7 +69,7 @@ TEST_P(Contract, ResolvesInNestedAndOverlappingRegistrations) {
 }
 
 TEST_P(Contract, DescriptorsSpanAdjacentRegistrations) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     // Cut at different places on the two sides, in registrations of their own.
     registerAt(pair->a, {at_a.desc(0, 10000)});
     registerAt(pair->a, {at_a.desc(10000, kSize - 10000)});
@@ -89,7 +89,7 @@ TEST_P(Contract, DescriptorsSpanAdjacentRegistrations) {
 }
 
 TEST_P(Contract, WhatIsNotCoveredIsNotFound) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc(0, 100), at_b.desc(200, 100)});
     pair->exchange();
@@ -112,7 +112,7 @@ TEST_P(Contract, WhatIsNotCoveredIsNotFound) {
 }
 
 TEST_P(Contract, RegistersNothingAtAll) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_b = buffer(kSize);
     EXPECT_EQ(pair->b->registerMem(registrationOf({})), NIXL_SUCCESS);
     EXPECT_EQ(pair->b->registerMem(registrationOf({at_b.desc(0, 0)})), NIXL_SUCCESS) << "a range of length zero";
     pair->exchange();
@@ -121,7 +121,7 @@ TEST_P(Contract, RegistersNothingAtAll) {
 
 TEST_P(Contract, OneMoreRangeAfterAnother) {
     constexpr size_t kRanges = 1000, kLength = 64;
-    Buffer at_a(kRanges * kLength), at_b(kRanges * kLength);
+    Buffer &at_a = buffer(kRanges * kLength), &at_b = buffer(kRanges * kLength);
     registerAt(pair->a, {at_a.desc()});
     for (size_t i = 0; i < kRanges; ++i) registerAt(pair->b, {at_b.desc(i * kLength, kLength)});
     pair->exchange();
@@ -137,7 +137,7 @@ TEST_P(Contract, OneMoreRangeAfterAnother) {
 }
 
 TEST_P(Contract, LocalMemoryOfARequestMustBeRegistered) {
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
     EXPECT_EQ(pair->a->deregisterMem(registrationOf({at_a.desc()})), NIXL_SUCCESS);

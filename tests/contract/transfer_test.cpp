@@ -15,7 +15,7 @@ namespace {
 
 TEST_P(Contract, MovesEverySizeFromEveryAlignment) {
     constexpr size_t kRoom = 3 << 20;
-    Buffer at_a(kRoom), at_b(kRoom);
+    Buffer &at_a = buffer(kRoom), &at_b = buffer(kRoom);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -45,7 +45,7 @@ TEST_P(Contract, MovesEverySizeFromEveryAlignment) {
 }
 
 TEST_P(Contract, ElementsOfLengthZeroMoveNothing) {
-    Buffer at_a(100), at_b(100);
+    Buffer &at_a = buffer(100), &at_b = buffer(100);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -82,7 +82,7 @@ TEST_P(Contract, MovesMoreThanTwoGibibytesInOneBlock) {
         GTEST_SKIP() << "needs " << (3 * kSize >> 20) << " MiB of memory, " << (available >> 20)
                      << " MiB are available";
     }
-    Buffer at_a(kSize), at_b(kSize);
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     at_a.fill(1);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
@@ -96,7 +96,7 @@ constexpr size_t kMany = 100000;
 constexpr size_t kBlock = 48;
 
 TEST_P(Contract, CreatesARequestOfAHundredThousandDescriptors) {
-    Buffer at_a(kMany * kBlock), at_b(2 * kMany * kBlock);
+    Buffer &at_a = buffer(kMany * kBlock), &at_b = buffer(2 * kMany * kBlock);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -120,7 +120,7 @@ TEST_P(Contract, CreatesARequestOfAHundredThousandDescriptors) {
 }
 
 TEST_P(Contract, MakesRequestsFromPreparedListsByPermutedIndices) {
-    Buffer at_a(kMany * kBlock), at_b(kMany * kBlock);
+    Buffer &at_a = buffer(kMany * kBlock), &at_b = buffer(kMany * kBlock);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -167,7 +167,7 @@ TEST_P(Contract, MakesRequestsFromPreparedListsByPermutedIndices) {
 
 TEST_P(Contract, MakesRequestsFromStridedLists) {
     constexpr size_t kCount = 1000, kLength = 40, kStride = 100;
-    Buffer at_a(kCount * kLength), at_b(kCount * kStride);
+    Buffer &at_a = buffer(kCount * kLength), &at_b = buffer(kCount * kStride);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -201,7 +201,7 @@ TEST_P(Contract, MakesRequestsFromStridedLists) {
 // ---- What is refused
 
 TEST_P(Contract, ListsMustMatch) {
-    Buffer at_a(100), at_b(100);
+    Buffer &at_a = buffer(100), &at_b = buffer(100);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -219,7 +219,7 @@ TEST_P(Contract, ListsMustMatch) {
 }
 
 TEST_P(Contract, IndicesMustMatch) {
-    Buffer at_a(100), at_b(100);
+    Buffer &at_a = buffer(100), &at_b = buffer(100);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
     pair->exchange();
@@ -250,7 +250,7 @@ TEST_P(Contract, IndicesMustMatch) {
 // ---- The life of a request
 
 TEST_P(Contract, ARequestTellsItsState) {
-    Buffer at_a(4096), at_b(4096);
+    Buffer &at_a = buffer(4096), &at_b = buffer(4096);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->a->getXferStatus(request), NIXL_ERR_NOT_POSTED);
     nixlBackendH *backend = nullptr;
@@ -272,7 +272,7 @@ TEST_P(Contract, ARequestTellsItsState) {
 }
 
 TEST_P(Contract, ARequestIsPostedAgainAndAgain) {
-    Buffer at_a(100000), at_b(100000);
+    Buffer &at_a = buffer(100000), &at_b = buffer(100000);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     for (uint64_t round = 1; round <= 50; ++round) {
         at_a.fill(round);
@@ -286,7 +286,7 @@ constexpr size_t kLong = size_t{64} << 20;
 constexpr const char *kFinishesAtOnce = "a post of 64 MiB never stays in progress";
 
 TEST_P(Contract, ARequestInProgressIsNotPostedAgain) {
-    Buffer at_a(kLong), at_b(kLong);
+    Buffer &at_a = buffer(kLong), &at_b = buffer(kLong);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     // An engine with a thread may finish between the two posts: try until it does not.
     bool in_progress = false, refused = false;
@@ -306,7 +306,7 @@ TEST_P(Contract, ARequestInProgressIsNotPostedAgain) {
 }
 
 TEST_P(Contract, BuffersOfAReleasedRequestAreQuiet) {
-    Buffer at_a(kLong), at_b(kLong), other_a(kLong);
+    Buffer &at_a = buffer(kLong), &at_b = buffer(kLong), &other_a = buffer(kLong);
     at_b.fill(1);
     nixlXferReqH *request = pair->request(NIXL_READ, at_a, at_b);
     registerAt(pair->a, {other_a.desc()});
@@ -322,20 +322,19 @@ TEST_P(Contract, BuffersOfAReleasedRequestAreQuiet) {
 }
 
 TEST_P(Contract, ADroppedRequestEndsByItself) {
-    Buffer at_a(kLong), at_b(kLong);
+    Buffer &at_a = buffer(kLong), &at_b = buffer(kLong);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     ASSERT_GE(pair->a->postXferReq(request), 0);
     EXPECT_EQ(pair->a->dropXferReq(request), NIXL_SUCCESS);
     EXPECT_EQ(pair->a->dropXferReq(request), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(pair->a->getXferStatus(request), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(pair->a->deregisterMem(registrationOf({at_a.desc()})), NIXL_SUCCESS);
-    pair.reset(); // it settles before its buffers go
 }
 
 // ---- Oneself and storage
 
 TEST_P(Contract, MovesDataWithinTheAgent) {
-    Buffer from(100000), to(100000);
+    Buffer &from = buffer(100000), &to = buffer(100000);
     PairedAgent &a = pair->a;
     registerAt(a, {from.desc(), to.desc()});
     from.fill(1);
@@ -354,7 +353,7 @@ TEST_P(Contract, MovesDataWithinTheAgent) {
 TEST_P(Contract, StorageKeepsWhatWasWritten) {
     if (GetParam().storage.empty()) GTEST_SKIP() << GetParam().name << " has no storage";
     constexpr size_t kSize = 300000;
-    Buffer memory(kSize);
+    Buffer &memory = buffer(kSize);
     PairedAgent &a = pair->a;
     registerAt(a, {memory.desc()});
     for (nixl_mem_t kind : GetParam().storage) {

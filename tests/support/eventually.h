@@ -11,7 +11,7 @@
 namespace nx::test {
 
 /// Long enough for the slowest build on the busiest machine; reaching it is a failure.
-inline constexpr std::chrono::seconds kPatience{30};
+inline constexpr std::chrono::seconds kPatience{120};
 
 /// Asks `predicate` until it is true or `patience` is over; its last answer.
 template<class Predicate>
