@@ -16,7 +16,7 @@ MORE = rows.Row("more", "more", "start", "us", limit_s=0.5)
 FAST = rows.Row("fast", "fast", "start", "GB/s")
 ABOUT = {
     "command": "bench/compare",
-    "machine": {"cpu": "c", "cores": 2, "kernel": "k", "load_before": 0, "load_after": 0, "others_cores": 0},
+    "machine": {"cpu": "c", "cores": 2, "kernel": "k", "load_before": 0, "load_after": 0, "others_cores": [0, 0]},
     "versions": {"ours": {"version": "1", "ucx": None}, "peer": {"version": "2", "ucx": "3"}},
     "quick": False,
     "rounds": 2,

@@ -24,7 +24,7 @@ def load():
 
 
 class Others:
-    """What other processes use of the cores while a run lasts; the run's own processes must have been waited for."""
+    """What other processes use of the cores while a round lasts; the round's own must have been waited for."""
 
     def __init__(self):
         self._started = time.monotonic()

@@ -96,10 +96,11 @@ def _cells(row):
 
 def _notes(result):
     machine, versions = result["machine"], result["versions"]
+    others = machine["others_cores"]
     sides = [f"{label} {version['version']} (UCX {version['ucx'] or 'unknown'})" for label, version in versions.items()]
     notes = [
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, load {machine['load_before']} to "
-        f"{machine['load_after']}, {machine['others_cores']} cores used by others; {'; '.join(sides)}; {result['rounds']} interleaved rounds: `{result['command']}`.",
+        f"{machine['load_after']}, {min(others)} to {max(others)} cores used by others; {'; '.join(sides)}; {result['rounds']} interleaved rounds: `{result['command']}`.",
         "A ratio is how many times better ours is: median of the rounds and their range.",
     ]
     if result["scale"] > 1:

@@ -118,25 +118,29 @@ def block_descriptors(shape, addresses):
 def decode_process(channel, shape):
     """Entry of the decode process; `channel` is the side channel to the prefill process."""
     try:
-        cache = new_cache(shape)
-        agent = new_agent("decode", shape)
-        registered = register(agent, cache)
-        channel.send(("ready", agent.get_agent_metadata()))
-        metadata, addresses = channel.recv()
-        result = pull(agent, shape, cache, agent.add_remote_agent(metadata), addresses)
-        channel.send(("pulled", result))
-        channel.send(("verified", verify(channel, shape, cache)))
-        channel.recv()  # the prefill process has all its notifications
-        agent.remove_remote_agent("prefill")
-        agent.deregister_memory(registered)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        print("decode: the prefill process is gone", file=sys.stderr)
-        sys.exit(1)
+        decode(channel, shape)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:  # whatever it is, the prefill process shows it
-        channel.send(("failed", describe(error)))
+    except Exception as error:  # whatever it is, the prefill process shows it, if it is still there
+        try:
+            channel.send(("failed", describe(error)))
+        except OSError:
+            print("decode: the prefill process is gone", file=sys.stderr)
         sys.exit(1)
+
+
+def decode(channel, shape):
+    cache = new_cache(shape)
+    agent = new_agent("decode", shape)
+    registered = register(agent, cache)
+    channel.send(("ready", agent.get_agent_metadata()))
+    metadata, addresses = channel.recv()
+    result = pull(agent, shape, cache, agent.add_remote_agent(metadata), addresses)
+    channel.send(("pulled", result))
+    channel.send(("verified", verify(channel, shape, cache)))
+    channel.recv()  # the prefill process has all its notifications
+    agent.remove_remote_agent("prefill")
+    agent.deregister_memory(registered)
 
 
 def pull(agent, shape, cache, peer, addresses):

@@ -308,6 +308,7 @@ struct Callbacks {
     failed(void *user, ucp_ep_h, ucs_status_t status) {
         auto *endpoint = static_cast<Endpoint *>(user);
         if (endpoint->failure_ == kDone) endpoint->failure_ = status;
+        endpoint->died_ = true;
         endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
     }
 
@@ -522,6 +523,7 @@ Endpoint::estimate(size_t bytes) const {
 void
 Endpoint::abandon(Code reason) {
     if (failure_ == kDone) failure_ = reason;
+    died_ = true;
     if (handle_) closeNow();
 }
 

@@ -302,9 +302,16 @@ public:
         return failure_;
     }
 
-    /// Takes the peer for gone: outstanding operations end with an error, at once.
+    /// The peer has ended: outstanding operations end with an error. Over shared memory UCX (seen with 1.13 and 1.18)
+    /// keeps those that wait for an answer until the worker goes, if the peer left its queue full.
     void
     abandon(Code reason);
+
+    /// UCX or abandon() has found the peer dead, as opposed to closed from here.
+    bool
+    peerDied() const noexcept {
+        return died_;
+    }
 
     /// Ends the connection: after what was given so far when `orderly`, at once otherwise (outstanding operations end
     /// with an error). Returns immediately.
@@ -334,6 +341,7 @@ private:
     const bool detect_death_;
     ucp_ep *handle_ = nullptr;
     Code failure_ = kDone;
+    bool died_ = false;
     bool flushing_ = false; ///< an orderly close has begun and its flush has not ended
 };
 

@@ -301,11 +301,11 @@ Runtime::shutDown() {
     for (auto &connection : closing_) connection->abandon("this agent has shut down");
     progressAll(); // requests that were outstanding learn of it
     closing_.clear();
-    beacon_.reset();
 
     for (LocalMemory *memory : memories_) memory->unmap();
     for (auto &fabric : workers_) fabric.clear();
     for (auto &context : contexts_) context.reset();
+    beacon_.reset(); // peers may now count on silence
 }
 
 } // namespace nx::ucx

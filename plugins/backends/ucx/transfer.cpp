@@ -12,7 +12,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-constexpr unsigned kWindow = 1024;
+// What UCX has at most: enough for any network, and soon over when the request is cancelled.
+constexpr uint64_t kWindow = 1024;
+constexpr uint64_t kWindowBytes = 16 << 20;
 // UCX may copy a whole block before it returns. In pieces of this size a call stays short, and a cancelled request ends
 // soon.
 constexpr uint64_t kPieceBytes = 1 << 20;
@@ -89,7 +91,9 @@ Lane::issue() {
     const auto deadline = Clock::now() + kStepTime;
     uint64_t bytes = 0;
     for (unsigned pieces = 1; blocks_left_ > 0 && !transfer_.stopping(); ++pieces) {
-        if (outstanding_ >= kWindow) {
+        const uint64_t window = std::min(kWindow, kWindowBytes / std::max(nextLength(), kWindowBytes / kWindow));
+        if (outstanding_ >= window) {
+            resume_at_ = window / 2;
             parked_ = true;
             return false;
         }
@@ -109,12 +113,18 @@ Lane::issue() {
     return false;
 }
 
+/// Of the next piece; requires that there is one.
+uint64_t
+Lane::nextLength() {
+    while (run_->count == 0) ++run_;
+    return std::min(run_->length - offset_, kPieceBytes);
+}
+
 /// Gives one piece to UCX and steps to the next.
 Code
 Lane::issueNext(uint64_t &bytes) {
-    while (run_->count == 0) ++run_;
+    const uint64_t length = nextLength();
     const nixlx::Run &run = *run_;
-    const uint64_t length = std::min(run.length - offset_, kPieceBytes);
     const uint64_t local = run.local + block_ * run.local_stride + offset_;
     const uint64_t remote = run.remote + block_ * run.remote_stride + offset_;
     Code code = kDone;
@@ -163,7 +173,7 @@ Lane::finished(Code code) {
     }
     --outstanding_;
     if (code != kDone) transfer_.fail(code, *endpoint_);
-    if (parked_ && outstanding_ <= kWindow / 2) {
+    if (parked_ && outstanding_ <= resume_at_) {
         parked_ = false;
         worker_.addTask(*this);
     }

@@ -21,7 +21,7 @@
 // | stage    | meaning                                              | left when                                | for      |
 // |----------|------------------------------------------------------|------------------------------------------|----------|
 // | Idle     | not posted, or quiet                                 | start                                    | Issuing  |
-// | Issuing  | blocks are left, at most kWindow operations are out  | none left (then one flush for a WRITE),  | Draining |
+// | Issuing  | blocks are left, UCX has at most a window of them    | none left (then one flush for a WRITE),  | Draining |
 // |          |                                                      | or the request stops                     |          |
 // | Draining | waits for operations and flush                       | the last has ended                       | Settling |
 // | Settling | is quiet; the worker's next step tells the request,  | that step                                | Idle,    |
@@ -51,7 +51,7 @@ namespace nx::ucx {
 class Runtime;
 class Transfer;
 
-class Lane final : public Operation, public Task {
+class Lane final : public Task {
 public:
     /// Blocks first_block ... first_block + block_count - 1 of the request.
     Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count);
@@ -83,18 +83,36 @@ public:
     Code
     notify(std::string_view message);
 
-    void
-    finished(Code code) override;
     bool
     advance() override;
 
+    /// For a peer that is dead: settles without what UCX keeps for ever. Takes the lock.
+    void
+    giveUpOnTheDead();
+
 private:
     enum class Stage { kIdle, kIssuing, kDraining, kSettling, kNotifying };
+
+    /// What UCX reports to. It outlives the lane if UCX keeps an operation for ever.
+    struct Reports final : Operation {
+        explicit Reports(Lane &lane) : lane(&lane) {}
+
+        void
+        finished(Code code) override;
+
+        Lane *lane; ///< null: nobody listens any more
+        uint64_t outstanding = 0;
+    };
+
+    void
+    reported(Code code);
 
     void
     rewind();
     bool
     issue();
+    uint64_t
+    nextLength();
     Code
     issueNext(uint64_t &bytes);
     void
@@ -112,8 +130,9 @@ private:
     std::vector<ucp_rkey *> keys_; ///< per remote segment
     // Guarded by the worker's lock:
     Stage stage_ = Stage::kIdle;
-    bool parked_ = false; ///< the window is full; not among the worker's tasks
-    unsigned outstanding_ = 0;
+    bool parked_ = false;   ///< the window is full; not among the worker's tasks
+    uint64_t resume_at_ = 0; ///< so few outstanding operations end that
+    std::unique_ptr<Reports> reports_;
     uint64_t blocks_left_ = 0;
     const nixlx::Run *run_ = nullptr;
     uint64_t block_ = 0;  ///< in the run
