@@ -27,7 +27,8 @@ ABOUT = {
 def stand_in(tmp_path, body):
     """An interpreter that does `body` instead of running the worker; RESULTS is its result pipe's number."""
     path = tmp_path / "python"
-    path.write_text(f"#!{sys.executable}\nimport json, os, sys, time\nRESULTS = json.loads(sys.argv[3])['results']\n{body}\n")
+    begin = f"#!{sys.executable}\nimport json, os, sys, time\nRESULTS = json.loads(sys.argv[3])['results']\n"
+    path.write_text(begin + body + "\n")
     path.chmod(0o755)
     return str(path)
 
@@ -95,6 +96,14 @@ def test_a_row_that_always_failed_is_shown_as_failed():
     finished_result = result.finish()
     assert finished_result["rows"][0]["bar_met"] is None
     assert "| failed | 1 | - |" in report.markdown(finished_result)
+
+
+@pytest.mark.parametrize(("others", "is_result"), [([0.1, 1.9, 0.1], True), ([0.1, 1.9, 1.9], False)])
+def test_a_run_on_a_busy_machine_is_marked(others, is_result):
+    result = finished(WORK, ours=[1.0], peer=[2.0])
+    result["rounds"] = report.FEWEST_ROUNDS
+    result["machine"] = result["machine"] | {"others_cores": others}
+    assert ("Not a result" not in report.table(result)) == is_result
 
 
 def test_every_wrong_word_is_found():

@@ -67,7 +67,8 @@ class Rows:
         self._fewest = 1 if quick else 3
         self._buffer = memory.Buffer(group.buffer_bytes // scale)
         agent.register_memory([(self._buffer.address, self._buffer.size, 0, "")], "DRAM")
-        metadata, self._target_address, self._target_pid = self._call("connect", agent.get_agent_metadata(), self._buffer.size)
+        answer = self._call("connect", agent.get_agent_metadata(), self._buffer.size)
+        metadata, self._target_address, self._target_pid = answer
         self._buffer.fill(min(MIB, self._buffer.size))
         self._peer = agent.add_remote_agent(metadata)
 

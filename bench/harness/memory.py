@@ -39,10 +39,11 @@ def _pattern(first, last):
 
 def wrong_words(words):
     """How many of `words`, the beginning of a buffer, differ from the pattern."""
-    return sum(
-        int(np.count_nonzero(words[first : first + CHUNK_WORDS] != _pattern(first, min(first + CHUNK_WORDS, len(words)))))
-        for first in range(0, len(words), CHUNK_WORDS)
-    )
+    wrong = 0
+    for first in range(0, len(words), CHUNK_WORDS):
+        last = min(first + CHUNK_WORDS, len(words))
+        wrong += int(np.count_nonzero(words[first:last] != _pattern(first, last)))
+    return wrong
 
 
 def wrong_blocks(words, block_bytes, pool, count):

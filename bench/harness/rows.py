@@ -51,7 +51,7 @@ ROWS = [
     Row("create", "agent and backend creation returns", "start", "ms", bar_ratio=20),
     Row("first_metadata", "creation begun to first metadata blob", "start", "ms", bar_ratio=1),
     Row("idle_cpu", "idle agent, defaults: CPU of a core over 1 s", "start", "%", bar_limit=0.05),
-    Row("write_notify_4k", "4 KiB write + notification, seen by the target", "notify", "us", bar_ratio=10, bar_ratio_tuned=1),
+    Row("write_notify_4k", "4 KiB write + notification", "notify", "us", bar_ratio=10, bar_ratio_tuned=1),
     Row("notify_round_trip", "notification round trip", "notify", "us", bar_ratio=8),
     Row("first_1m", "first 1 MiB to a new peer", "blocks", "ms", bar_limit=10),
     Row("write_4k", "4 KiB write, post to done", "blocks", "us", bar_ratio=2),

@@ -420,8 +420,7 @@ Endpoint::create(Worker &worker, const std::string &address, bool detect_death) 
 Endpoint::~Endpoint() {
     std::lock_guard lock(worker_.mutex_);
     if (handle_) closeNow();
-    // The flush of an orderly close refers to this object; the close by force has just ended it.
-    while (flushing_) worker_.context_.library().api().ucp_worker_progress(worker_.handle_);
+    if (farewell_) farewell_->endpoint = nullptr;
 }
 
 Code
@@ -486,7 +485,7 @@ Endpoint::flush(Operation &operation) {
 
 Code
 Endpoint::send(std::string_view bytes, Operation &operation) {
-    if (!handle_ || flushing_) return failure_ ? failure_ : kNotConnected;
+    if (!handle_ || farewell_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
     operation.driver_api = &api;
     auto param = reportTo(operation);
@@ -529,22 +528,27 @@ Endpoint::abandon(Code reason) {
 
 void
 Endpoint::close(bool orderly) {
-    if (!handle_ || (orderly && flushing_)) return;
+    if (!handle_ || (orderly && farewell_)) return;
     // Flush first, then close by force: unlike UCX's own flushing close this can still be cut short. UCX allows force
     // only where it looks after the death of peers.
     if (orderly && detect_death_ && failure_ == kDone) {
-        flushing_ = flush(*this) == kPending;
-        if (flushing_) return;
+        auto farewell = std::make_unique<Farewell>(*this);
+        if (flush(*farewell) == kPending) {
+            farewell_ = farewell.release();
+            return;
+        }
     }
     closeNow();
 }
 
 void
-Endpoint::finished(Code) {
-    flushing_ = false;
-    if (!handle_) return;
-    if (failure_ == kDone) failure_ = kNotConnected;
-    worker_.some_failed_ = true; // closed after the progress call: not allowed in here
+Endpoint::Farewell::finished(Code) {
+    if (endpoint) {
+        endpoint->farewell_ = nullptr;
+        if (endpoint->failure_ == kDone) endpoint->failure_ = kNotConnected;
+        endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
+    }
+    delete this;
 }
 
 void

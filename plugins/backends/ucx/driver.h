@@ -260,7 +260,7 @@ private:
 };
 
 /// One connection of a worker to a peer's worker. All calls: lock held, except the destructor.
-class Endpoint final : private Operation {
+class Endpoint {
 public:
     /// `address` comes from the peer. `detect_death` off: a vanished peer is never noticed.
     static Result<std::unique_ptr<Endpoint>>
@@ -320,7 +320,7 @@ public:
 
     bool
     closed() const noexcept {
-        return !handle_ && !flushing_;
+        return !handle_;
     }
 
 private:
@@ -328,8 +328,15 @@ private:
     friend struct Callbacks;
     Endpoint(Worker &worker, bool detect_death) : worker_(worker), detect_death_(detect_death) {}
 
-    void
-    finished(Code code) override;
+    /// The flush of an orderly close. It outlives the endpoint if UCX keeps it for ever.
+    struct Farewell final : Operation {
+        explicit Farewell(Endpoint &endpoint) : endpoint(&endpoint) {}
+
+        void
+        finished(Code code) override;
+
+        Endpoint *endpoint; ///< null: gone
+    };
 
     void
     closeNow();
@@ -342,7 +349,7 @@ private:
     ucp_ep *handle_ = nullptr;
     Code failure_ = kDone;
     bool died_ = false;
-    bool flushing_ = false; ///< an orderly close has begun and its flush has not ended
+    Farewell *farewell_ = nullptr; ///< while an orderly close waits for its flush
 };
 
 /// Gives back what Endpoint::unpackKey made. Takes the lock of the worker.

@@ -25,6 +25,7 @@ constexpr unsigned kPiecesPerClockRead = 16;
 // progress thread is not woken for it.
 constexpr auto kSmallTime = microseconds(4);
 constexpr uint64_t kSmallBytes = 64 << 10;
+constexpr int kLastSteps = 1000;
 constexpr auto kDeathLookInterval = std::chrono::milliseconds(5);
 
 } // namespace
@@ -36,7 +37,8 @@ Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64
       worker_(transfer.runtime_.worker(transfer.fabric_, worker_index)),
       worker_index_(worker_index),
       first_block_(first_block),
-      block_count_(block_count) {}
+      block_count_(block_count),
+      reports_(std::make_unique<Reports>(*this)) {}
 
 Status
 Lane::prepare() {
@@ -70,7 +72,6 @@ void
 Lane::rewind() {
     blocks_left_ = block_count_;
     offset_ = 0;
-    outstanding_ = 0;
     parked_ = false;
     run_ = transfer_.plan_.runs.data();
     block_ = first_block_;
@@ -92,14 +93,14 @@ Lane::issue() {
     uint64_t bytes = 0;
     for (unsigned pieces = 1; blocks_left_ > 0 && !transfer_.stopping(); ++pieces) {
         const uint64_t window = std::min(kWindow, kWindowBytes / std::max(nextLength(), kWindowBytes / kWindow));
-        if (outstanding_ >= window) {
+        if (reports_->outstanding >= window) {
             resume_at_ = window / 2;
             parked_ = true;
             return false;
         }
         const Code code = issueNext(bytes);
         if (code == kPending) {
-            ++outstanding_;
+            ++reports_->outstanding;
         } else if (code != kDone) {
             transfer_.fail(code, *endpoint_);
             break;
@@ -132,8 +133,8 @@ Lane::issueNext(uint64_t &bytes) {
         auto *const memory = reinterpret_cast<void *>(local);
         ucp_rkey *const key = keys_[run.remote_segment];
         const Mapping &mapping = *transfer_.mappings_[run.local_segment];
-        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *this)
-                                                       : endpoint_->get(memory, length, remote, key, mapping, *this);
+        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *reports_)
+                                                       : endpoint_->get(memory, length, remote, key, mapping, *reports_);
     }
     bytes += length;
     offset_ += length;
@@ -154,30 +155,31 @@ Lane::drain() {
     if (blocks_left_ > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
     const bool gave_some = blocks_left_ < block_count_ || offset_ > 0;
     if (transfer_.plan_.operation == NIXL_WRITE && gave_some) {
-        const Code code = endpoint_->flush(*this);
+        const Code code = endpoint_->flush(*reports_);
         if (code == kPending) {
-            ++outstanding_;
+            ++reports_->outstanding;
         } else if (code != kDone) {
             transfer_.fail(code, *endpoint_);
         }
     }
-    if (outstanding_ == 0) settle();
+    if (reports_->outstanding == 0) settle();
 }
 
 void
-Lane::finished(Code code) {
-    if (stage_ == Stage::kNotifying) {
-        if (code != kDone) transfer_.fail(code, *endpoint_);
-        stage_ = Stage::kSettling;
-        return worker_.addTask(*this);
-    }
-    --outstanding_;
+Lane::Reports::finished(Code code) {
+    --outstanding;
+    if (lane) return lane->reported(code);
+    if (outstanding == 0) delete this;
+}
+
+void
+Lane::reported(Code code) {
     if (code != kDone) transfer_.fail(code, *endpoint_);
-    if (parked_ && outstanding_ <= resume_at_) {
+    if (parked_ && reports_->outstanding <= resume_at_) {
         parked_ = false;
         worker_.addTask(*this);
     }
-    if (stage_ == Stage::kDraining && outstanding_ == 0) {
+    if (stage_ == Stage::kNotifying || (stage_ == Stage::kDraining && reports_->outstanding == 0)) {
         // UCX ends what is left on a dying connection, flushes even with success, and reports the death afterwards.
         stage_ = Stage::kSettling;
         worker_.addTask(*this);
@@ -185,8 +187,30 @@ Lane::finished(Code code) {
 }
 
 void
+Lane::giveUpOnTheDead() {
+    std::lock_guard lock(worker_.mutex());
+    if (!endpoint_->peerDied()) return;
+    // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
+    // many steps it is not. Nothing else can come.
+    for (int i = 0; i < kLastSteps && !transfer_.quiet(); ++i) worker_.progress();
+    if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling) return;
+    transfer_.fail(endpoint_->failure(), *endpoint_);
+    if (stage_ == Stage::kIssuing) {
+        if (!parked_) return; // among the tasks: it will stop by itself
+        transfer_.cut_short_.store(true, std::memory_order_relaxed);
+    }
+    if (reports_->outstanding > 0) {
+        reports_->lane = nullptr;
+        static_cast<void>(reports_.release());
+        reports_ = std::make_unique<Reports>(*this);
+    }
+    settle();
+}
+
+void
 Lane::settle() {
     stage_ = Stage::kIdle;
+    parked_ = false;
     if (endpoint_->failure() != kDone) transfer_.fail(endpoint_->failure(), *endpoint_);
     if (transfer_.lanes_moving_.fetch_sub(1, std::memory_order_acq_rel) == 1) transfer_.allQuiet(*this);
 }
@@ -194,8 +218,11 @@ Lane::settle() {
 /// kPending: this lane goes on once the message is sent.
 Code
 Lane::notify(std::string_view message) {
-    const Code code = endpoint_->send(message, *this);
-    if (code == kPending) stage_ = Stage::kNotifying;
+    const Code code = endpoint_->send(message, *reports_);
+    if (code == kPending) {
+        stage_ = Stage::kNotifying;
+        ++reports_->outstanding;
+    }
     return code;
 }
 
@@ -318,6 +345,9 @@ Transfer::check() {
                 looked_at_ = now;
                 connection_->lookForDeath();
             }
+        }
+        if (fabric_ == Fabric::kLocal && connection_->gone()) {
+            for (Lane &each : lanes_) each.giveUpOnTheDead();
         }
         status = status_.load(std::memory_order_acquire);
     }
