@@ -107,7 +107,7 @@ def _notes(result):
         "A ratio is how many times better ours is: median of the rounds and their range.",
     ]
     if result["scale"] > 1:
-        notes.append(f"The large rows' buffers and descriptor counts were divided by {result['scale']} for want of memory.")
+        notes.append(f"For want of memory, large buffers and descriptor counts were divided by {result['scale']}.")
     if result["rounds"] < FEWEST_ROUNDS or result["quick"]:
         notes.append(f"Not a result: it takes {FEWEST_ROUNDS} full rounds.")
     if statistics.median(others) > BUSY_CORES:

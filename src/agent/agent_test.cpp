@@ -279,6 +279,19 @@ TEST_F(Agent, ALoadThatFailsAnywhereChangesNothingAndCanBeRepeated) {
     }
 }
 
+TEST_F(Agent, ABackendThatDoesNotReachAPeerIsLeftOutWhenAnotherDoes) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    nixlBackendH *legacy = nullptr;
+    ASSERT_EQ(pair.a->createBackend("LEGACY", {}, legacy), NIXL_SUCCESS);
+    ASSERT_EQ(pair.b->createBackend("LEGACY", {}, legacy), NIXL_SUCCESS);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    gated().fail(EngineCall::kLoadConnection, NIXL_ERR_NOT_SUPPORTED);
+    pair.a.load(pair.b.metadata());
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->makeConnection("B", &pair.a.with_backend), NIXL_ERR_BACKEND) << "GATED is not connected";
+}
+
 TEST_F(Agent, AFailedGrowthOfAPeerKeepsWhatWasLoaded) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);

@@ -175,6 +175,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     // backend knows one start of a name at a time.
     if (replaced) forgetPeerLocked(replaced);
     std::vector<std::shared_ptr<Backend>> connected;
+    std::vector<const Backend *> unreachable;
     const auto undo = [&] {
         for (const auto &backend : connected) (void)backend->engine->disconnect(metadata.agent);
     };
@@ -187,6 +188,18 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
                 status = backend->face().loadPeerInfo(metadata.agent, *info);
             }
         }
+        if (status == NIXL_ERR_NOT_SUPPORTED && connections.size() > 1) {
+            // For example a backend within a process, and a peer in another one: the others may reach it.
+            NIXL_INFO << "loadRemoteMD: agent " << nx::quoted(name) << ": backend " << backend->type
+                      << " does not reach agent " << shown << ": " << failure("loadRemoteConnInfo", status);
+            if (!connected.empty() && connected.back() == backend) {
+                (void)backend->engine->disconnect(metadata.agent);
+                connected.pop_back();
+            }
+            std::erase_if(new_ranges, [&](const auto &entry) { return entry.first.second == backend->order; });
+            unreachable.push_back(backend.get());
+            continue;
+        }
         if (status < 0) {
             Status why(status,
                        "error loading connection info for backend '" + backend->type + "' with status " +
@@ -194,6 +207,12 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
             undo();
             return why;
         }
+    }
+    std::erase_if(new_connections, [&](const auto &entry) {
+        return std::find(unreachable.begin(), unreachable.end(), entry.first.get()) != unreachable.end();
+    });
+    if (connected.empty() && !known) {
+        return {NIXL_ERR_BACKEND, "no common backend found: none of those in common reaches agent " + shown};
     }
     Sections next = *sections_before;
     for (auto &[key, ranges] : new_ranges) {
