@@ -25,7 +25,8 @@ endif()
 
 # Every target of ours calls this.
 function(nx_compile_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter
+                         $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>)
   if(NIXL_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

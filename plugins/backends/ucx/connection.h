@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A peer: how it is reached, and the endpoints to it, one per worker of ours, made when first needed. Self-synchronised;
-// each endpoint is guarded by its worker's lock. Once an endpoint has failed the peer counts as gone for good: who wants
-// it back disconnects and loads it again.
+// A peer: how it is reached, and the endpoints to it, one per worker of ours, made when first needed.
+// Self-synchronised; each endpoint is guarded by its worker's lock. Once an endpoint has failed the peer counts as gone
+// for good: who wants it back disconnects and loads it again.
 #pragma once
 
 #include <array>

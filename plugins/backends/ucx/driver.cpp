@@ -537,13 +537,15 @@ Endpoint::close(bool orderly) {
             farewell_ = farewell.release();
             return;
         }
+        flushed_ = true;
     }
     closeNow();
 }
 
 void
-Endpoint::Farewell::finished(Code) {
+Endpoint::Farewell::finished(Code code) {
     if (endpoint) {
+        endpoint->flushed_ = code == kDone && endpoint->failure_ == kDone;
         endpoint->farewell_ = nullptr;
         if (endpoint->failure_ == kDone) endpoint->failure_ = kNotConnected;
         endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
@@ -560,7 +562,7 @@ Endpoint::closeNow() {
     forgotten.driver_api = &api;
     auto param = reportTo(forgotten);
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
-    param.flags = detect_death_ ? UCP_EP_CLOSE_FLAG_FORCE : 0;
+    param.flags = detect_death_ && !flushed_ ? UCP_EP_CLOSE_FLAG_FORCE : 0;
     // The handle goes first: the call ends outstanding operations, whose owners may look.
     api.ucp_ep_close_nbx(std::exchange(handle_, nullptr), &param);
 }

@@ -349,6 +349,7 @@ private:
     ucp_ep *handle_ = nullptr;
     Code failure_ = kDone;
     bool died_ = false;
+    bool flushed_ = false;
     Farewell *farewell_ = nullptr; ///< while an orderly close waits for its flush
 };
 

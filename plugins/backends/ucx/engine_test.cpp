@@ -63,7 +63,12 @@ introduce(Engine &from, const std::string &name, Engine &to, Way way) {
 /// Memory registered at its owner and, if there is one, known to a peer.
 class Region {
 public:
-    Region(Engine &owner, size_t size) : buffer(size), owner_(owner) {
+    /// `kept`: where the memory stays after the region. Nothing keeps a peer's late bytes from landing in it.
+    Region(Engine &owner, size_t size, std::vector<std::shared_ptr<Buffer>> *kept = nullptr)
+        : memory_(std::make_shared<Buffer>(size)),
+          buffer(*memory_),
+          owner_(owner) {
+        if (kept) kept->push_back(memory_);
         EXPECT_EQ(owner.registerMem({buffer.address(), size, 0, ""}, DRAM_SEG, local), NIXL_SUCCESS);
     }
     ~Region() {
@@ -92,7 +97,8 @@ public:
 
     void
     fill(unsigned seed) {
-        for (size_t i = 0; i < buffer.size(); ++i) buffer.data()[i] = static_cast<unsigned char>(i * 31 + i / 251 + seed);
+        for (size_t i = 0; i < buffer.size(); ++i)
+            buffer.data()[i] = static_cast<unsigned char>(i * 31 + i / 251 + seed);
     }
 
     bool
@@ -100,7 +106,11 @@ public:
         return std::equal(buffer.data(), buffer.data() + buffer.size(), other.buffer.data());
     }
 
-    Buffer buffer;
+private:
+    const std::shared_ptr<Buffer> memory_;
+
+public:
+    Buffer &buffer;
     nixlBackendMD *local = nullptr;
     nixlBackendMD *remote = nullptr;
 
@@ -111,7 +121,10 @@ private:
 
 /// A plan between one local and one remote region, which own the memory.
 struct PlanOf {
-    PlanOf(nixl_xfer_op_t operation, const std::string &agent, const Region &local, const Region &remote,
+    PlanOf(nixl_xfer_op_t operation,
+           const std::string &agent,
+           const Region &local,
+           const Region &remote,
            std::vector<nixlx::Run> runs)
         : agent(agent),
           local_segment{local.local, 0},
@@ -122,8 +135,8 @@ struct PlanOf {
             bytes += run.length * run.count;
             blocks += run.count;
         }
-        plan = {operation, DRAM_SEG, DRAM_SEG, this->agent, {&local_segment, 1}, {&remote_segment, 1}, this->runs, bytes,
-                blocks};
+        plan = {operation,  DRAM_SEG, DRAM_SEG, this->agent, {&local_segment, 1}, {&remote_segment, 1},
+                this->runs, bytes,    blocks};
     }
     PlanOf(const PlanOf &) = delete;
 
@@ -204,6 +217,7 @@ protected:
         });
     }
 
+    std::vector<std::shared_ptr<Buffer>> kept; ///< goes after the engines
     std::unique_ptr<Engine> a, b;
     notif_list_t at_alice, at_bob;
 };
@@ -214,8 +228,11 @@ nameOf(const testing::TestParamInfo<Setup> &info) {
         (info.param.progress_thread ? "Threaded" : "Polled");
 }
 
-INSTANTIATE_TEST_SUITE_P(Ucx, EnginePair,
-                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}, Setup{Way::kPlain, false},
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         EnginePair,
+                         testing::Values(Setup{Way::kLocal, false},
+                                         Setup{Way::kLocal, true},
+                                         Setup{Way::kPlain, false},
                                          Setup{Way::kPlain, true}),
                          nameOf);
 
@@ -256,8 +273,14 @@ TEST_P(EnginePair, MovesStridedRunsInBothDirectionsOfTime) {
     Region source(*a, kBlocks * kLocalStride), target(*b, kBlocks * kRemoteStride);
     target.showTo(*a, "bob");
     source.fill(5);
-    const nixlx::Run run_back{source.buffer.address(), target.buffer.address() + (kBlocks - 1) * kRemoteStride,
-                              kLength, kLocalStride, uint64_t{0} - kRemoteStride, kBlocks, 0, 0};
+    const nixlx::Run run_back{source.buffer.address(),
+                              target.buffer.address() + (kBlocks - 1) * kRemoteStride,
+                              kLength,
+                              kLocalStride,
+                              uint64_t{0} - kRemoteStride,
+                              kBlocks,
+                              0,
+                              0};
     const PlanOf plan(NIXL_WRITE, "bob", source, target, {run_back});
     Request request(*a, plan);
     ASSERT_EQ(run(request), NIXL_SUCCESS);
@@ -276,8 +299,9 @@ TEST_P(EnginePair, MovesMoreBlocksThanTheWindowHolds) {
         Region &from = operation == NIXL_WRITE ? source : target;
         Region &to = operation == NIXL_WRITE ? target : source;
         from.fill(operation + 7u);
-        const PlanOf plan(operation, "bob", source, target,
-                          {{source.buffer.address(), target.buffer.address(), kLength, kLength, kLength, kBlocks, 0, 0}});
+        const PlanOf plan(
+            operation, "bob", source, target,
+            {{source.buffer.address(), target.buffer.address(), kLength, kLength, kLength, kBlocks, 0, 0}});
         Request request(*a, plan);
         ASSERT_EQ(run(request), NIXL_SUCCESS);
         EXPECT_TRUE(to.equals(from));
@@ -562,7 +586,7 @@ TEST_P(EnginePair, RefusesToReleaseAnActiveRequestThe14Way) {
 
 TEST_P(EnginePair, EndsWithRequestsInFlight) {
     constexpr size_t kSize = 64 << 20;
-    Region source(*a, kSize), target(*b, kSize);
+    Region source(*a, kSize), target(*b, kSize, &kept);
     target.showTo(*a, "bob");
     const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, kSize)});
     Request request(*a, plan);
@@ -672,9 +696,9 @@ protected:
 
     std::unique_ptr<PlanOf>
     plan(nixl_xfer_op_t operation, size_t length) {
-        auto made = std::make_unique<PlanOf>(operation, "bob", *region, *region,
-                                             std::vector<nixlx::Run>{{region->buffer.address(), child.address, length,
-                                                                      0, 0, 1, 0, 0}});
+        auto made = std::make_unique<PlanOf>(
+            operation, "bob", *region, *region,
+            std::vector<nixlx::Run>{{region->buffer.address(), child.address, length, 0, 0, 1, 0, 0}});
         made->remote_segment.metadata = remote;
         return made;
     }
@@ -692,8 +716,11 @@ protected:
     nixlBackendMD *remote = nullptr;
 };
 
-INSTANTIATE_TEST_SUITE_P(Ucx, OtherProcess,
-                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}, Setup{Way::kPlain, false},
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         OtherProcess,
+                         testing::Values(Setup{Way::kLocal, false},
+                                         Setup{Way::kLocal, true},
+                                         Setup{Way::kPlain, false},
                                          Setup{Way::kPlain, true}),
                          nameOf);
 

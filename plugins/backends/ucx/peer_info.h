@@ -24,8 +24,8 @@ std::string
 hostIdentity();
 
 struct PeerInfo {
-    std::string host; ///< hostIdentity() of the peer
-    std::string beacon; ///< lit while the peer's engine lives; empty: there is none
+    std::string host;                         ///< hostIdentity() of the peer
+    std::string beacon;                       ///< lit while the peer's engine lives; empty: there is none
     std::vector<std::string> local_addresses; ///< of the same-host context's workers; empty: there is none
 };
 

@@ -12,6 +12,8 @@ namespace nx::ucx {
 
 namespace {
 
+// How long nothing must happen before workers are destroyed.
+constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
@@ -286,21 +288,30 @@ Runtime::shutDown() {
 
     const auto deadline = std::chrono::steady_clock::now() + kShutDownLimit;
     const auto progressAll = [&] {
+        bool happened = false;
         for (auto &fabric : workers_) {
             for (auto &worker : fabric) {
                 std::lock_guard lock(worker->mutex());
-                worker->progress();
+                happened |= worker->progress();
             }
         }
+        return happened;
     };
     const auto allClosed = [&] {
         return std::all_of(closing_.begin(), closing_.end(),
                            [](const auto &connection) { return connection->closed(); });
     };
     while (!allClosed() && std::chrono::steady_clock::now() < deadline) progressAll();
-    for (auto &connection : closing_) connection->abandon("this agent has shut down");
-    progressAll(); // requests that were outstanding learn of it
+    if (!allClosed()) {
+        for (auto &connection : closing_) connection->abandon("this agent has shut down");
+        progressAll(); // requests that were outstanding learn of it
+    }
     closing_.clear();
+    // UCX 1.13 aborts in ucp_worker_destroy while a peer's greeting is unanswered: let it answer or find it gone.
+    for (auto silent_since = std::chrono::steady_clock::now();
+         std::chrono::steady_clock::now() < std::min(silent_since + kSilence, deadline);) {
+        if (progressAll()) silent_since = std::chrono::steady_clock::now();
+    }
 
     for (LocalMemory *memory : memories_) memory->unmap();
     for (auto &fabric : workers_) fabric.clear();

@@ -133,8 +133,9 @@ Lane::issueNext(uint64_t &bytes) {
         auto *const memory = reinterpret_cast<void *>(local);
         ucp_rkey *const key = keys_[run.remote_segment];
         const Mapping &mapping = *transfer_.mappings_[run.local_segment];
-        code = transfer_.plan_.operation == NIXL_WRITE ? endpoint_->put(memory, length, remote, key, mapping, *reports_)
-                                                       : endpoint_->get(memory, length, remote, key, mapping, *reports_);
+        code = transfer_.plan_.operation == NIXL_WRITE
+            ? endpoint_->put(memory, length, remote, key, mapping, *reports_)
+            : endpoint_->get(memory, length, remote, key, mapping, *reports_);
     }
     bytes += length;
     offset_ += length;
