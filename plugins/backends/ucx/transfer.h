@@ -18,15 +18,15 @@
 //
 // A lane is the part of a request that goes through one worker, normally all of it:
 //
-// | stage     | meaning                                           | left when                               | for       |
-// |-----------|---------------------------------------------------|-----------------------------------------|-----------|
-// | Idle      | not posted, or quiet                              | start                                   | Issuing   |
-// | Issuing   | blocks are left, UCX has at most a window of them | none left (then one flush for a WRITE), | Draining  |
-// |           |                                                   | or the request stops                    |           |
-// | Draining  | waits for operations and flush                    | the last has ended                      | Settling  |
-// | Settling  | is quiet; the next step tells the request,        | that step                               | Idle,     |
-// |           | after UCX has had its say about the endpoint      |                                         | Notifying |
-// | Notifying | sends the request's message                       | sent or failed                          | Idle      |
+// | stage     | meaning                                    | left when                               | for       |
+// |-----------|--------------------------------------------|-----------------------------------------|-----------|
+// | Idle      | not posted, or quiet                       | start                                   | Issuing   |
+// | Issuing   | blocks are left, UCX has a window of them  | none left (then one flush for a WRITE), | Draining  |
+// |           |                                            | or the request stops                    |           |
+// | Draining  | waits for operations and flush             | the last has ended                      | Settling  |
+// | Settling  | is quiet; the next step tells the request, | that step                               | Idle,     |
+// |           | after UCX's last word on the endpoint      |                                         | Notifying |
+// | Notifying | sends the request's message                | sent or failed                          | Idle      |
 //
 // Owned by one caller at a time, as a NIXL handle is; a lane's members are guarded by its worker's lock, the members
 // of Transfer marked so are shared by the lanes. Publishing the final status is the last thing a lane does.
