@@ -53,7 +53,11 @@ ProgressThread::progressAll() {
     bool happened = false;
     for (Worker *worker : workers_) {
         std::unique_lock lock(worker->mutex(), std::try_to_lock);
-        happened |= !lock || worker->progress();
+        if (lock) {
+            happened |= worker->progress();
+        } else {
+            visit(); // a caller is at it
+        }
     }
     return happened;
 }
