@@ -7,6 +7,7 @@
 // error status, never undefined behaviour. All handles end with the agent.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
@@ -211,15 +212,25 @@ public:
     nixl_status_t
     invalidateRemoteMD(const std::string &remote_agent);
 
+    // The next four talk to the agent that listens at `extra_params`' ipAddr (numeric IPv4 or IPv6, or a host name) and
+    // port, whether this agent listens or not. They return when the message is made; it is delivered behind the
+    // caller's back, over one connection per address and in the calls' order. SUCCESS therefore promises nothing about
+    // the peer: ask waitMetadata(), or poll checkRemoteMD(). A failure that comes later is logged once.
+    // INVALID_PARAM: no address or port; NOT_SUPPORTED: no ipAddr (there is no metadata store yet).
+
+    /// Sends getLocalMD(); the peer loads it. Fails as getLocalMD() does.
     nixl_status_t
     sendLocalMD(const nixl_opt_args_t *extra_params = nullptr) const;
 
+    /// Sends getLocalPartialMD(); the peer loads it. Fails as getLocalPartialMD() does.
     nixl_status_t
     sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr) const;
 
+    /// Asks the peer for its getLocalMD() and loads what comes, whosever it is.
     nixl_status_t
     fetchRemoteMD(const std::string remote_name, const nixl_opt_args_t *extra_params = nullptr);
 
+    /// Tells the peer to forget this agent.
     nixl_status_t
     invalidateLocalMD(const nixl_opt_args_t *extra_params = nullptr) const;
 
@@ -238,6 +249,18 @@ public:
     /// INVALID_PARAM.
     nixl_status_t
     dropXferReq(nixlXferReqH *req_hndl) const;
+
+    /// Waits until every metadata call made before (with an ipAddr in `extra_params`: every one to that address) has an
+    /// outcome, at most `timeout`. SUCCESS: metadata was loaded here, or loaded there (an agent of NIXL 1.4 does not
+    /// say so: then delivered), or the peer was told to forget. IN_PROG: not yet. Otherwise the first failure nobody
+    /// has asked for yet: NOT_FOUND (nobody listens there, no such host, nothing to publish), TIMEOUT,
+    /// REMOTE_DISCONNECT, MISMATCH (another agent answered than was asked for), or what loading answered.
+    nixl_status_t
+    waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params = nullptr) const;
+
+    /// Port on which this agent listens for metadata. NOT_FOUND: it does not listen.
+    nixl_status_t
+    getListenPort(uint16_t &port) const;
 
     /// Name of a backend of this agent; INVALID_PARAM for a handle that is not one.
     nixl_status_t

@@ -72,6 +72,7 @@ nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfi
       requests(3, agent_count) {}
 
 nixlAgentData::~nixlAgentData() {
+    exchange.reset(); // first: it calls into the rest
     std::vector<uint64_t> tokens;
     requests.forEach([&](uint64_t token) { tokens.push_back(token); });
     for (auto token : tokens) {
@@ -147,19 +148,6 @@ call(const nixlAgentData &data, const char *what, Body body) {
     }
 }
 
-Status
-notYet(const nixl_opt_args_t *args, const char *instead) {
-    if (args && !args->ipAddr.empty()) {
-        return {NIXL_ERR_NOT_SUPPORTED,
-                "the peer-to-peer metadata listener is not built yet; exchange blobs through a channel of your own: " +
-                    std::string(instead)};
-    }
-    return {NIXL_ERR_NOT_SUPPORTED,
-            "no address was given and no metadata store (etcd, TCPStore) is built yet; exchange blobs through a "
-            "channel of your own: " +
-                std::string(instead)};
-}
-
 } // namespace
 
 nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
@@ -169,10 +157,7 @@ nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
                                     " bytes, more than " + std::to_string(kNameMax));
     }
     data = std::make_unique<nixlAgentData>(name, cfg);
-    if (cfg.useListenThread) {
-        NIXL_INFO << "agent " << nx::quoted(name)
-                  << ": the metadata listener is not built yet; metadata travels through a channel of the program";
-    }
+    if (cfg.useListenThread) data->listen(cfg.listenPort);
 }
 
 nixlAgent::~nixlAgent() {
@@ -441,23 +426,62 @@ nixlAgent::invalidateRemoteMD(const std::string &remote_agent) {
 
 nixl_status_t
 nixlAgent::sendLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalMD", [&] { return notYet(extra_params, "getLocalMD here, loadRemoteMD there"); });
+    return call(*data, "sendLocalMD", [&]() -> Status {
+        auto exchange = data->exchangeFor(extra_params);
+        if (!exchange.ok()) return std::move(exchange).status();
+        auto blob = data->localMetadata();
+        if (!blob.ok()) return std::move(blob).status();
+        return (*exchange)->load("sendLocalMD", extra_params->ipAddr, extra_params->port, *blob);
+    });
 }
 
 nixl_status_t
-nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &, const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalPartialMD",
-                [&] { return notYet(extra_params, "getLocalPartialMD here, loadRemoteMD there"); });
+nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) const {
+    return call(*data, "sendLocalPartialMD", [&]() -> Status {
+        auto exchange = data->exchangeFor(extra_params);
+        if (!exchange.ok()) return std::move(exchange).status();
+        auto blob = data->localPartialMetadata(descs, extra_params);
+        if (!blob.ok()) return std::move(blob).status();
+        return (*exchange)->load("sendLocalPartialMD", extra_params->ipAddr, extra_params->port, *blob);
+    });
 }
 
 nixl_status_t
-nixlAgent::fetchRemoteMD(const std::string, const nixl_opt_args_t *extra_params) {
-    return call(*data, "fetchRemoteMD", [&] { return notYet(extra_params, "getLocalMD there, loadRemoteMD here"); });
+nixlAgent::fetchRemoteMD(const std::string remote_name, const nixl_opt_args_t *extra_params) {
+    return call(*data, "fetchRemoteMD", [&]() -> Status {
+        auto exchange = data->exchangeFor(extra_params);
+        if (!exchange.ok()) return std::move(exchange).status();
+        return (*exchange)->fetch("fetchRemoteMD", extra_params->ipAddr, extra_params->port, remote_name);
+    });
 }
 
 nixl_status_t
 nixlAgent::invalidateLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "invalidateLocalMD", [&] { return notYet(extra_params, "tell peers to invalidateRemoteMD"); });
+    return call(*data, "invalidateLocalMD", [&]() -> Status {
+        auto exchange = data->exchangeFor(extra_params);
+        if (!exchange.ok()) return std::move(exchange).status();
+        return (*exchange)->invalidate("invalidateLocalMD", extra_params->ipAddr, extra_params->port);
+    });
+}
+
+nixl_status_t
+nixlAgent::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params) const {
+    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
+    const auto outcome = data->waitMetadata(timeout, extra_params);
+    // The exchange has logged it when it happened.
+    if (!outcome.ok()) nx::setLastError("waitMetadata: " + outcome.message());
+    return outcome.code();
+}
+
+nixl_status_t
+nixlAgent::getListenPort(uint16_t &port) const {
+    return call(*data, "getListenPort", [&]() -> Status {
+        if (data->listen_port == 0) {
+            return {NIXL_ERR_NOT_FOUND, "this agent does not listen; set useListenThread in its configuration"};
+        }
+        port = data->listen_port;
+        return {};
+    });
 }
 
 nixl_status_t

@@ -24,6 +24,7 @@
 #include "base/error.h"
 #include "base/handle_table.h"
 #include "memory/side.h"
+#include "metadata/exchange.h"
 #include "nixl.h"
 
 namespace nx::agent {
@@ -89,7 +90,9 @@ public:
 
     // connections.cpp
     nx::Status
-    loadRemote(const std::string &blob, std::string &agent_name);
+    loadRemote(std::string_view blob, std::string &agent_name);
+    nx::Status
+    loadRemote(const nx::wire::Metadata &metadata);
     nx::Status
     invalidateRemote(const std::string &agent);
     nx::Status
@@ -107,6 +110,14 @@ public:
     localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const;
     bool
     remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const;
+    /// Throws std::runtime_error if it cannot.
+    void
+    listen(uint16_t port);
+    /// The peer-to-peer exchange that `args` asks for; NOT_SUPPORTED if they ask for a store.
+    nx::Result<nx::metadata::Exchange *>
+    exchangeFor(const nixl_opt_args_t *args);
+    nx::Status
+    waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *args);
 
     // transfers.cpp
     template<class Desc>
@@ -184,6 +195,11 @@ public:
     mutable std::mutex peers_mutex;
     mutable nx::agent::Snapshot<nx::agent::PeerMap> peers;
 
+    // Guarded by exchange_mutex, taken last:
+    std::mutex exchange_mutex;
+    std::unique_ptr<nx::metadata::Exchange> exchange; ///< made when it is first needed
+    uint16_t listen_port = 0;                         ///< constant after construction; 0: not listening
+
     // Guarded by dropped_mutex, taken last:
     std::mutex dropped_mutex;
     std::vector<uint64_t> dropped; ///< tokens of requests whose owners gave them away
@@ -202,6 +218,8 @@ private:
     commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
     bool
     endTransfersOnDeregistered();
+    nx::Result<nx::metadata::Exchange *>
+    startedExchange();
     void
     forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const;
     nx::Status

@@ -453,17 +453,6 @@ TEST_F(Agent, AForkedChildIsToldAndLeavesTheParentAlone) {
     EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
 }
 
-TEST_F(Agent, MetadataCallsThatNeedAStoreOrListenerSayWhatToDoInstead) {
-    AgentPair pair(gatedPair());
-    nixl_opt_args_t args;
-    EXPECT_EQ(pair.a->sendLocalMD(), NIXL_ERR_NOT_SUPPORTED);
-    args.ipAddr = "127.0.0.1";
-    EXPECT_EQ(pair.a->fetchRemoteMD("B", &args), NIXL_ERR_NOT_SUPPORTED);
-    EXPECT_THAT(nixlx::lastError(), HasSubstr("loadRemoteMD"));
-    EXPECT_EQ(pair.a->sendLocalPartialMD({DRAM_SEG}, &args), NIXL_ERR_NOT_SUPPORTED);
-    EXPECT_EQ(pair.a->invalidateLocalMD(&args), NIXL_ERR_NOT_SUPPORTED);
-}
-
 TEST_F(Agent, MemoryViewsAreNotSupportedByBackendsWithoutADevice) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);

@@ -86,16 +86,21 @@ nixlAgentData::findPeer(const std::string &agent) const {
 }
 
 Status
-nixlAgentData::loadRemote(const std::string &blob, std::string &agent_name) {
+nixlAgentData::loadRemote(std::string_view blob, std::string &agent_name) {
     auto metadata = nx::wire::decodeMetadata(blob);
     if (!metadata.ok()) {
         return std::move(metadata).status().withContext("failed to deserialize remote metadata");
     }
-    if (metadata->agent == name) return {NIXL_ERR_INVALID_PARAM, "the metadata is this agent's own"};
-    std::lock_guard lock(peers_mutex);
-    auto status = loadLocked(*metadata);
+    auto status = loadRemote(*metadata);
     if (status.ok()) agent_name = metadata->agent;
     return status;
+}
+
+Status
+nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
+    if (metadata.agent == name) return {NIXL_ERR_INVALID_PARAM, "the metadata is this agent's own"};
+    std::lock_guard lock(peers_mutex);
+    return loadLocked(metadata);
 }
 
 Status

@@ -1,9 +1,13 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What this agent publishes, and what peers' metadata answers.
+// What this agent publishes, how it travels, and what peers' metadata answers.
 #include "agent/agent_state.h"
+
+#include <stdexcept>
+
 #include "base/last_error.h"
+#include "utils/common/nixl_log.h"
 
 using nx::Result;
 using nx::Status;
@@ -32,14 +36,70 @@ addConnection(const Backend &backend, nixlx::Engine &face, nx::wire::Metadata &m
     return {};
 }
 
+nx::wire::Metadata
+emptyMetadata(const nixlAgentData &data) {
+    nx::wire::Metadata metadata;
+    metadata.agent = data.name;
+    metadata.trailer.emplace();
+    metadata.trailer->incarnation = data.incarnation;
+    metadata.trailer->features = nx::wire::kFeatureAnswers;
+    return metadata;
+}
+
+// What strangers' bytes and full memory may do on the exchange's thread ends here.
+template<class Body>
+Status
+guarded(Body body) {
+    try {
+        return body();
+    }
+    catch (const std::bad_alloc &) {
+        return {NIXL_ERR_NO_MEMORY, "out of memory; nothing was changed"};
+    }
+    catch (const std::exception &e) {
+        return {NIXL_ERR_UNKNOWN, std::string("unexpected exception: ") + e.what()};
+    }
+}
+
+nx::metadata::Service
+serviceOf(nixlAgentData &data) {
+    nx::metadata::Service service;
+    service.agent = data.name;
+    service.load = [&data](std::string_view blob) {
+        nx::metadata::Loaded loaded;
+        loaded.status = guarded([&]() -> Status {
+            auto metadata = nx::wire::decodeMetadata(blob);
+            if (!metadata.ok()) {
+                return std::move(metadata).status().withContext("failed to deserialize remote metadata");
+            }
+            loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
+            auto status = data.loadRemote(*metadata);
+            if (status.ok()) loaded.agent = metadata->agent;
+            return status;
+        });
+        return loaded;
+    };
+    service.publish = [&data] {
+        std::string blob;
+        auto status = guarded([&]() -> Status {
+            auto made = data.localMetadata();
+            if (!made.ok()) return std::move(made).status();
+            blob = *std::move(made);
+            return {};
+        });
+        return status.ok() ? Result<std::string>(std::move(blob)) : Result<std::string>(std::move(status));
+    };
+    service.invalidate = [&data](const std::string &agent) {
+        return guarded([&] { return data.invalidateRemote(agent); });
+    };
+    return service;
+}
+
 } // namespace
 
 Result<std::string>
 nixlAgentData::localMetadata() const {
-    nx::wire::Metadata metadata;
-    metadata.agent = name;
-    metadata.trailer.emplace();
-    metadata.trailer->incarnation = incarnation;
+    auto metadata = emptyMetadata(*this);
     const auto all = backends.get();
     for (const auto &backend : *all) {
         if (!backend->remote) continue;
@@ -80,10 +140,7 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
         return {NIXL_ERR_BACKEND, prefix + "none of the candidate backends reaches other agents"};
     }
 
-    nx::wire::Metadata metadata;
-    metadata.agent = name;
-    metadata.trailer.emplace();
-    metadata.trailer->incarnation = incarnation;
+    auto metadata = emptyMetadata(*this);
     if (descs.isEmpty() || (args && args->includeConnInfo)) {
         for (const auto &backend : *usable) {
             if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
@@ -137,4 +194,45 @@ nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t 
         }
     }
     return false;
+}
+
+Result<nx::metadata::Exchange *>
+nixlAgentData::startedExchange() {
+    std::lock_guard lock(exchange_mutex);
+    if (!exchange) {
+        auto made = nx::metadata::Exchange::create(serviceOf(*this));
+        if (!made.ok()) return std::move(made).status();
+        exchange = *std::move(made);
+    }
+    return exchange.get();
+}
+
+void
+nixlAgentData::listen(uint16_t port) {
+    auto started = startedExchange();
+    if (!started.ok()) throw std::runtime_error("nixlAgent: MD listener: " + started.message());
+    const auto bound = (*started)->listen(port);
+    if (!bound.ok()) throw std::runtime_error("nixlAgent: MD listener: " + bound.message());
+    listen_port = *bound;
+    NIXL_INFO << "MD listener is listening on port " << listen_port;
+}
+
+Result<nx::metadata::Exchange *>
+nixlAgentData::exchangeFor(const nixl_opt_args_t *args) {
+    if (args && !args->ipAddr.empty()) return startedExchange();
+    return {NIXL_ERR_NOT_SUPPORTED,
+            "no address was given (ipAddr), and there is no metadata store yet; give the address of a listening agent, "
+            "or exchange blobs through a channel of your own with getLocalMD and loadRemoteMD"};
+}
+
+Status
+nixlAgentData::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *args) {
+    nx::metadata::Exchange *started;
+    {
+        std::lock_guard lock(exchange_mutex);
+        started = exchange.get();
+    }
+    const bool addressed = args && !args->ipAddr.empty();
+    if (!started) return {};
+    return started->wait(addressed ? args->ipAddr : "", addressed ? args->port : 0, timeout);
 }

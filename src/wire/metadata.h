@@ -30,6 +30,9 @@ struct Section {
     std::vector<nixlBlobDesc> descs; ///< metaInfo: the key a peer needs
 };
 
+/// Bit of Trailer::features: who sends this blob to a listener understands the answer (wire/frame.h).
+inline constexpr uint64_t kFeatureAnswers = 1;
+
 struct Trailer {
     uint32_t version = 1;
     Incarnation incarnation{};

@@ -286,6 +286,8 @@ const ConstMethod<Opt> kInvalidateLocalMD = &nixlAgent::invalidateLocalMD;
 const ConstMethod<std::string, const nixl_xfer_dlist_t &> kCheckRemoteMD = &nixlAgent::checkRemoteMD;
 const ConstMethod<const nixlXferReqH *, nixlx::Report &> kGetXferReport = &nixlAgent::getXferReport;
 const ConstMethod<nixlXferReqH *> kDropXferReq = &nixlAgent::dropXferReq;
+const ConstMethod<std::chrono::milliseconds, const nixl_opt_args_t *> kWaitMetadata = &nixlAgent::waitMetadata;
+const ConstMethod<uint16_t &> kGetListenPort = &nixlAgent::getListenPort;
 const ConstMethod<const nixlBackendH *, nixl_backend_t &> kGetBackendType = &nixlAgent::getBackendType;
 
 /// Calls with every default argument left out; never run.

@@ -20,6 +20,7 @@ struct PairOptions {
     std::string backend = "LOOPBACK";
     nixl_b_params_t params;
     bool progress_thread = false;
+    bool listen = false; ///< for metadata, on a port of the system's choice
 };
 
 inline nixl_xfer_dlist_t
@@ -48,6 +49,8 @@ struct PairedAgent {
     PairedAgent(const std::string &name, const PairOptions &options) : name(name) {
         nixlAgentConfig config;
         config.useProgThread = options.progress_thread;
+        config.useListenThread = options.listen;
+        config.listenPort = 0;
         agent = std::make_unique<nixlAgent>(name, config);
         require(agent->createBackend(options.backend, options.params, backend), "create " + options.backend);
         with_backend.backends = {backend};
@@ -56,6 +59,17 @@ struct PairedAgent {
     nixlAgent *
     operator->() const {
         return agent.get();
+    }
+
+    /// Where it listens, as an argument of metadata calls.
+    nixl_opt_args_t
+    address(const std::string &host = "127.0.0.1") const {
+        uint16_t port = 0;
+        require(agent->getListenPort(port), "port of " + name);
+        nixl_opt_args_t args;
+        args.ipAddr = host;
+        args.port = port;
+        return args;
     }
 
     nixl_blob_t

@@ -9,6 +9,7 @@ whose str() is "STATUS_NAME: sentence" and whose `status` is the bare name. Any 
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from collections.abc import Sequence
@@ -523,7 +524,12 @@ class nixl_agent:
         self.agent.invalidateRemoteMD(agent)
 
     def send_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT) -> None:
-        """Send the metadata to a listening agent, or to the central store without an address."""
+        """Send the metadata to the agent that listens at `ip_addr` (IPv4, IPv6 or a host name) and `port`.
+
+        Returns when the message is made; it is delivered behind the caller's back: see wait_metadata.
+        nixlInvalidParamError: no such address, or there is nothing to publish. nixlNotSupportedError: no `ip_addr`
+        (there is no central store yet).
+        """
         self.agent.sendLocalMD(ip_addr, port)
 
     def send_partial_agent_metadata(
@@ -535,7 +541,7 @@ class nixl_agent:
         port: int = DEFAULT_COMM_PORT,
         label: str = "",
     ) -> None:
-        """Send the metadata of some registrations; `label` names it in a central store."""
+        """Send the metadata of some registrations, as send_local_metadata; `label` names it in a central store."""
         self.agent.sendLocalPartialMD(
             descs, inc_conn_info, self._backend_handles(backends), ip_addr, port, label
         )
@@ -547,12 +553,42 @@ class nixl_agent:
         port: int = DEFAULT_COMM_PORT,
         label: str = "",
     ) -> None:
-        """Ask a listening agent or the central store for metadata. It arrives later: poll check_remote_metadata."""
+        """Ask the agent that listens at `ip_addr` and `port` for its metadata, which is loaded when it comes.
+
+        Returns at once: poll check_remote_metadata, or see wait_metadata. The own agent need not listen.
+        """
         self.agent.fetchRemoteMD(remote_agent, ip_addr, port, label)
 
     def invalidate_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT) -> None:
-        """Tell a listening agent, or the central store, to forget this agent."""
+        """Tell the agent that listens at `ip_addr` and `port` to forget this agent."""
         self.agent.invalidateLocalMD(ip_addr, port)
+
+    def wait_metadata(
+        self, timeout: Optional[float] = None, ip_addr: str = "", port: int = DEFAULT_COMM_PORT
+    ) -> bool:
+        """Wait for what became of the calls above: all of them, or those to one address.
+
+        timeout: seconds; None waits as long as it takes, which the calls' own limits end. Returns False when the time
+        is over. True: metadata was loaded here or there, or the peer was told to forget; an agent of NIXL 1.4 does not
+        confirm what it loads, so for it delivery counts. Raises the first failure nobody has asked for yet, each once:
+        nixlNotFoundError (nobody listens there, no such host, the peer has nothing to publish), nixlTimeoutError,
+        nixlRemoteDisconnectError, nixlMismatchError (another agent answered), or why loading was refused.
+        """
+        milliseconds = -1 if timeout is None else max(0, math.ceil(timeout * 1000))
+        while True:
+            # Short waits, so that Ctrl-C is heard.
+            step = 100 if milliseconds < 0 else min(100, milliseconds)
+            if self.agent.waitMetadata(step, ip_addr, port) == nixlBind.NIXL_SUCCESS:
+                return True
+            if milliseconds >= 0:
+                milliseconds -= step
+                if milliseconds <= 0:
+                    return False
+
+    @property
+    def listen_port(self) -> int:
+        """Port of the metadata listener, also where 0 was configured. nixlNotFoundError: the agent does not listen."""
+        return self.agent.getListenPort()
 
     def check_remote_metadata(self, agent: _Text, descs: Optional[nixlBind.nixlXferDList] = None) -> bool:
         """Whether a peer is known and, with `descs`, one backend reaches all of them. Never raises for a status."""

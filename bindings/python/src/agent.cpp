@@ -617,6 +617,23 @@ bindLocalMetadata(nb::class_<Agent> &type) {
             return toMember(checked([&] { return self->invalidateLocalMD(&options); }));
         },
         "ip_addr"_a = Text(), "port"_a = 0);
+    type.def(
+        "waitMetadata",
+        [](Agent &self, int64_t timeout_ms, Text ip_addr, int port) {
+            const nixl_opt_args_t options = peerOptions(ip_addr, port);
+            return toMember(
+                checked([&] { return self->waitMetadata(std::chrono::milliseconds(timeout_ms), &options); }));
+        },
+        "timeout_ms"_a, "ip_addr"_a = Text(), "port"_a = 0,
+        "Waits for the outcome of the calls that exchange metadata; NIXL_IN_PROG when the time is over.");
+    type.def(
+        "getListenPort",
+        [](Agent &self) {
+            uint16_t port = 0;
+            checked([&] { return self->getListenPort(port); });
+            return port;
+        },
+        "Port of the metadata listener. nixlNotFoundError: the agent does not listen.");
 }
 
 void

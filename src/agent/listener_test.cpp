@@ -1,0 +1,340 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Agents that find each other through their listeners, and what bytes from the network can do to an agent. The sockets
+// and their limits are tested beside src/metadata.
+#include <algorithm>
+#include <arpa/inet.h>
+#include <cstring>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <random>
+#include <sys/socket.h>
+#include <thread>
+#include <unistd.h>
+
+#include "nixl.h"
+#include "support/agent_pair.h"
+#include "support/buffer.h"
+#include "support/gated_backend.h"
+
+namespace nx::test {
+namespace {
+
+using namespace std::chrono_literals;
+using ::testing::HasSubstr;
+
+constexpr auto kLong = std::chrono::milliseconds(60'000);
+
+PairOptions
+listening() {
+    PairOptions options;
+    options.backend = "GATED";
+    options.listen = true;
+    return options;
+}
+
+class Listener : public ::testing::Test {
+protected:
+    void
+    SetUp() override {
+        gated().reset();
+    }
+
+    /// Registers `x` at A and `y` at B.
+    void
+    registerBoth() {
+        require(pair.a->registerMem(registrationOf({x.desc()})), "register at A");
+        require(pair.b->registerMem(registrationOf({y.desc()})), "register at B");
+    }
+
+    bool
+    transferWorks(uint64_t seed) {
+        x.fill(seed);
+        nixlXferReqH *request = nullptr;
+        if (pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request) != NIXL_SUCCESS) {
+            return false;
+        }
+        const bool done = pair.run(request) == NIXL_SUCCESS && y.firstDifference(seed) == y.size();
+        return pair.release(request) == NIXL_SUCCESS && done;
+    }
+
+    /// A frame written by hand to B's listener.
+    void
+    sayToB(const std::string &verb, const std::string &payload) {
+        const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        address.sin_port = htons(static_cast<uint16_t>(pair.b.address().port));
+        ASSERT_EQ(::connect(socket, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+        const std::string body = "NIXLCOMM:" + verb + payload;
+        const uint64_t length = body.size();
+        const std::string frame = std::string(reinterpret_cast<const char *>(&length), sizeof length) + body;
+        for (size_t at = 0; at < frame.size();) {
+            const auto put = ::send(socket, frame.data() + at, frame.size() - at, MSG_NOSIGNAL);
+            if (put <= 0) break;
+            at += static_cast<size_t>(put);
+        }
+        ::shutdown(socket, SHUT_WR);
+        char byte;
+        while (::recv(socket, &byte, 1, 0) > 0) {} // until B has dealt with it
+        ::close(socket);
+    }
+
+    AgentPair pair{listening()};
+    Buffer x{4096}, y{4096};
+};
+
+TEST_F(Listener, TwoAgentsFindEachOtherTransferAndPart) { // contract A2
+    registerBoth();
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->sendLocalMD(&to_b), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] { return pair.a->checkRemoteMD("B", listOf({y.desc()})) == NIXL_SUCCESS; }));
+    EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("A", listOf({x.desc()})) == NIXL_SUCCESS; }));
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    EXPECT_TRUE(transferWorks(1));
+    ASSERT_EQ(pair.b->genNotif("A", "Done_reading"), NIXL_SUCCESS);
+    EXPECT_EQ(pair.receive(pair.a, "B", 1), std::vector<std::string>{"Done_reading"});
+
+    ASSERT_EQ(pair.a->invalidateLocalMD(&to_b), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("A", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
+    EXPECT_EQ(pair.b->genNotif("A", "too late"), NIXL_ERR_NOT_FOUND);
+    EXPECT_TRUE(transferWorks(2)) << "A still knows B";
+}
+
+TEST_F(Listener, AnAgentWithoutListenerFetchesAndSends) {
+    PairOptions quiet = listening();
+    quiet.listen = false;
+    PairedAgent c("C", quiet);
+    registerBoth();
+    const auto to_b = pair.b.address("localhost");
+    ASSERT_EQ(c->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(c->sendLocalMD(&to_b), NIXL_SUCCESS);
+    EXPECT_EQ(c->waitMetadata(kLong, &to_b), NIXL_SUCCESS);
+    EXPECT_EQ(c->checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.b->checkRemoteMD("C", {DRAM_SEG}), NIXL_SUCCESS);
+    uint16_t port = 77;
+    EXPECT_EQ(c->getListenPort(port), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(port, 77);
+}
+
+TEST_F(Listener, PartialMetadataGrowsThePeer) { // contract A4
+    registerBoth();
+    Buffer z(4096);
+    require(pair.a->registerMem(registrationOf({z.desc()})), "register another");
+    auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->sendLocalPartialMD(registrationOf({z.desc()}), &to_b), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_ERR_NOT_FOUND) << "memory before the connection";
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("load a blob with connection info first"));
+    ASSERT_EQ(pair.a->sendLocalPartialMD({DRAM_SEG}, &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->sendLocalPartialMD(registrationOf({x.desc()}), &to_b), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    EXPECT_EQ(pair.b->checkRemoteMD("A", listOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.b->checkRemoteMD("A", listOf({x.desc(), z.desc()})), NIXL_ERR_NOT_FOUND);
+    ASSERT_EQ(pair.a->sendLocalPartialMD(registrationOf({z.desc()}), &to_b), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    EXPECT_EQ(pair.b->checkRemoteMD("A", listOf({x.desc(), z.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->sendLocalPartialMD(registrationOf({z.desc(0, 7)}), &to_b), NIXL_ERR_NOT_FOUND)
+        << "what is made in the call fails in the call";
+}
+
+TEST_F(Listener, CallsThatCannotWorkSaySoAtOnce) {
+    nixl_opt_args_t args;
+    for (const auto *given : {static_cast<nixl_opt_args_t *>(nullptr), &args}) {
+        EXPECT_EQ(pair.a->sendLocalMD(given), NIXL_ERR_NOT_SUPPORTED);
+        EXPECT_EQ(pair.a->sendLocalPartialMD({DRAM_SEG}, given), NIXL_ERR_NOT_SUPPORTED);
+        EXPECT_EQ(pair.a->fetchRemoteMD("B", given), NIXL_ERR_NOT_SUPPORTED);
+        EXPECT_EQ(pair.a->invalidateLocalMD(given), NIXL_ERR_NOT_SUPPORTED);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("ipAddr"));
+    }
+    args.ipAddr = "127.0.0.1";
+    args.port = 70'000;
+    EXPECT_EQ(pair.a->sendLocalMD(&args), NIXL_ERR_INVALID_PARAM);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("sendLocalMD: port 70000"));
+    args.port = 1;
+    args.ipAddr = "no host";
+    EXPECT_EQ(pair.a->fetchRemoteMD("B", &args), NIXL_ERR_INVALID_PARAM);
+    nixlAgent bare("bare", nixlAgentConfig());
+    const auto to_b = pair.b.address();
+    EXPECT_EQ(bare.sendLocalMD(&to_b), NIXL_ERR_INVALID_PARAM) << "nothing to publish";
+    EXPECT_EQ(pair.a->waitMetadata(0ms), NIXL_SUCCESS) << "none of these was started";
+}
+
+TEST_F(Listener, APortInUseStopsTheConstructorWithASentence) {
+    nixlAgentConfig config;
+    config.useListenThread = true;
+    config.listenPort = static_cast<uint16_t>(pair.b.address().port);
+    try {
+        nixlAgent second("second", config);
+        FAIL() << "it listens on a port that is in use";
+    }
+    catch (const std::runtime_error &error) {
+        EXPECT_THAT(error.what(), HasSubstr("listening on port " + std::to_string(config.listenPort)));
+        EXPECT_THAT(error.what(), HasSubstr("Address already in use"));
+    }
+}
+
+TEST_F(Listener, ABlobOfTheAgentItselfAndOneWithoutCommonBackendAreRefused) {
+    registerBoth();
+    const auto to_self = pair.a.address();
+    ASSERT_EQ(pair.a->sendLocalMD(&to_self), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_ERR_INVALID_PARAM);
+    nixlAgentConfig config;
+    config.useListenThread = true;
+    config.listenPort = 0;
+    nixlAgent bare("bare", config);
+    nixl_opt_args_t to_bare;
+    to_bare.ipAddr = "127.0.0.1";
+    uint16_t port = 0;
+    ASSERT_EQ(bare.getListenPort(port), NIXL_SUCCESS);
+    to_bare.port = port;
+    ASSERT_EQ(pair.a->sendLocalMD(&to_bare), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("no common backend found"));
+}
+
+// W1, W2, W13 and others: frames whose blob is hostile. The recorded ones of the fuzz corpus are sent too, by
+// tests/fuzz.
+TEST_F(Listener, HostileBlobsChangeNothing) {
+    registerBoth();
+    pair.exchange();
+    const std::string genuine = pair.a.metadata();
+    const auto at = [&](const std::string &what) { return genuine.find(what); };
+    std::vector<std::string> blobs;
+    const auto edited = [&](size_t place, uint64_t value) {
+        std::string blob = genuine;
+        std::memcpy(blob.data() + place, &value, sizeof value);
+        blobs.push_back(std::move(blob));
+    };
+    const size_t memory_type = at("nixlSDList|") + 11 + 1 + 8;
+    for (const uint64_t value : {uint64_t{5}, uint64_t{0xffffffff}, uint64_t{0x80000000}}) { // W1
+        std::string blob = genuine;
+        std::memcpy(blob.data() + memory_type, &value, 4);
+        blobs.push_back(std::move(blob));
+    }
+    for (const char *field : {"Agent", "Conns", "nixlSecElms", "bknd", "nixlDList"}) { // W2
+        for (const uint64_t value : {UINT64_MAX, UINT64_MAX - 7, uint64_t{1} << 63, uint64_t{1} << 40, uint64_t{0}}) {
+            edited(at(field) + std::string(field).size(), value);
+        }
+    }
+    blobs.push_back("nixlSerDes|");
+    blobs.push_back("x");
+    for (size_t size = 1; size < std::min<size_t>(genuine.size(), 232); size += 7)
+        blobs.push_back(genuine.substr(0, size));
+    for (const auto &blob : blobs) sayToB("LOAD", blob);
+    EXPECT_EQ(pair.b->checkRemoteMD("A", listOf({x.desc()})), NIXL_SUCCESS);
+    EXPECT_TRUE(transferWorks(1));
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->sendLocalMD(&to_b), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS) << "the genuine one still loads";
+}
+
+// W6: a peer that is loaded must survive whatever names it.
+TEST_F(Listener, ABadBlobThatNamesALivePeerLeavesThePeerAsItWas) {
+    registerBoth();
+    pair.exchange();
+    Buffer z(4096);
+    require(pair.b->registerMem(registrationOf({z.desc()})), "register more at B");
+    const std::string grown = pair.b.metadata();
+    for (const auto call : {EngineCall::kLoadRemote, EngineCall::kLoadConnection, EngineCall::kLoadPeerInfo}) {
+        gated().fail(call, NIXL_ERR_BACKEND, 1000);
+        std::string loaded = "untouched";
+        const auto status = pair.a->loadRemoteMD(grown, loaded);
+        EXPECT_EQ(status == NIXL_SUCCESS, call != EngineCall::kLoadRemote) << "connections are not loaded twice";
+        gated().reset();
+        EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS);
+        EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({z.desc()})),
+                  status == NIXL_SUCCESS ? NIXL_SUCCESS : NIXL_ERR_NOT_FOUND);
+        EXPECT_TRUE(transferWorks(3));
+        pair.a.load(grown);
+    }
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc(), z.desc()})), NIXL_SUCCESS);
+}
+
+// P16: what is not accepted changes nothing. The state is compared by what it serves.
+TEST_F(Listener, MutatedBlobsNeverHurtALivePeer) {
+    registerBoth();
+    pair.exchange();
+    const std::string genuine = pair.b.metadata();
+    constexpr unsigned kSeed = 20251126;
+    std::mt19937 random(kSeed);
+    int refused = 0, accepted = 0;
+    for (int i = 0; i < 3000; ++i) {
+        std::string blob = genuine;
+        for (unsigned edits = 1 + random() % 3; edits > 0; --edits) {
+            const size_t place = random() % blob.size();
+            switch (random() % 4) {
+            case 0: blob[place] = static_cast<char>(random()); break;
+            case 1: blob.erase(place, random() % 16); break;
+            case 2: blob.insert(place, std::string(random() % 16, static_cast<char>(random()))); break;
+            default: blob.resize(place + 1);
+            }
+        }
+        std::string name;
+        if (pair.a->loadRemoteMD(blob, name) == NIXL_SUCCESS) {
+            // It may claim ranges that B does not have; nobody can know.
+            ++accepted;
+            require(pair.a->invalidateRemoteMD(name), "invalidate");
+            pair.a.load(genuine);
+        } else {
+            ++refused;
+        }
+        ASSERT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS) << "seed " << kSeed << " blob " << i;
+        if (i % 100 == 0) {
+            ASSERT_TRUE(transferWorks(static_cast<uint64_t>(i) + 1)) << "seed " << kSeed << " blob " << i;
+        }
+    }
+    EXPECT_GT(refused, 1000);
+    EXPECT_GT(accepted, 10) << "damage in the trailer only";
+}
+
+TEST_F(Listener, LoadsAndTransfersGoOnWhileOthersArrive) {
+    registerBoth();
+    pair.exchange();
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> peers;
+    for (int i = 0; i < 4; ++i) {
+        peers.emplace_back([&, i] {
+            PairOptions quiet = listening();
+            quiet.listen = false;
+            const auto to_a = pair.a.address();
+            while (!stop) {
+                PairedAgent other("peer" + std::to_string(i), quiet);
+                require(other->sendLocalMD(&to_a), "send");
+                require(other->fetchRemoteMD("A", &to_a), "fetch");
+                require(other->waitMetadata(kLong), "wait");
+                require(other->invalidateLocalMD(&to_a), "invalidate");
+            }
+        });
+    }
+    for (uint64_t i = 1; i <= 50; ++i) ASSERT_TRUE(transferWorks(i));
+    stop = true;
+    for (auto &peer : peers) peer.join();
+}
+
+TEST_F(Listener, ManyAgentsComeAndGoWithoutTrace) {
+    const auto descriptors = [] {
+        int count = 0;
+        for (int fd = 0; fd < 1024; ++fd) count += ::fcntl(fd, F_GETFD) != -1;
+        return count;
+    };
+    const auto once = [&] {
+        PairedAgent c("C", listening());
+        const auto to_b = pair.b.address();
+        require(c->sendLocalMD(&to_b), "send");
+        require(c->waitMetadata(kLong), "wait");
+        require(c->invalidateLocalMD(&to_b), "invalidate");
+    };
+    once();
+    EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("C", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
+    const int before = descriptors();
+    for (int i = 0; i < 50; ++i) once();
+    EXPECT_TRUE(eventually([&] { return descriptors() == before; })) << descriptors() << " against " << before;
+}
+
+} // namespace
+} // namespace nx::test

@@ -1,0 +1,137 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One TCP connection that carries frames, either way. It never blocks, reads no further while its receiver does not
+// take what is written to it, and ends when a limit of time is reached. Confined to its loop.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/fd.h"
+#include "loop/loop.h"
+#include "metadata/limits.h"
+#include "wire/frame.h"
+
+namespace nx::metadata {
+
+/// Memory of frames that are not whole yet, counted over all channels of an exchange.
+struct Budget {
+    size_t used = 0;
+    size_t max = 0;
+    std::function<void()> exceeded; ///< makes room
+};
+
+class Channel : public std::enable_shared_from_this<Channel> {
+public:
+    class Owner {
+    public:
+        /// May close the channel.
+        virtual void
+        onMessage(Channel &channel, const wire::Message &message) = 0;
+        /// It ended by itself: it is closed, and the owner may drop it. Not called for close().
+        virtual void
+        onEnd(Channel &channel, const Status &why) = 0;
+        /// All that was sent is with the system. Only for channels that were waiting for it.
+        virtual void
+        onWritten(Channel &channel) = 0;
+
+    protected:
+        ~Owner() = default;
+    };
+
+    /// `first_limit`: how long the first whole message may take; 0: for ever. `peer`: its address, for people.
+    static Result<std::shared_ptr<Channel>>
+    open(Loop &loop,
+         Fd socket,
+         std::string peer,
+         const Limits &limits,
+         Budget &budget,
+         Owner &owner,
+         Limits::Time first_limit);
+    ~Channel();
+    Channel(const Channel &) = delete;
+    Channel &
+    operator=(const Channel &) = delete;
+
+    void
+    send(std::string frame);
+
+    void
+    close();
+
+    bool
+    isOpen() const noexcept {
+        return static_cast<bool>(socket_);
+    }
+
+    /// All that was sent is with the system.
+    bool
+    written() const noexcept {
+        return out_.empty();
+    }
+
+    /// All that was sent is with the peer's system.
+    bool
+    delivered() const;
+
+    /// A whole message has arrived.
+    bool
+    proven() const noexcept {
+        return proven_;
+    }
+
+    size_t
+    buffered() const noexcept {
+        return counted_;
+    }
+
+    const std::string &
+    peer() const noexcept {
+        return peer_;
+    }
+
+private:
+    using Time = Loop::Clock::time_point;
+
+    Channel(Loop &loop, Fd socket, std::string peer, const Limits &limits, Budget &budget, Owner &owner);
+
+    void
+    onReady(uint32_t events);
+    void
+    read();
+    bool
+    giveOutMessages();
+    void
+    write();
+    void
+    count();
+    void
+    watchTime();
+    void
+    onTime();
+    void
+    end(Status why);
+
+    Loop &loop_;
+    Fd socket_;
+    const std::string peer_;
+    const Limits &limits_;
+    Budget &budget_;
+    Owner &owner_;
+    wire::FrameReader in_;
+    std::string out_;
+    size_t out_sent_ = 0; ///< of out_
+    size_t counted_ = 0;  ///< in the budget
+    bool proven_ = false;
+    uint32_t events_ = 0;
+    // Limits of time; the maximum: none.
+    Time first_due_ = Time::max();
+    Time frame_due_ = Time::max();
+    Time write_due_ = Time::max();
+    Time timer_due_ = Time::max();
+    Loop::Timer timer_ = 0;
+};
+
+} // namespace nx::metadata

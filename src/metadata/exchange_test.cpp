@@ -1,0 +1,751 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The exchange over real sockets of the loopback interface: what becomes of calls, and what strangers can do. The
+// agents behind it are doubles. Limits of time are made short where a test waits for one, and never otherwise.
+#include "metadata/exchange.h"
+
+#include <arpa/inet.h>
+#include <cstring>
+#include <dirent.h>
+#include <fstream>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <thread>
+#include <unistd.h>
+
+#include "support/eventually.h"
+
+namespace nx::metadata {
+namespace {
+
+using namespace std::chrono_literals;
+using test::eventually;
+using ::testing::HasSubstr;
+using wire::encodeFrame;
+using wire::Verb;
+
+constexpr auto kLong = std::chrono::milliseconds(60'000);
+
+/// An agent as the exchange sees it.
+class Double {
+public:
+    explicit Double(std::string name, const Limits &limits = {}) : name(name), blob("metadata of " + name) {
+        Service service;
+        service.agent = name;
+        service.load = [this](std::string_view bytes) {
+            std::lock_guard lock(mutex);
+            Loaded loaded;
+            loaded.wants_answer = answers;
+            loaded.status = refusal.empty() ? Status() : Status(NIXL_ERR_NOT_ALLOWED, refusal);
+            if (refusal.empty()) {
+                loads.emplace_back(bytes);
+                const std::string prefix = "metadata of ";
+                if (bytes.starts_with(prefix)) loaded.agent = bytes.substr(prefix.size());
+            }
+            return loaded;
+        };
+        service.publish = [this]() -> Result<std::string> {
+            std::lock_guard lock(mutex);
+            if (blob.empty()) return {NIXL_ERR_INVALID_PARAM, "there is nothing to publish"};
+            return blob;
+        };
+        service.invalidate = [this](const std::string &agent) -> Status {
+            std::lock_guard lock(mutex);
+            invalidated.push_back(agent);
+            return {};
+        };
+        auto made = Exchange::create(std::move(service), limits);
+        EXPECT_TRUE(made.ok()) << made.message();
+        exchange = *std::move(made);
+    }
+
+    uint16_t
+    listen(uint16_t wanted = 0) {
+        const auto bound = exchange->listen(wanted);
+        EXPECT_TRUE(bound.ok()) << bound.message();
+        return port = bound.ok() ? *bound : 0;
+    }
+
+    std::vector<std::string>
+    loaded() {
+        std::lock_guard lock(mutex);
+        return loads;
+    }
+
+    std::vector<std::string>
+    forgotten() {
+        std::lock_guard lock(mutex);
+        return invalidated;
+    }
+
+    void
+    publish(std::string bytes) {
+        std::lock_guard lock(mutex);
+        blob = std::move(bytes);
+    }
+
+    void
+    refuse(std::string why) {
+        std::lock_guard lock(mutex);
+        refusal = std::move(why);
+    }
+
+    Status
+    send(const Double &to, const std::string &host = "127.0.0.1") {
+        return exchange->load("sendLocalMD", host, to.port, blob);
+    }
+
+    Status
+    fetch(const Double &from, const std::string &host = "127.0.0.1") {
+        return exchange->fetch("fetchRemoteMD", host, from.port, from.name);
+    }
+
+    Status
+    wait() {
+        return exchange->wait("", 0, kLong);
+    }
+
+    const std::string name;
+    std::mutex mutex;
+    std::string blob, refusal;
+    bool answers = true;
+    std::vector<std::string> loads, invalidated;
+    uint16_t port = 0;
+    std::unique_ptr<Exchange> exchange;
+};
+
+/// Somebody with a socket of his own.
+class Stranger {
+public:
+    explicit Stranger(uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        address.sin_port = htons(port);
+        connected = ::connect(socket_.get(), reinterpret_cast<sockaddr *>(&address), sizeof address) == 0;
+    }
+
+    explicit Stranger(Fd socket) : socket_(std::move(socket)) {}
+
+    /// False if the other side has closed.
+    bool
+    say(std::string_view bytes) {
+        while (!bytes.empty()) {
+            const auto put = ::send(socket_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+            if (put <= 0) return false;
+            bytes.remove_prefix(static_cast<size_t>(put));
+        }
+        return true;
+    }
+
+    /// Reads until the other side closes or `bytes` have come.
+    std::string
+    hear(size_t bytes = SIZE_MAX) {
+        std::string all;
+        char some[4096];
+        while (all.size() < bytes) {
+            const auto got = ::recv(socket_.get(), some, std::min(sizeof some, bytes - all.size()), 0);
+            if (got <= 0) break;
+            all.append(some, static_cast<size_t>(got));
+        }
+        return all;
+    }
+
+    bool
+    closedByOther() {
+        pollfd fd{socket_.get(), POLLIN, 0};
+        if (::poll(&fd, 1, 0) <= 0) return false;
+        char byte;
+        return ::recv(socket_.get(), &byte, 1, MSG_PEEK) <= 0;
+    }
+
+    bool connected = true;
+
+private:
+    Fd socket_;
+};
+
+/// A listening socket that does nothing by itself: an agent that hangs, or one of NIXL 1.4.
+class Port {
+public:
+    explicit Port(int backlog = 16) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+        socklen_t size = sizeof address;
+        EXPECT_EQ(::getsockname(socket_.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
+        number = ntohs(address.sin_port);
+        if (backlog > 0) {
+            EXPECT_EQ(::listen(socket_.get(), backlog), 0);
+        }
+    }
+
+    Stranger
+    accept() {
+        return Stranger(Fd(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC)));
+    }
+
+    void
+    close() {
+        socket_.reset();
+    }
+
+    uint16_t number = 0;
+
+private:
+    Fd socket_;
+};
+
+size_t
+openDescriptors() {
+    size_t count = 0;
+    DIR *folder = ::opendir("/proc/self/fd");
+    while (::readdir(folder)) ++count;
+    ::closedir(folder);
+    return count;
+}
+
+size_t
+residentBytes() {
+    size_t total = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> total >> resident;
+    return resident * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// ---- Calls and their outcomes --------------------------------------------------------------------------------------
+
+TEST(Exchange, WhatIsSentIsLoadedThereAndTheSenderKnows) {
+    Double a("a"), b("b");
+    b.listen();
+    ASSERT_TRUE(a.send(b).ok());
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(b.loaded(), std::vector{a.blob});
+}
+
+TEST(Exchange, WhatIsFetchedIsLoadedHereWithoutAListenerOfOnesOwn) {
+    Double a("a"), b("b");
+    b.listen();
+    ASSERT_TRUE(a.fetch(b).ok());
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(a.loaded(), std::vector{b.blob});
+}
+
+TEST(Exchange, CallsToOneAddressKeepTheirOrder) {
+    Double a("a"), b("b");
+    b.listen();
+    for (int i = 0; i < 200; ++i) {
+        ASSERT_TRUE(a.exchange->load("send", "127.0.0.1", b.port, std::to_string(i)).ok());
+        if (i % 10 == 0) {
+            ASSERT_TRUE(a.fetch(b).ok());
+        }
+    }
+    ASSERT_TRUE(a.exchange->invalidate("invalidate", "127.0.0.1", b.port).ok());
+    EXPECT_TRUE(a.wait().ok());
+    ASSERT_TRUE(eventually([&] { return b.forgotten().size() == 1; }));
+    const auto loads = b.loaded();
+    ASSERT_EQ(loads.size(), 200u);
+    for (int i = 0; i < 200; ++i) EXPECT_EQ(loads[i], std::to_string(i));
+    EXPECT_EQ(b.forgotten(), std::vector<std::string>{"a"});
+    EXPECT_EQ(a.loaded().size(), 20u);
+}
+
+TEST(Exchange, ARefusalReachesTheSenderWithItsReason) {
+    Double a("a"), b("b");
+    b.listen();
+    b.refuse("it is loaded with other\x01 keys");
+    ASSERT_TRUE(a.send(b).ok());
+    const auto outcome = a.exchange->wait("127.0.0.1", b.port, kLong);
+    EXPECT_EQ(outcome.code(), NIXL_ERR_NOT_ALLOWED);
+    EXPECT_THAT(outcome.message(), HasSubstr("refused it: 'it is loaded with other\\x01 keys'"));
+    EXPECT_TRUE(a.wait().ok()) << "a failure is told once";
+}
+
+TEST(Exchange, AnAgentThatDoesNotConfirmCountsAsDelivered) {
+    Limits limits;
+    limits.confirm = 20ms;
+    Double a("a", limits);
+    Port older;
+    ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", older.number, "blob").ok());
+    auto peer = older.accept();
+    EXPECT_EQ(peer.hear(8 + 13 + 4), encodeFrame(Verb::kLoad, "blob"));
+    EXPECT_TRUE(a.wait().ok());
+}
+
+TEST(Exchange, AnswersOnlyThoseWhoUnderstandThem) {
+    Double b("b");
+    b.answers = false;
+    b.listen();
+    Stranger older(b.port);
+    ASSERT_TRUE(older.say(encodeFrame(Verb::kLoad, "blob") + encodeFrame(Verb::kSend, "")));
+    const auto expected = encodeFrame(Verb::kLoad, b.blob);
+    EXPECT_EQ(older.hear(expected.size()), expected) << "nothing stands before it";
+}
+
+TEST(Exchange, AFetchWaitsForAnAgentThatHasNothingToPublishYet) {
+    Double a("a"), b("b");
+    b.listen();
+    b.publish("");
+    ASSERT_TRUE(a.fetch(b).ok());
+    EXPECT_EQ(a.exchange->wait("", 0, 50ms).code(), NIXL_IN_PROG);
+    b.publish("metadata of b");
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(a.loaded(), std::vector<std::string>{"metadata of b"});
+}
+
+TEST(Exchange, AFetchFromAnAgentThatNeverPublishesFails) {
+    Limits limits;
+    limits.answer = 50ms;
+    Double a("a", limits), b("b");
+    b.listen();
+    b.publish("");
+    ASSERT_TRUE(a.fetch(b).ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(outcome.message(), HasSubstr("has nothing to publish"));
+}
+
+TEST(Exchange, AnotherAgentThanAskedForIsLoadedAndReported) {
+    Double a("a"), b("b");
+    b.listen();
+    ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "127.0.0.1", b.port, "c").ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_MISMATCH);
+    EXPECT_THAT(outcome.message(), HasSubstr("is 'b', not 'c'"));
+    EXPECT_EQ(a.loaded().size(), 1u);
+}
+
+TEST(Exchange, WhereNobodyListensTheCallFailsAndTheSentenceSaysSo) {
+    Limits limits;
+    limits.connect = 30ms;
+    Double a("a", limits);
+    Port nobody(0);
+    ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "127.0.0.1", nobody.number, "x").ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_NOT_FOUND);
+    const auto port = std::to_string(nobody.number);
+    EXPECT_THAT(outcome.message(), HasSubstr("P2P backend could not connect to IP 127.0.0.1 and port " + port));
+    EXPECT_THAT(outcome.message(), HasSubstr("Connection refused"));
+}
+
+TEST(Exchange, AnAgentThatListensALittleLaterIsReached) {
+    Double a("a"), b("b");
+    uint16_t port;
+    {
+        Port reserved(0);
+        port = reserved.number;
+    }
+    ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", port, "early").ok());
+    EXPECT_EQ(a.exchange->wait("", 0, 30ms).code(), NIXL_IN_PROG);
+    if (const auto bound = b.exchange->listen(port); !bound.ok()) GTEST_SKIP() << bound.message();
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(b.loaded(), std::vector<std::string>{"early"});
+}
+
+TEST(Exchange, AnAgentThatHangsIsGivenUp) {
+    Limits limits;
+    limits.answer = 30ms;
+    Double a("a", limits);
+    Port hanging;
+    ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "127.0.0.1", hanging.number, "x").ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_TIMEOUT);
+    EXPECT_THAT(outcome.message(), HasSubstr("did not answer within 30 ms"));
+}
+
+TEST(Exchange, ATargetThatTakesNothingIsGivenUp) {
+    Limits limits;
+    limits.write = 50ms;
+    Double a("a", limits);
+    Port deaf;
+    ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", deaf.number, std::string(32 << 20, 'x')).ok());
+    EXPECT_EQ(a.wait().code(), NIXL_ERR_TIMEOUT);
+}
+
+TEST(Exchange, AnAgentThatTalksNonsenseIsGivenUp) {
+    Double a("a");
+    Port odd;
+    ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "127.0.0.1", odd.number, "x").ok());
+    auto peer = odd.accept();
+    ASSERT_TRUE(peer.say("HTTP/1.1 400 Bad Request\r\n\r\n"));
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_MISMATCH);
+    EXPECT_THAT(outcome.message(), HasSubstr("not a frame of NIXL"));
+}
+
+TEST(Exchange, HostNamesAndIpv6AreUnderstood) {
+    Double a("a"), b("b");
+    b.listen();
+    ASSERT_TRUE(a.send(b, "localhost").ok());
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(b.loaded().size(), 1u);
+    Fd probe(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in6 loopback{};
+    loopback.sin6_family = AF_INET6;
+    loopback.sin6_addr = in6addr_loopback;
+    if (!probe || ::bind(probe.get(), reinterpret_cast<sockaddr *>(&loopback), sizeof loopback) != 0) {
+        GTEST_SKIP() << "this machine has no IPv6";
+    }
+    for (const char *host : {"::1", "[::1]"}) {
+        ASSERT_TRUE(a.send(b, host).ok());
+        EXPECT_TRUE(a.wait().ok()) << host;
+    }
+    EXPECT_EQ(b.loaded().size(), 3u);
+}
+
+TEST(Exchange, AHostThatDoesNotExistIsNotFound) {
+    Double a("a");
+    ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "no-such-host.invalid", 1, "x").ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(outcome.message(), HasSubstr("no-such-host.invalid"));
+}
+
+TEST(Exchange, AddressesThatCannotBeAreRefusedAtOnce) {
+    Double a("a");
+    for (const int port : {0, -1, 65536}) {
+        EXPECT_EQ(a.exchange->fetch("f", "127.0.0.1", port, "").code(), NIXL_ERR_INVALID_PARAM) << port;
+    }
+    const std::vector<std::string> hosts = {"", " ", "a b", "[]", std::string("a\0b", 3), "-\n", std::string(300, 'a')};
+    for (const auto &host : hosts)
+        EXPECT_EQ(a.exchange->fetch("f", host, 1, "").code(), NIXL_ERR_INVALID_PARAM) << host;
+    EXPECT_EQ(a.exchange->wait("a b", 1, 0ms).code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_TRUE(a.wait().ok()) << "nothing was started";
+}
+
+TEST(Exchange, ARestartedAgentIsReachedOverANewConnection) {
+    Double a("a");
+    uint16_t port = 0;
+    for (int start = 0; start < 5; ++start) {
+        Double b("b");
+        b.listen(port);
+        if (port == 0) port = b.port;
+        b.port = port;
+        ASSERT_TRUE(a.send(b).ok());
+        const auto outcome = a.wait();
+        ASSERT_TRUE(outcome.ok()) << "start " << start << ": " << outcome.message();
+        EXPECT_EQ(b.loaded().size(), 1u);
+    }
+}
+
+TEST(Exchange, WhatIsOnItsWayIsHandedOverBeforeTheEnd) {
+    Double b("b");
+    b.listen();
+    const std::string large(8 << 20, 'x');
+    {
+        Double a("a");
+        ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", b.port, large).ok());
+        ASSERT_TRUE(a.exchange->invalidate("invalidateLocalMD", "127.0.0.1", b.port).ok());
+    }
+    EXPECT_TRUE(eventually([&] { return b.forgotten().size() == 1; }));
+    ASSERT_EQ(b.loaded().size(), 1u);
+    EXPECT_EQ(b.loaded()[0], large);
+}
+
+TEST(Exchange, EndsSoonWhoeverDoesNotAnswer) {
+    Port deaf, nobody(0);
+    const auto start = std::chrono::steady_clock::now();
+    {
+        Double a("a");
+        ASSERT_TRUE(a.exchange->load("l", "127.0.0.1", deaf.number, std::string(32 << 20, 'x')).ok());
+        ASSERT_TRUE(a.exchange->fetch("f", "127.0.0.1", deaf.number, "x").ok());
+        ASSERT_TRUE(a.exchange->fetch("f", "127.0.0.1", nobody.number, "x").ok());
+        ASSERT_TRUE(a.exchange->fetch("f", "no-such-host.invalid", 1, "x").ok());
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 30s);
+}
+
+TEST(Exchange, TakesNoMoreCallsThanItsLimit) {
+    Limits limits;
+    limits.calls = 3;
+    Double a("a", limits);
+    Port hanging;
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(a.exchange->fetch("f", "127.0.0.1", hanging.number, "x").ok());
+    const auto refused = a.exchange->fetch("f", "127.0.0.1", hanging.number, "x");
+    EXPECT_EQ(refused.code(), NIXL_ERR_NO_MEMORY);
+    EXPECT_THAT(refused.message(), HasSubstr("3 calls"));
+}
+
+TEST(Exchange, AUsedPortIsAnErrorThatNamesIt) {
+    Double a("a"), b("b");
+    a.listen();
+    const auto bound = b.exchange->listen(a.port);
+    EXPECT_EQ(bound.code(), NIXL_ERR_BACKEND);
+    EXPECT_THAT(bound.message(), HasSubstr(std::to_string(a.port)));
+    EXPECT_THAT(bound.message(), HasSubstr("choose another port"));
+}
+
+TEST(Exchange, ManyThreadsMayCallAtOnce) {
+    Double a("a"), b("b");
+    a.listen();
+    b.listen();
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+        threads.emplace_back([&, t] {
+            for (int i = 0; i < 50; ++i) {
+                auto &from = t % 2 ? a : b;
+                auto &to = t % 2 ? b : a;
+                EXPECT_TRUE(from.send(to).ok());
+                EXPECT_TRUE(from.fetch(to).ok());
+                if (i % 10 == 0) {
+                    EXPECT_TRUE(from.exchange->wait("127.0.0.1", to.port, kLong).ok());
+                }
+            }
+        });
+    }
+    for (auto &thread : threads) thread.join();
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_TRUE(b.wait().ok());
+    EXPECT_EQ(a.loaded().size(), 400u);
+    EXPECT_EQ(b.loaded().size(), 400u);
+}
+
+// ---- Strangers -----------------------------------------------------------------------------------------------------
+
+/// The listener under siege, and a genuine agent that must be served meanwhile.
+class Siege : public ::testing::Test {
+protected:
+    void
+    listen(const Limits &limits = {}) {
+        target = std::make_unique<Double>("target", limits);
+        target->listen();
+    }
+
+    void
+    expectService() {
+        const auto before = genuine.loaded().size();
+        ASSERT_TRUE(genuine.fetch(*target).ok());
+        const auto outcome = genuine.wait();
+        ASSERT_TRUE(outcome.ok()) << outcome.message();
+        EXPECT_EQ(genuine.loaded().size(), before + 1);
+    }
+
+    std::unique_ptr<Double> target;
+    Double genuine{"genuine"};
+};
+
+TEST_F(Siege, NonsenseClosesItsOwnConnectionOnly) {
+    listen();
+    const auto length = [](uint64_t n) { return std::string(reinterpret_cast<const char *>(&n), sizeof n); };
+    const std::vector<std::string> attacks = {"GET / HTTP/1.1\r\n\r\n",
+                                              std::string(4096, '\0'),
+                                              std::string(4096, '\xff'),
+                                              length(UINT64_MAX),
+                                              length(5) + "NIXLC",
+                                              length(13) + "NIXLCOMM:EVIL",
+                                              length(13) + "NIXLCOMM:INVL",
+                                              length(1 << 30) + "NIXLCOMM:LOAD",
+                                              length(100'000) + "NIXLCOMM:INVL" + std::string(100'000 - 13, 'n')};
+    for (const auto &attack : attacks) {
+        Stranger stranger(target->port);
+        stranger.say(attack);
+        EXPECT_EQ(stranger.hear(), "") << "closed without a word";
+        expectService();
+    }
+    EXPECT_TRUE(target->loaded().empty());
+    EXPECT_TRUE(target->forgotten().empty());
+}
+
+TEST_F(Siege, AMarkInsideAPayloadIsNoCommand) { // W7
+    listen();
+    Stranger stranger(target->port);
+    const std::string blob = "blobNIXLCOMM:INVLvictim";
+    ASSERT_TRUE(stranger.say(encodeFrame(Verb::kLoad, blob) + encodeFrame(Verb::kInvalidate, "xNIXLCOMM:INVLvictim")));
+    ASSERT_TRUE(eventually([&] { return target->forgotten().size() == 1; }));
+    EXPECT_EQ(target->loaded(), std::vector{blob});
+    EXPECT_EQ(target->forgotten(), std::vector<std::string>{"xNIXLCOMM:INVLvictim"});
+}
+
+TEST_F(Siege, SlowOnesDelayNobody) { // W8
+    listen();
+    std::vector<std::unique_ptr<Stranger>> slow;
+    for (int i = 0; i < 100; ++i) {
+        slow.push_back(std::make_unique<Stranger>(target->port));
+        ASSERT_TRUE(slow.back()->say("\x0d"));
+    }
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 10; ++i) expectService();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 4s) << "less than the time one of them has";
+}
+
+TEST_F(Siege, OneThatNeverReadsIsClosedAndDelaysNobody) { // W9
+    Limits limits;
+    limits.write = 100ms;
+    listen(limits);
+    target->publish("metadata of target" + std::string(16 << 20, 'x'));
+    Stranger deaf(target->port);
+    std::string questions;
+    for (int i = 0; i < 1000; ++i) questions += encodeFrame(Verb::kSend, "");
+    ASSERT_TRUE(deaf.say(questions));
+    // What waits for it is one answer, not a thousand: 16 GiB would not fit.
+    EXPECT_TRUE(eventually([&] { return !deaf.say("x"); })) << "closed in the end";
+    target->publish("metadata of target");
+    expectService();
+}
+
+TEST_F(Siege, AListenerEndsWhileOneNeverReads) { // W9
+    listen();
+    target->publish(std::string(16 << 20, 'x'));
+    Stranger deaf(target->port);
+    ASSERT_TRUE(deaf.say(encodeFrame(Verb::kSend, "")));
+    deaf.hear(8);
+    const auto start = std::chrono::steady_clock::now();
+    target.reset();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, 30s);
+}
+
+TEST_F(Siege, ConnectAndCloseLeavesNothing) { // W10
+    listen();
+    expectService();
+    const auto before = openDescriptors();
+    for (int i = 0; i < 1000; ++i) Stranger stranger(target->port);
+    expectService();
+    EXPECT_TRUE(eventually([&] { return openDescriptors() == before; })) << openDescriptors() << " against " << before;
+}
+
+TEST_F(Siege, ADeclaredLengthCostsNothing) { // W11
+    listen();
+    expectService();
+    const auto before = residentBytes();
+    const uint64_t declared = 13 + (64 << 20);
+    std::vector<std::unique_ptr<Stranger>> strangers;
+    for (int i = 0; i < 200; ++i) {
+        strangers.push_back(std::make_unique<Stranger>(target->port));
+        ASSERT_TRUE(strangers.back()->say({reinterpret_cast<const char *>(&declared), sizeof declared}));
+        ASSERT_TRUE(strangers.back()->say("NIXLCOMM:LOADx"));
+    }
+    expectService();
+    EXPECT_LT(residentBytes(), before + (64 << 20));
+}
+
+TEST_F(Siege, UnfinishedMessagesTogetherHoldNoMoreThanTheBudget) {
+    Limits limits;
+    limits.buffered_bytes = 8 << 20;
+    listen(limits);
+    const uint64_t declared = 13 + (32 << 20);
+    std::vector<std::unique_ptr<Stranger>> strangers;
+    std::vector<std::thread> talking;
+    for (int i = 0; i < 8; ++i) {
+        strangers.push_back(std::make_unique<Stranger>(target->port));
+        talking.emplace_back([&, stranger = strangers.back().get()] {
+            stranger->say({reinterpret_cast<const char *>(&declared), sizeof declared});
+            stranger->say("NIXLCOMM:LOAD" + std::string(7 << 20, 'x'));
+        });
+    }
+    for (auto &thread : talking) thread.join();
+    EXPECT_TRUE(eventually([&] {
+        return std::count_if(strangers.begin(), strangers.end(), [](auto &s) { return s->closedByOther(); }) >= 6;
+    })) << "at most one of them fits";
+    expectService();
+}
+
+TEST_F(Siege, TooManyConnectionsPushOutTheStrangersNotThePeers) {
+    Limits limits;
+    limits.guests = 16;
+    limits.first = kLong;
+    listen(limits);
+    expectService(); // its connection stays
+    std::vector<std::unique_ptr<Stranger>> strangers;
+    for (int i = 0; i < 64; ++i) strangers.push_back(std::make_unique<Stranger>(target->port));
+    EXPECT_TRUE(eventually([&] {
+        return std::count_if(strangers.begin(), strangers.end(), [](auto &s) { return s->closedByOther(); }) >= 49;
+    }));
+    EXPECT_FALSE(strangers.back()->closedByOther()) << "the oldest go";
+    const auto descriptors = openDescriptors();
+    expectService();
+    EXPECT_EQ(openDescriptors(), descriptors) << "over the connection it had";
+}
+
+TEST_F(Siege, OneThatSaysNothingAndOneThatStopsInTheMiddleAreClosed) {
+    Limits limits;
+    limits.first = limits.frame = 50ms;
+    listen(limits);
+    Stranger silent(target->port), stopped(target->port);
+    ASSERT_TRUE(stopped.say(encodeFrame(Verb::kLoad, "blob").substr(0, 20)));
+    EXPECT_EQ(silent.hear(), "");
+    EXPECT_EQ(stopped.hear(), "");
+    EXPECT_TRUE(target->loaded().empty());
+    expectService();
+}
+
+TEST_F(Siege, APeerMayBeQuietForLong) {
+    Limits limits;
+    limits.first = limits.frame = 50ms;
+    listen(limits);
+    Stranger peer(target->port), silent(target->port);
+    ASSERT_TRUE(peer.say(encodeFrame(Verb::kLoad, "one")));
+    silent.hear(); // until its time is over, which is the peer's time twice
+    Stranger(target->port).hear();
+    ASSERT_TRUE(peer.say(encodeFrame(Verb::kLoad, "two")));
+    EXPECT_TRUE(eventually([&] { return target->loaded().size() == 2; }));
+}
+
+TEST_F(Siege, SurvivesRunningOutOfDescriptors) { // P30
+    listen();
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    std::vector<std::unique_ptr<Stranger>> strangers;
+    for (int i = 0; i < 32; ++i) strangers.push_back(std::make_unique<Stranger>(target->port));
+    expectService();         // all of them are taken in by now
+    std::vector<Fd> waiting; // to connect with when there are no descriptors
+    for (int i = 0; i < 4; ++i) waiting.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const Fd lowest_free(::dup(0));
+    const rlimit full{static_cast<rlim_t>(lowest_free.get()), before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &full), 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(target->port);
+    for (auto &socket : waiting) {
+        EXPECT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+    }
+    std::vector<Stranger> late;
+    for (auto &socket : waiting) late.emplace_back(std::move(socket));
+    const auto question = encodeFrame(Verb::kSend, ""), answer = encodeFrame(Verb::kLoad, target->blob);
+    for (auto &stranger : late) {
+        EXPECT_TRUE(stranger.say(question));
+        EXPECT_EQ(stranger.hear(answer.size()), answer) << "an older stranger made room";
+    }
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    expectService();
+}
+
+TEST_F(Siege, StrangersCannotFillTheLog) {
+    listen();
+    ::testing::internal::CaptureStderr();
+    for (int i = 0; i < 300; ++i) {
+        Stranger stranger(target->port);
+        stranger.say("nonsense");
+        stranger.hear();
+    }
+    const std::string log = ::testing::internal::GetCapturedStderr();
+    const auto lines = std::count(log.begin(), log.end(), '\n');
+    EXPECT_GT(lines, 0);
+    EXPECT_LT(lines, 60);
+    EXPECT_THAT(log, HasSubstr("MD listener: agent 'target': connection from 127.0.0.1:"));
+}
+
+TEST_F(Siege, ThousandsOfHostileConnectionsCostNoMemory) {
+    listen();
+    const auto attack = [&](int i) {
+        Stranger stranger(target->port);
+        std::string bytes = encodeFrame(Verb::kLoad, std::string(1000, 'x'));
+        bytes.resize(static_cast<size_t>(i) % bytes.size());
+        if (i % 3 == 0) bytes += "garbage";
+        stranger.say(bytes);
+    };
+    for (int i = 0; i < 500; ++i) attack(i);
+    expectService();
+    const auto before = residentBytes();
+    for (int i = 0; i < 3000; ++i) attack(i);
+    expectService();
+    EXPECT_LT(residentBytes(), before + (16 << 20));
+}
+
+} // namespace
+} // namespace nx::metadata

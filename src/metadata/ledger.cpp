@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "metadata/ledger.h"
+
+#include <algorithm>
+
+namespace nx::metadata {
+
+namespace {
+
+// Addresses whose failure nobody asks for: the oldest failure is forgotten.
+constexpr size_t kEntriesMax = 4096;
+
+} // namespace
+
+bool
+Ledger::open(const std::string &address, size_t open_max) {
+    std::lock_guard lock(mutex_);
+    auto &entry = entries_[address];
+    if (entry.open >= open_max) return false;
+    ++entry.open;
+    ++open_;
+    return true;
+}
+
+void
+Ledger::close(const std::string &address, const Status &outcome) {
+    std::lock_guard lock(mutex_);
+    auto &entry = entries_.at(address);
+    --entry.open;
+    --open_;
+    if (!outcome.ok() && entry.failed_at == 0) {
+        entry.failed_at = ++failures_;
+        entry.failure = {outcome.code(), outcome.message()};
+    }
+    if (entry.open == 0 && entry.failed_at == 0) entries_.erase(address);
+    if (entries_.size() > kEntriesMax) {
+        const auto age = [](const auto &e) { return e.second.open ? UINT64_MAX : e.second.failed_at; };
+        const auto oldest = std::min_element(entries_.begin(), entries_.end(),
+                                             [&](const auto &a, const auto &b) { return age(a) < age(b); });
+        if (oldest->second.open == 0) entries_.erase(oldest);
+    }
+    changed_.notify_all();
+}
+
+Status
+Ledger::wait(const std::optional<std::string> &address, std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock lock(mutex_);
+    const auto open = [&]() -> size_t {
+        if (!address) return open_;
+        const auto it = entries_.find(*address);
+        return it == entries_.end() ? 0 : it->second.open;
+    };
+    if (!changed_.wait_until(lock, deadline, [&] { return open() == 0; })) {
+        return {NIXL_IN_PROG, std::to_string(open()) + " calls are still open"};
+    }
+    auto first = entries_.end();
+    for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+        if ((address && it->first != *address) || it->second.failed_at == 0) continue;
+        if (first == entries_.end() || it->second.failed_at < first->second.failed_at) first = it;
+    }
+    if (first == entries_.end()) return {};
+    Status failure = std::move(first->second.failure);
+    first->second.failed_at = 0;
+    if (first->second.open == 0) entries_.erase(first);
+    return failure;
+}
+
+} // namespace nx::metadata

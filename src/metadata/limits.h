@@ -1,0 +1,32 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What strangers and peers may cost. Tests make them small.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace nx::metadata {
+
+struct Limits {
+    /// Connections that others opened to us. One more, and the oldest that never sent a whole message goes; if there is
+    /// none, the one that was quiet for longest.
+    size_t guests = 256;
+    /// Memory of frames that are not whole yet, all connections together. Beyond it the largest goes.
+    size_t buffered_bytes = size_t{256} << 20;
+    /// Calls to one address that have no outcome yet.
+    size_t calls = 1024;
+
+    using Time = std::chrono::milliseconds;
+    Time connect{2000};  ///< to a peer, with all tries
+    Time address{1000};  ///< one try at one address
+    Time first{5000};    ///< from a guest's connection to its first whole message
+    Time frame{5000};    ///< from a frame's first byte to its last; a second more for each MiB
+    Time write{5000};    ///< a receiver takes nothing
+    Time answer{5000};   ///< to "send me yours"
+    Time confirm{1000};  ///< to a load; agents of NIXL 1.4 never do
+    Time shutdown{1000}; ///< to hand over what is on its way
+};
+
+} // namespace nx::metadata

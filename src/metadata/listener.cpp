@@ -1,0 +1,225 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "metadata/listener.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "metadata/endpoint.h"
+#include "utils/common/nixl_log.h"
+
+namespace nx::metadata {
+
+namespace {
+
+constexpr int kBacklog = 1024;
+// How long nobody is taken in when the process has no descriptors left and no guest can be dropped.
+constexpr std::chrono::milliseconds kPause{100};
+constexpr std::chrono::seconds kLogPeriod{10};
+constexpr unsigned kLogLinesPerPeriod = 20;
+
+Result<Fd>
+listenOn(int family, uint16_t port) {
+    Fd socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket) return {NIXL_ERR_BACKEND, withErrno("socket", errno)};
+    const int yes = 1, no = 0;
+    (void)::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    sockaddr_storage address{};
+    socklen_t size;
+    if (family == AF_INET6) {
+        (void)::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+        auto &any = reinterpret_cast<sockaddr_in6 &>(address);
+        any.sin6_family = AF_INET6;
+        any.sin6_addr = in6addr_any;
+        any.sin6_port = htons(port);
+        size = sizeof any;
+    } else {
+        auto &any = reinterpret_cast<sockaddr_in &>(address);
+        any.sin_family = AF_INET;
+        any.sin_addr.s_addr = htonl(INADDR_ANY);
+        any.sin_port = htons(port);
+        size = sizeof any;
+    }
+    if (::bind(socket.get(), reinterpret_cast<const sockaddr *>(&address), size) != 0 ||
+        ::listen(socket.get(), kBacklog) != 0) {
+        const int error = errno;
+        Status why(NIXL_ERR_BACKEND, withErrno("listening on port " + std::to_string(port), error));
+        if (error == EADDRINUSE) return std::move(why).withContext("choose another port, or 0 for a free one");
+        return why;
+    }
+    return socket;
+}
+
+bool
+outOfDescriptors(int error) {
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
+}
+
+} // namespace
+
+Result<std::unique_ptr<Listener>>
+Listener::create(Loop &loop, uint16_t port, const Limits &limits, Budget &budget, const Service &service) {
+    auto socket = listenOn(AF_INET6, port);
+    if (!socket.ok()) {
+        // A host without IPv6.
+        auto narrow = listenOn(AF_INET, port);
+        if (!narrow.ok()) return std::move(narrow).status();
+        socket = *std::move(narrow);
+    }
+    sockaddr_in6 bound{};
+    socklen_t size = sizeof bound;
+    if (::getsockname((*socket).get(), reinterpret_cast<sockaddr *>(&bound), &size) != 0) {
+        return {NIXL_ERR_BACKEND, withErrno("getsockname", errno)};
+    }
+    // The port stands at the same place in both kinds of addresses.
+    std::unique_ptr<Listener> listener(
+        new Listener(loop, *std::move(socket), ntohs(bound.sin6_port), limits, budget, service));
+    auto status = loop.watch(listener->socket_.get(), EPOLLIN, [raw = listener.get()](uint32_t) { raw->accept(); });
+    if (!status.ok()) return status;
+    return listener;
+}
+
+Listener::Listener(Loop &loop, Fd socket, uint16_t port, const Limits &limits, Budget &budget, const Service &service)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      port_(port),
+      limits_(limits),
+      budget_(budget),
+      service_(service) {}
+
+Listener::~Listener() {
+    loop_.unwatch(socket_.get());
+    loop_.cancel(pause_);
+    for (const auto &guest : guests_) guest->close();
+}
+
+void
+Listener::accept() {
+    for (;;) {
+        SocketAddress from;
+        from.size = sizeof from.storage;
+        Fd socket(::accept4(socket_.get(), reinterpret_cast<sockaddr *>(&from.storage), &from.size,
+                            SOCK_CLOEXEC | SOCK_NONBLOCK));
+        if (!socket) {
+            if (errno == EINTR || errno == ECONNABORTED) continue;
+            if (!outOfDescriptors(errno)) return;
+            const auto why = withErrno("taking in a connection", errno);
+            if (dropQuietest()) continue;
+            complain(why + "; trying again every " + std::to_string(kPause.count()) + " ms");
+            loop_.change(socket_.get(), 0);
+            pause_ = loop_.after(kPause, [this] {
+                pause_ = 0;
+                loop_.change(socket_.get(), EPOLLIN);
+            });
+            return;
+        }
+        if (guests_.size() >= limits_.guests) dropQuietest();
+        auto channel = Channel::open(loop_, std::move(socket), from.text(), limits_, budget_, *this, limits_.first);
+        if (channel.ok()) {
+            guests_.push_back(*std::move(channel));
+        } else {
+            complain("connection from " + from.text() + ": " + channel.message());
+        }
+    }
+}
+
+/// One that never sent a whole message goes before those that did.
+bool
+Listener::dropQuietest() {
+    auto guest = std::find_if(guests_.begin(), guests_.end(), [](const auto &g) { return !g->proven(); });
+    if (guest == guests_.end()) guest = guests_.begin();
+    if (guest == guests_.end()) return false;
+    drop(guest, "there are too many");
+    return true;
+}
+
+bool
+Listener::dropLargest() {
+    const auto guest = std::max_element(guests_.begin(), guests_.end(),
+                                        [](const auto &a, const auto &b) { return a->buffered() < b->buffered(); });
+    if (guest == guests_.end() || (*guest)->buffered() == 0) return false;
+    drop(guest, "unfinished messages hold " + std::to_string(budget_.used) + " bytes");
+    return true;
+}
+
+void
+Listener::drop(Guests::iterator guest, const std::string &why) {
+    complain("connection from " + (*guest)->peer() + " was closed: " + why);
+    (*guest)->close();
+    guests_.erase(guest);
+}
+
+Listener::Guests::iterator
+Listener::find(const Channel &channel) {
+    return std::find_if(guests_.begin(), guests_.end(), [&](const auto &g) { return g.get() == &channel; });
+}
+
+void
+Listener::onEnd(Channel &channel, const Status &why) {
+    const auto guest = find(channel);
+    if (guest == guests_.end()) return;
+    // Leaving is nobody's failure.
+    if (why.code() == NIXL_ERR_REMOTE_DISCONNECT) {
+        NIXL_DEBUG << "MD listener: connection from " << channel.peer() << ": " << why.message();
+    } else {
+        complain("connection from " + channel.peer() + " was closed: " + why.message());
+    }
+    guests_.erase(guest);
+}
+
+void
+Listener::onMessage(Channel &channel, const wire::Message &message) {
+    guests_.splice(guests_.end(), guests_, find(channel));
+    switch (message.verb) {
+    case wire::Verb::kLoad: load(channel, message.payload); break;
+    case wire::Verb::kSend: {
+        auto blob = service_.publish();
+        if (!blob.ok()) {
+            NIXL_INFO << "MD listener: nothing to publish to " << channel.peer() << ": " << blob.message();
+        }
+        channel.send(wire::encodeFrame(wire::Verb::kLoad, blob.ok() ? *blob : ""));
+        break;
+    }
+    case wire::Verb::kInvalidate: {
+        const std::string agent(message.payload);
+        if (auto status = service_.invalidate(agent); !status.ok()) {
+            NIXL_INFO << "MD listener: invalidation from " << channel.peer() << ": " << status.message();
+        }
+        break;
+    }
+    case wire::Verb::kAnswer: break; // to nothing that we asked on this connection
+    }
+}
+
+void
+Listener::load(Channel &channel, std::string_view blob) {
+    if (blob.empty()) return; // the peer has nothing to publish
+    const auto loaded = service_.load(blob);
+    if (!loaded.status.ok()) {
+        complain("loadRemoteMD in P2P backend failed from peer " + channel.peer() + " with error " +
+                 nixlEnumStrings::statusStr(loaded.status.code()) + ": loadRemoteMD: " + loaded.status.message());
+    }
+    if (!loaded.wants_answer) return;
+    const wire::Answer answer{loaded.status.code(), loaded.status.message()};
+    channel.send(wire::encodeFrame(wire::Verb::kAnswer, wire::encodeAnswer(answer)));
+}
+
+void
+Listener::complain(const std::string &sentence) {
+    const auto now = Loop::Clock::now();
+    if (now - log_period_ >= kLogPeriod) {
+        if (log_lines_ > kLogLinesPerPeriod) {
+            NIXL_WARN << "MD listener: agent " << quoted(service_.agent) << ": " << log_lines_ - kLogLinesPerPeriod
+                      << " more lines of the last " << kLogPeriod.count() << " s were left out";
+        }
+        log_period_ = now;
+        log_lines_ = 0;
+    }
+    if (++log_lines_ > kLogLinesPerPeriod) return;
+    NIXL_WARN << "MD listener: agent " << quoted(service_.agent) << ": " << sentence;
+}
+
+} // namespace nx::metadata

@@ -1,0 +1,71 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Takes in those who connect and serves them: loads what they send, answers with the own metadata, forgets whom they
+// name. Strangers among them cost what metadata/limits.h allows. Confined to its loop.
+#pragma once
+
+#include <list>
+#include <memory>
+
+#include "metadata/channel.h"
+#include "metadata/service.h"
+
+namespace nx::metadata {
+
+class Listener final : Channel::Owner {
+public:
+    /// Listens on all addresses of the host, IPv6 and IPv4; port 0: the system chooses one. BACKEND: it cannot, with
+    /// the reason.
+    static Result<std::unique_ptr<Listener>>
+    create(Loop &loop, uint16_t port, const Limits &limits, Budget &budget, const Service &service);
+    ~Listener();
+
+    uint16_t
+    port() const noexcept {
+        return port_;
+    }
+
+    /// Closes the guest with the most memory in unfinished frames. False if there is none.
+    bool
+    dropLargest();
+
+private:
+    using Guests = std::list<std::shared_ptr<Channel>>;
+
+    Listener(Loop &loop, Fd socket, uint16_t port, const Limits &limits, Budget &budget, const Service &service);
+
+    void
+    onMessage(Channel &channel, const wire::Message &message) override;
+    void
+    onEnd(Channel &channel, const Status &why) override;
+    void
+    onWritten(Channel &) override {}
+
+    void
+    accept();
+    bool
+    dropQuietest();
+    void
+    drop(Guests::iterator guest, const std::string &why);
+    Guests::iterator
+    find(const Channel &channel);
+    void
+    load(Channel &channel, std::string_view blob);
+    void
+    complain(const std::string &sentence);
+
+    Loop &loop_;
+    const Fd socket_;
+    const uint16_t port_;
+    const Limits &limits_;
+    Budget &budget_;
+    const Service &service_;
+    Guests guests_; ///< the one that was quiet for longest first
+    Loop::Timer pause_ = 0;
+    // Lines in the log, so that strangers cannot fill it:
+    Loop::Clock::time_point log_period_{};
+    unsigned log_lines_ = 0;
+};
+
+} // namespace nx::metadata

@@ -1,0 +1,29 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What an exchange asks of its agent. Called on the exchange's thread, one call at a time; the exchange moves blobs and
+// does not look into them. The functions must not throw.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace nx::metadata {
+
+struct Loaded {
+    Status status;
+    std::string agent;         ///< whose metadata it was, if it was loaded
+    bool wants_answer = false; ///< the sender understands answers
+};
+
+struct Service {
+    std::string agent; ///< the own name
+    std::function<Loaded(std::string_view blob)> load;
+    std::function<Result<std::string>()> publish; ///< the own metadata
+    std::function<Status(const std::string &agent)> invalidate;
+};
+
+} // namespace nx::metadata

@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "wire/frame.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "wire/limits.h"
+#include "wire/writer.h"
+
+namespace nx::wire {
+
+namespace {
+
+constexpr std::string_view kMark = "NIXLCOMM:";
+constexpr size_t kVerbBytes = 4;
+constexpr size_t kLengthBytes = sizeof(uint64_t);
+constexpr size_t kHeadBytes = kMark.size() + kVerbBytes; // of the body
+constexpr size_t kSentenceBytesMax = 2048;
+constexpr size_t kAnswerBytesMax = 2 * kSentenceBytesMax;
+// Above this an emptied buffer is given back.
+constexpr size_t kKeptBytes = 64 << 10;
+
+struct VerbRule {
+    Verb verb;
+    std::string_view name;
+    size_t payload_min, payload_max;
+};
+
+constexpr std::array<VerbRule, 4> kRules{{
+    {Verb::kLoad, "LOAD", 0, kBlobBytesMax},
+    {Verb::kSend, "SEND", 0, 0},
+    {Verb::kInvalidate, "INVL", 1, kNameBytesMax},
+    {Verb::kAnswer, "DONE", 1, kAnswerBytesMax},
+}};
+
+Status
+notAFrame(const std::string &why) {
+    return {NIXL_ERR_MISMATCH, "not a frame of NIXL: " + why};
+}
+
+} // namespace
+
+std::string
+encodeFrame(Verb verb, std::string_view payload) {
+    const auto rule = std::find_if(kRules.begin(), kRules.end(), [&](const auto &r) { return r.verb == verb; });
+    const uint64_t length = kHeadBytes + payload.size();
+    std::string frame;
+    frame.reserve(kLengthBytes + length);
+    frame.append(reinterpret_cast<const char *>(&length), sizeof length);
+    frame.append(kMark);
+    frame.append(rule->name);
+    frame.append(payload);
+    return frame;
+}
+
+std::string
+encodeAnswer(const Answer &answer) {
+    std::string payload;
+    Writer writer(payload);
+    writer.prefix();
+    writer.integer("status", static_cast<int32_t>(answer.status));
+    writer.field("why", std::string_view(answer.sentence).substr(0, kSentenceBytesMax));
+    return payload;
+}
+
+Result<Answer>
+decodeAnswer(std::string_view payload) {
+    Reader reader(payload);
+    reader.takePrefix();
+    Answer answer;
+    answer.status = static_cast<nixl_status_t>(reader.takeInteger<int32_t>("status"));
+    answer.sentence = reader.take("why");
+    if (!reader.ok()) return std::move(reader).status().withContext("answer");
+    return answer;
+}
+
+void
+FrameReader::add(std::string_view bytes) {
+    buffer_.erase(0, taken_);
+    taken_ = 0;
+    buffer_.append(bytes);
+}
+
+Result<std::optional<Message>>
+FrameReader::next() {
+    if (taken_ == buffer_.size() && taken_ > 0) {
+        taken_ = 0;
+        buffer_.clear();
+        if (buffer_.capacity() > kKeptBytes) std::string().swap(buffer_);
+    }
+    const std::string_view here = std::string_view(buffer_).substr(taken_);
+    if (here.size() < kLengthBytes) return std::optional<Message>();
+    uint64_t length;
+    std::memcpy(&length, here.data(), sizeof length);
+    if (length < kHeadBytes || length > kHeadBytes + kBlobBytesMax) {
+        return notAFrame("it declares " + std::to_string(length) + " bytes; " + std::to_string(kHeadBytes) + " to " +
+                         std::to_string(kHeadBytes + kBlobBytesMax) + " are accepted");
+    }
+    const std::string_view body = here.substr(kLengthBytes);
+    const std::string_view mark = body.substr(0, kMark.size());
+    if (mark != kMark.substr(0, mark.size())) return notAFrame("it does not start with \"NIXLCOMM:\"");
+    if (body.size() < kHeadBytes) return std::optional<Message>();
+
+    const std::string_view name = body.substr(kMark.size(), kVerbBytes);
+    const auto rule = std::find_if(kRules.begin(), kRules.end(), [&](const auto &r) { return r.name == name; });
+    if (rule == kRules.end()) return notAFrame("there is no verb " + quoted(name));
+    const uint64_t payload_bytes = length - kHeadBytes;
+    if (payload_bytes < rule->payload_min || payload_bytes > rule->payload_max) {
+        return notAFrame("a message " + std::string(name) + " of " + std::to_string(payload_bytes) + " bytes; " +
+                         std::to_string(rule->payload_min) + " to " + std::to_string(rule->payload_max) +
+                         " are accepted");
+    }
+    if (body.size() < length) return std::optional<Message>();
+    taken_ += kLengthBytes + length;
+    return std::optional(Message{rule->verb, body.substr(kHeadBytes, payload_bytes)});
+}
+
+} // namespace nx::wire
