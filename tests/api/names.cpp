@@ -343,7 +343,8 @@ agentMethods() {
                     kGetXferTelemetry, kQueryXferBackend, kReleaseXferReq, kPrepMemViewRemote, kPrepMemViewLocal,
                     kReleaseMemView, kReleasedDlistH, kGetNotifs, kGenNotif, kGetLocalMD, kGetLocalPartialMD,
                     kLoadRemoteMD, kInvalidateRemoteMD, kSendLocalMD, kSendLocalPartialMD, kFetchRemoteMD,
-                    kInvalidateLocalMD, kCheckRemoteMD, kGetXferReport, kDropXferReq, kGetBackendType);
+                    kInvalidateLocalMD, kCheckRemoteMD, kGetXferReport, kDropXferReq, kWaitMetadata, kGetListenPort,
+                    kGetBackendType);
 }
 
 bool
