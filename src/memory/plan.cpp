@@ -77,13 +77,15 @@ public:
         plan_->runs.push_back({local_at, remote_at, local.length, local.stride, remote.stride, count, ls, rs});
     }
 
-    // One element of each side, of equal length, at least one of them cut into pieces.
+    // One element of each side, of equal length.
     void
-    addCut(const Side::Run &local, uint64_t local_at, const Side::Run &remote, uint64_t remote_at) {
-        const Side::Piece local_whole{local_at, local.length, local.window};
-        const Side::Piece remote_whole{remote_at, remote.length, remote.window};
-        const auto locals = local.window == Side::kCut ? local_.pieces(local) : std::span(&local_whole, 1);
-        const auto remotes = remote.window == Side::kCut ? remote_.pieces(remote) : std::span(&remote_whole, 1);
+    addPair(const Side::Run &local_run, const Side::Extent &local, const Side::Run &remote_run, const Side::Extent &remote) {
+        if (local_run.window != Side::kCut && remote_run.window != Side::kCut) {
+            add(local.address, local.window, remote.address, remote.window, local.length);
+            return;
+        }
+        const auto locals = local_run.window == Side::kCut ? local_.pieces(local_run) : std::span(&local, 1);
+        const auto remotes = remote_run.window == Side::kCut ? remote_.pieces(remote_run) : std::span(&remote, 1);
         size_t l = 0, r = 0;
         uint64_t l_done = 0, r_done = 0;
         while (l < locals.size() && r < remotes.size()) {
@@ -160,16 +162,15 @@ planAll(const PlanRequest &request, const Side &local, const Side &remote) {
     for (uint64_t at = 0; at < local.size();) {
         const auto &lr = local.runOf(at, l);
         const auto &rr = remote.runOf(at, r);
-        if (lr.length != rr.length) return lengthsDiffer(at, lr.length, rr.length);
-        const uint64_t l_skip = at - lr.first, r_skip = at - rr.first;
-        const uint64_t local_at = lr.address + l_skip * lr.stride;
-        const uint64_t remote_at = rr.address + r_skip * rr.stride;
+        const auto le = local.element(lr, at);
+        const auto re = remote.element(rr, at);
+        if (le.length != re.length) return lengthsDiffer(at, le.length, re.length);
         uint64_t count = 1;
-        if (lr.window == Side::kCut || rr.window == Side::kCut) {
-            builder.addCut(lr, local_at, rr, remote_at);
+        if (lr.isStrided() && rr.isStrided()) {
+            count = std::min(lr.first + lr.count, rr.first + rr.count) - at;
+            builder.addRun(lr, le.address, rr, re.address, count);
         } else {
-            count = std::min(lr.count - l_skip, rr.count - r_skip);
-            builder.addRun(lr, local_at, rr, remote_at, count);
+            builder.addPair(lr, le, rr, re);
         }
         at += count;
     }
@@ -202,14 +203,10 @@ planIndexed(const PlanRequest &request,
         }
         const auto &lr = local.runOf(li, l);
         const auto &rr = remote.runOf(ri, r);
-        if (lr.length != rr.length) return lengthsDiffer(i, lr.length, rr.length);
-        const uint64_t local_at = lr.address + (li - lr.first) * lr.stride;
-        const uint64_t remote_at = rr.address + (ri - rr.first) * rr.stride;
-        if (lr.window == Side::kCut || rr.window == Side::kCut) {
-            builder.addCut(lr, local_at, rr, remote_at);
-        } else {
-            builder.add(local_at, lr.window, remote_at, rr.window, lr.length);
-        }
+        const auto le = local.element(lr, li);
+        const auto re = remote.element(rr, ri);
+        if (le.length != re.length) return lengthsDiffer(i, le.length, re.length);
+        builder.addPair(lr, le, rr, re);
     }
     return builder.finish();
 }

@@ -11,6 +11,10 @@ namespace nx::memory {
 namespace {
 
 constexpr uint64_t kElementsMax = INT32_MAX;
+// From so many elements on a run takes less than half the memory of rows.
+constexpr size_t kRunElementsMin = 8;
+// Windows that are found without asking the index; bounds what keeping them in order costs.
+constexpr size_t kKnownWindowsMax = 1024;
 
 std::string
 describe(uint64_t element, const nixlBasicDesc &range) {
@@ -25,7 +29,7 @@ describe(uint64_t element, const nixlBasicDesc &range) {
 
 class Side::Resolver {
 public:
-    Resolver(const RangeIndex &index, Side &side) : index_(index), side_(side) {}
+    Resolver(const RangeIndex &index, Side &side, size_t expected) : index_(index), side_(side), expected_(expected) {}
 
     Status
     add(const nixlBasicDesc &range) {
@@ -33,13 +37,17 @@ public:
         if (end < range.addr) {
             return {NIXL_ERR_INVALID_PARAM, describe(side_.size_, range) + " passes the end of the address space"};
         }
-        // The window of the last element is nearly always the window of this one.
-        if (!last_ || range.devId != last_->range.devId || range.addr < last_->range.addr || end > last_->end()) {
-            const auto *entry = index_.covering(range);
-            if (!entry) return addCut(range);
-            use(entry);
+        if (!last_.covers(range.devId, range.addr, end)) {
+            const Known *known = nearest(range.devId, range.addr);
+            if (known && known->covers(range.devId, range.addr, end)) {
+                last_ = *known;
+            } else {
+                const auto *entry = index_.covering(range);
+                if (!entry) return addCut(range);
+                use(entry);
+            }
         }
-        append(range.addr, range.len, last_window_);
+        append(range.addr, range.len, last_.number);
         return {};
     }
 
@@ -54,9 +62,12 @@ public:
                     describe(side_.size_, blocks) + " with stride " + std::to_string(blocks.stride) + " and count " +
                         std::to_string(blocks.count) + " passes the end of the address space or of 2^31 - 1 elements"};
         }
-        if (const auto *entry = index_.covering({blocks.addr, extent, blocks.devId})) {
+        const auto *entry = blocks.count < kRunElementsMin
+            ? nullptr
+            : index_.covering({blocks.addr, extent, blocks.devId});
+        if (entry) {
             use(entry);
-            side_.runs_.push_back({side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_window_});
+            side_.runs_.push_back({side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_.number});
             side_.size_ += blocks.count;
             return {};
         }
@@ -68,37 +79,104 @@ public:
     }
 
 private:
-    void
-    use(const RangeIndex::Entry *entry) {
-        last_ = entry;
-        const auto [it, is_new] =
-            numbers_.try_emplace(entry->window.get(), static_cast<uint32_t>(side_.windows_.size()));
-        if (is_new) side_.windows_.push_back(entry->window);
-        last_window_ = it->second;
+    /// A window that elements were found in.
+    struct Known {
+        uint64_t device = 0;
+        uint64_t begin = 1; // covers nothing
+        uint64_t end = 0;
+        uint32_t number = 0;
+
+        bool
+        covers(uint64_t of_device, uint64_t first, uint64_t behind) const noexcept {
+            return device == of_device && begin <= first && behind <= end;
+        }
+
+        bool
+        startsBy(uint64_t of_device, uint64_t address) const noexcept {
+            return (device < of_device) | ((device == of_device) & (begin <= address));
+        }
+    };
+
+    // The known window that starts last of those that start by `address`, or any. Without branches: in a list without
+    // order they would be mispredicted every other time.
+    const Known *
+    nearest(uint64_t device, uint64_t address) const noexcept {
+        const Known *at = known_.data();
+        for (size_t count = known_.size(); count > 1;) {
+            const size_t half = count / 2;
+            at += half * at[half].startsBy(device, address);
+            count -= half;
+        }
+        return at;
     }
 
     void
+    use(const RangeIndex::Entry *entry) {
+        const auto [it, is_new] =
+            numbers_.try_emplace(entry->window.get(), static_cast<uint32_t>(side_.windows_.size()));
+        last_ = {entry->range.devId, entry->range.addr, entry->end(), it->second};
+        if (!is_new) return;
+        side_.windows_.push_back(entry->window);
+        if (known_.size() == kKnownWindowsMax) return;
+        known_.insert(std::upper_bound(known_.begin(), known_.end(), last_,
+                                       [](const Known &a, const Known &b) { return a.startsBy(b.device, b.begin); }),
+                      last_);
+    }
+
+    // Elements go into a table until enough of them in a row have one stride.
+    void
     append(uint64_t address, uint64_t length, uint32_t window) {
         auto &runs = side_.runs_;
-        if (!runs.empty()) {
-            Run &run = runs.back();
-            if (run.window == window && run.length == length) {
-                // Any two elements make a run of two; the third confirms the stride or starts a run of its own.
-                if (run.count == 1) {
-                    run.stride = address - run.address;
-                    run.count = 2;
-                    ++side_.size_;
-                    return;
-                }
-                if (address == run.address + run.count * run.stride) {
-                    ++run.count;
-                    ++side_.size_;
-                    return;
-                }
+        if (runs.empty() || !continues(runs.back(), address, length, window)) {
+            if (length > UINT32_MAX) {
+                runs.push_back({side_.size_, address, length, 0, 0, window});
+            } else {
+                appendRow(address, static_cast<uint32_t>(length), window);
             }
         }
-        runs.push_back({side_.size_, address, length, 0, 1, window});
+        ++runs.back().count;
         ++side_.size_;
+        if (alike_ == kRunElementsMin) foldRows();
+    }
+
+    static bool
+    continues(const Run &run, uint64_t address, uint64_t length, uint32_t window) noexcept {
+        return run.window == window && run.length == length && address == run.address + run.count * run.stride;
+    }
+
+    void
+    appendRow(uint64_t address, uint32_t length, uint32_t window) {
+        auto &rows = side_.rows_;
+        if (side_.runs_.empty() || side_.runs_.back().window != kTable) {
+            side_.runs_.push_back({side_.size_, rows.size(), 0, 0, 0, kTable});
+            alike_ = 0;
+        }
+        uint64_t stride = 0;
+        if (alike_ > 0 && rows.back().window == window && rows.back().length == length) {
+            stride = address - rows.back().address;
+            alike_ = alike_ == 1 || stride == stride_ ? alike_ + 1 : 2;
+        } else {
+            alike_ = 1;
+        }
+        stride_ = stride;
+        if (rows.size() == rows.capacity()) {
+            // Where a list has no pattern at its beginning, it has none in the rest.
+            rows.reserve(rows.empty() ? kRunElementsMin : std::max(rows.size() * 2, expected_));
+        }
+        rows.push_back({address, length, window});
+    }
+
+    // Makes a run of the last rows of the table, which have one stride.
+    void
+    foldRows() {
+        auto &runs = side_.runs_;
+        auto &rows = side_.rows_;
+        const Row start = rows[rows.size() - alike_];
+        rows.resize(rows.size() - alike_);
+        runs.back().count -= alike_;
+        if (runs.back().count == 0) runs.pop_back();
+        runs.push_back({side_.size_ - alike_, start.address, start.length, stride_, alike_, start.window});
+        alike_ = 0;
     }
 
     // No single window covers the element: cut it where windows touch.
@@ -117,7 +195,7 @@ private:
             }
             use(entry);
             const uint64_t piece_end = std::min(end, entry->end());
-            side_.pieces_.push_back({at, piece_end - at, last_window_});
+            side_.pieces_.push_back({at, piece_end - at, last_.number});
             at = piece_end;
         } while (at < end);
         side_.runs_.push_back({side_.size_, first_piece, range.len, side_.pieces_.size() - first_piece, 1, kCut});
@@ -127,57 +205,46 @@ private:
 
     const RangeIndex &index_;
     Side &side_;
-    const RangeIndex::Entry *last_ = nullptr;
-    uint32_t last_window_ = 0;
+    const size_t expected_; // elements in all
+    Known last_;            // nearly always the window of the next element, too
+    std::vector<Known> known_;
     std::unordered_map<const Window *, uint32_t> numbers_;
+    size_t alike_ = 0; // how many rows at the end of the table have one length, one window and one stride
+    uint64_t stride_ = 0;
 };
 
-namespace {
-
-template<class Desc, class Resolver>
-Status
-resolveAll(std::span<const Desc> elements, Resolver &resolver) {
+template<class Desc>
+Result<Side>
+Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements) {
     if (elements.size() > kElementsMax) {
         return {NIXL_ERR_INVALID_PARAM, "the list has more than 2^31 - 1 elements"};
     }
+    Side side;
+    Resolver resolver(index, side, elements.size());
     for (const auto &element : elements) {
         auto status = resolver.add(element);
         if (!status.ok()) return status;
     }
-    return {};
+    side.runs_.shrink_to_fit();
+    side.rows_.shrink_to_fit();
+    return side;
 }
-
-} // namespace
 
 Result<Side>
 Side::resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements) {
-    Side side;
-    Resolver resolver(index, side);
-    auto status = resolveAll(elements, resolver);
-    if (!status.ok()) return status;
-    side.runs_.shrink_to_fit();
-    return side;
+    return resolveAll(index, elements);
 }
 
 Result<Side>
 Side::resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements) {
-    Side side;
-    Resolver resolver(index, side);
-    auto status = resolveAll(elements, resolver);
-    if (!status.ok()) return status;
-    side.runs_.shrink_to_fit();
-    return side;
+    return resolveAll(index, elements);
 }
 
 const Side::Run &
 Side::findRun(uint64_t index, size_t &hint) const noexcept {
-    if (runs_.size() == size_) {
-        hint = index;
-    } else {
-        const auto behind = std::upper_bound(runs_.begin(), runs_.end(), index,
-                                             [](uint64_t i, const Run &run) { return i < run.first; });
-        hint = static_cast<size_t>(behind - runs_.begin()) - 1;
-    }
+    const auto behind = std::upper_bound(runs_.begin(), runs_.end(), index,
+                                         [](uint64_t i, const Run &run) { return i < run.first; });
+    hint = static_cast<size_t>(behind - runs_.begin()) - 1;
     return runs_[hint];
 }
 
@@ -188,7 +255,7 @@ Side::stale() const noexcept {
 
 size_t
 Side::memoryBytes() const noexcept {
-    return runs_.capacity() * sizeof(Run) + pieces_.capacity() * sizeof(Piece) +
+    return runs_.capacity() * sizeof(Run) + rows_.capacity() * sizeof(Row) + pieces_.capacity() * sizeof(Extent) +
         windows_.capacity() * sizeof(windows_[0]);
 }
 

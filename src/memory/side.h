@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One side of transfers: a descriptor list resolved against registered windows and compressed. A regular list of any
-// length is one run. Immutable once resolved: share freely.
+// length is one run; where a list has no pattern, 16 bytes per element stand in a table. Immutable once resolved: share
+// freely.
 #pragma once
 
 #include <cstdint>
@@ -18,30 +19,31 @@ namespace nx::memory {
 
 class Side {
 public:
-    /// Elements [first, first + count): element first + i starts at address + i * stride and has `length` bytes.
+    static constexpr uint32_t kTable = UINT32_MAX;   ///< a run of elements that no stride describes
+    static constexpr uint32_t kCut = UINT32_MAX - 1; ///< a run of one element that spans several windows
+
+    /// Elements [first, first + count). Of a plain run, element first + i starts at address + i * stride and has `length`
+    /// bytes; of the other kinds element() and pieces() know.
     struct Run {
         uint64_t first;
-        uint64_t address; ///< of a cut element: index of its first piece
+        uint64_t address; ///< kTable: index of its first row; kCut: index of its first piece
         uint64_t length;
-        uint64_t stride; ///< of a cut element: number of its pieces
+        uint64_t stride; ///< kCut: number of its pieces
         uint64_t count;
-        uint32_t window; ///< index into windows(), or kCut
+        uint32_t window; ///< index into windows(), or kTable or kCut
+
+        bool
+        isStrided() const noexcept {
+            return window < kCut;
+        }
     };
 
-    /// A part of an element that spans several windows.
-    struct Piece {
+    /// Bytes inside one window: an element, or a piece of a cut one.
+    struct Extent {
         uint64_t address;
         uint64_t length;
         uint32_t window;
     };
-
-    struct Element {
-        uint64_t address;
-        uint64_t length;
-        uint32_t window;
-    };
-
-    static constexpr uint32_t kCut = UINT32_MAX;
 
     /// NOT_FOUND: an element is not covered by `index` (the sentence names it); INVALID_PARAM: an element's end
     /// passes the last address, or there are more than 2^31 - 1 elements.
@@ -73,7 +75,18 @@ public:
         return findRun(index, hint);
     }
 
-    std::span<const Piece>
+    /// Element `index`, which is in `run`. Of a cut one only the length and the window kCut are of use.
+    Extent
+    element(const Run &run, uint64_t index) const noexcept {
+        const uint64_t offset = index - run.first;
+        if (run.window == kTable) {
+            const Row &row = rows_[run.address + offset];
+            return {row.address, row.length, row.window};
+        }
+        return {run.address + offset * run.stride, run.length, run.window};
+    }
+
+    std::span<const Extent>
     pieces(const Run &cut) const noexcept {
         return {pieces_.data() + cut.address, static_cast<size_t>(cut.stride)};
     }
@@ -89,11 +102,22 @@ public:
 private:
     class Resolver;
 
+    struct Row {
+        uint64_t address;
+        uint32_t length;
+        uint32_t window;
+    };
+
+    template<class Desc>
+    static Result<Side>
+    resolveAll(const RangeIndex &index, std::span<const Desc> elements);
+
     const Run &
     findRun(uint64_t index, size_t &hint) const noexcept;
 
     std::vector<Run> runs_;
-    std::vector<Piece> pieces_;
+    std::vector<Row> rows_;
+    std::vector<Extent> pieces_;
     std::vector<std::shared_ptr<Window>> windows_;
     uint64_t size_ = 0;
 };
