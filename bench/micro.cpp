@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstdint>
 #include <iostream>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +22,9 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kBlockBytes = 4096;
 constexpr size_t kBlockCount = 8192;
 constexpr size_t kBatch = 100; ///< calls timed together where one is too short for the clock
+constexpr size_t kRowCount = 1'000'000;
+constexpr size_t kRowBytes = kBlockBytes * kBlockCount / kRowCount / 2;
+constexpr size_t kIndexCount = 20'000;
 constexpr auto kWarmUp = std::chrono::milliseconds(100);
 constexpr auto kDuration = std::chrono::milliseconds(500);
 constexpr auto kPatience = std::chrono::seconds(10);
@@ -54,6 +59,16 @@ struct Node {
         return list;
     }
 };
+
+/// `count` different numbers below kRowCount, in an order that has no pattern.
+std::vector<int>
+shuffled(size_t count) {
+    std::vector<int> numbers(kRowCount);
+    std::iota(numbers.begin(), numbers.end(), 0);
+    std::ranges::shuffle(numbers, std::mt19937(1));
+    numbers.resize(count);
+    return numbers;
+}
 
 /// Lets `sample` add one figure in nanoseconds at a time, over and over, and prints what it added after the warm-up.
 template<class Sample>
@@ -106,6 +121,10 @@ public:
             figures.push_back(nanosecondsSince(start) / kBatch);
         });
         check(initiator_.agent.releaseXferReq(request));
+        std::vector<int> order(kRowCount);
+        std::iota(order.begin(), order.end(), 0);
+        lists("in order", order);
+        lists("in random order", shuffled(kRowCount));
     }
 
 private:
@@ -127,6 +146,37 @@ private:
         while (check(initiator_.agent.getXferStatus(request)) != NIXL_SUCCESS) {
             if (Clock::now() > end) throw std::runtime_error("a transfer did not end in 10 s");
         }
+    }
+
+    /// Preparing many rows, and picking from them.
+    void
+    lists(const std::string &title, const std::vector<int> &order) {
+        const auto rows = [&](const Node &node) {
+            nixl_xfer_dlist_t list(DRAM_SEG);
+            const auto address = reinterpret_cast<uintptr_t>(node.buffer.data());
+            for (const int i : order) list.addDesc(nixlBasicDesc(address + i * 2 * kRowBytes, kRowBytes, 0));
+            return list;
+        };
+        const auto local_rows = rows(initiator_);
+        nixlDlistH *local, *remote;
+        row("prepXferDlist, 1 M rows " + title, [&](std::vector<double> &figures) {
+            const auto start = Clock::now();
+            check(initiator_.agent.prepXferDlist(NIXL_INIT_AGENT, local_rows, local));
+            figures.push_back(nanosecondsSince(start));
+            check(initiator_.agent.releasedDlistH(local));
+        });
+        check(initiator_.agent.prepXferDlist(NIXL_INIT_AGENT, local_rows, local));
+        check(initiator_.agent.prepXferDlist(peer_, rows(target_), remote));
+        const auto indices = shuffled(kIndexCount);
+        row("makeXferReq, 20 k of 1 M rows " + title, [&](std::vector<double> &figures) {
+            nixlXferReqH *request;
+            const auto start = Clock::now();
+            check(initiator_.agent.makeXferReq(NIXL_WRITE, local, indices, remote, indices, request));
+            figures.push_back(nanosecondsSince(start));
+            check(initiator_.agent.releaseXferReq(request));
+        });
+        check(initiator_.agent.releasedDlistH(local));
+        check(initiator_.agent.releasedDlistH(remote));
     }
 
     void

@@ -79,7 +79,10 @@ public:
 
     // One element of each side, of equal length.
     void
-    addPair(const Side::Run &local_run, const Side::Extent &local, const Side::Run &remote_run, const Side::Extent &remote) {
+    addPair(const Side::Run &local_run,
+            const Side::Extent &local,
+            const Side::Run &remote_run,
+            const Side::Extent &remote) {
         if (local_run.window != Side::kCut && remote_run.window != Side::kCut) {
             add(local.address, local.window, remote.address, remote.window, local.length);
             return;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "memory/plan.h"
 
+#include <algorithm>
 #include <gtest/gtest.h>
 #include <numeric>
 #include <random>
@@ -123,6 +124,46 @@ TEST(Plan, CutElementsMeetPieceByPiece) {
         EXPECT_TRUE(lw.covers({run.local, run.length, 0}));
         EXPECT_TRUE(rw.covers({run.remote, run.length, 0}));
     }
+}
+
+// A shuffled side is a table, the other one a run; the third and fourth pairs are cut.
+TEST(Plan, TablesRunsAndCutElementsMeet) {
+    const auto windows = RangeIndex().with({window(0, 500), window(500, 100'000)});
+    std::vector<nixlBasicDesc> shuffled, regular, cut;
+    for (uint64_t i = 0; i < 40; ++i) {
+        shuffled.emplace_back(1000 + i * 17 % 40 * 8, 8, 0);
+        regular.emplace_back(50'000 + i * 16, 8, 0);
+        cut.emplace_back(i % 20 == 2 || i % 20 == 3 ? 496 : 600 + i * 32, 8, 0);
+    }
+    const auto expected = [](const auto &local, const auto &remote) {
+        std::vector<std::pair<uint64_t, uint64_t>> bytes;
+        for (size_t i = 0; i < local.size(); ++i) {
+            for (uint64_t b = 0; b < 8; ++b) bytes.emplace_back(local[i].addr + b, remote[i].addr + b);
+        }
+        std::sort(bytes.begin(), bytes.end());
+        return bytes;
+    };
+    for (const auto *local : {&shuffled, &regular, &cut}) {
+        for (const auto *remote : {&shuffled, &regular, &cut}) {
+            const auto l = side(windows, *local), r = side(windows, *remote);
+            const auto all = planAll({}, l, r);
+            ASSERT_TRUE(all.ok()) << all.message();
+            EXPECT_EQ(bytesOf((*all)->plan), expected(*local, *remote));
+            std::vector<int> indices(40);
+            std::iota(indices.begin(), indices.end(), 0);
+            std::reverse(indices.begin(), indices.end());
+            const auto indexed = planIndexed({}, l, indices, r, indices);
+            ASSERT_TRUE(indexed.ok()) << indexed.message();
+            EXPECT_EQ(bytesOf((*indexed)->plan), expected(*local, *remote));
+            std::vector<int> beyond = indices;
+            beyond.back() = 40;
+            EXPECT_EQ(planIndexed({}, l, beyond, r, indices).code(), NIXL_ERR_INVALID_PARAM);
+            EXPECT_EQ(planIndexed({}, l, indices, r, beyond).code(), NIXL_ERR_INVALID_PARAM);
+        }
+    }
+    auto shorter = shuffled;
+    shorter[39].len = 7;
+    EXPECT_EQ(planAll({}, side(windows, shorter), side(windows, regular)).code(), NIXL_ERR_INVALID_PARAM);
 }
 
 // Property: whatever is merged and strided, exactly the asked-for bytes move.

@@ -3,6 +3,7 @@
 #include "memory/side.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 #include <unordered_map>
 
@@ -13,6 +14,8 @@ namespace {
 constexpr uint64_t kElementsMax = INT32_MAX;
 // From so many elements on a run takes less than half the memory of rows.
 constexpr size_t kRunElementsMin = 8;
+// So many runs are searched as they are.
+constexpr size_t kRunsSearchedMax = 64;
 // Windows that are found without asking the index; bounds what keeping them in order costs.
 constexpr size_t kKnownWindowsMax = 1024;
 
@@ -57,14 +60,13 @@ public:
         uint64_t extent;
         const bool wraps = __builtin_mul_overflow(blocks.count - 1, blocks.stride, &extent) ||
             __builtin_add_overflow(extent, blocks.len, &extent) || blocks.addr + extent < blocks.addr;
-        if (wraps || side_.size_ + blocks.count > kElementsMax) {
+        if (wraps || blocks.count > kElementsMax - side_.size_) {
             return {NIXL_ERR_INVALID_PARAM,
                     describe(side_.size_, blocks) + " with stride " + std::to_string(blocks.stride) + " and count " +
                         std::to_string(blocks.count) + " passes the end of the address space or of 2^31 - 1 elements"};
         }
-        const auto *entry = blocks.count < kRunElementsMin
-            ? nullptr
-            : index_.covering({blocks.addr, extent, blocks.devId});
+        const auto *entry =
+            blocks.count < kRunElementsMin ? nullptr : index_.covering({blocks.addr, extent, blocks.devId});
         if (entry) {
             use(entry);
             side_.runs_.push_back({side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_.number});
@@ -227,7 +229,20 @@ Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements) {
     }
     side.runs_.shrink_to_fit();
     side.rows_.shrink_to_fit();
+    side.fillStarts();
     return side;
+}
+
+void
+Side::fillStarts() {
+    if (runs_.size() < kRunsSearchedMax) return;
+    bucket_shift_ = std::bit_width(size_ / runs_.size()) - 1;
+    starts_.resize(((size_ - 1) >> bucket_shift_) + 1);
+    uint32_t run = 0;
+    for (uint64_t bucket = 0; bucket < starts_.size(); ++bucket) {
+        while (runs_[run].first + runs_[run].count <= bucket << bucket_shift_) ++run;
+        starts_[bucket] = run;
+    }
 }
 
 Result<Side>
@@ -242,8 +257,13 @@ Side::resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements)
 
 const Side::Run &
 Side::findRun(uint64_t index, size_t &hint) const noexcept {
-    const auto behind = std::upper_bound(runs_.begin(), runs_.end(), index,
-                                         [](uint64_t i, const Run &run) { return i < run.first; });
+    auto from = runs_.begin(), to = runs_.end();
+    if (!starts_.empty()) {
+        const uint64_t bucket = index >> bucket_shift_;
+        from = runs_.begin() + starts_[bucket];
+        if (bucket + 1 < starts_.size()) to = runs_.begin() + starts_[bucket + 1] + 1;
+    }
+    const auto behind = std::upper_bound(from, to, index, [](uint64_t i, const Run &run) { return i < run.first; });
     hint = static_cast<size_t>(behind - runs_.begin()) - 1;
     return runs_[hint];
 }
@@ -256,7 +276,7 @@ Side::stale() const noexcept {
 size_t
 Side::memoryBytes() const noexcept {
     return runs_.capacity() * sizeof(Run) + rows_.capacity() * sizeof(Row) + pieces_.capacity() * sizeof(Extent) +
-        windows_.capacity() * sizeof(windows_[0]);
+        windows_.capacity() * sizeof(windows_[0]) + starts_.capacity() * sizeof(starts_[0]);
 }
 
 } // namespace nx::memory

@@ -22,8 +22,8 @@ public:
     static constexpr uint32_t kTable = UINT32_MAX;   ///< a run of elements that no stride describes
     static constexpr uint32_t kCut = UINT32_MAX - 1; ///< a run of one element that spans several windows
 
-    /// Elements [first, first + count). Of a plain run, element first + i starts at address + i * stride and has `length`
-    /// bytes; of the other kinds element() and pieces() know.
+    /// Elements [first, first + count). Of a strided run, element first + i starts at address + i * stride and has
+    /// `length` bytes; for the other kinds ask element() and pieces().
     struct Run {
         uint64_t first;
         uint64_t address; ///< kTable: index of its first row; kCut: index of its first piece
@@ -112,6 +112,8 @@ private:
     static Result<Side>
     resolveAll(const RangeIndex &index, std::span<const Desc> elements);
 
+    void
+    fillStarts();
     const Run &
     findRun(uint64_t index, size_t &hint) const noexcept;
 
@@ -119,6 +121,8 @@ private:
     std::vector<Row> rows_;
     std::vector<Extent> pieces_;
     std::vector<std::shared_ptr<Window>> windows_;
+    std::vector<uint32_t> starts_; // of many runs: which one holds element i << bucket_shift_
+    int bucket_shift_ = 0;
     uint64_t size_ = 0;
 };
 
