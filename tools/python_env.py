@@ -1,15 +1,20 @@
 # SPDX-FileCopyrightText: The nixl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The project's Python: build/venv with pinned tools, and the nixl package built into it."""
+"""The project's Python: build/venv with pinned tools, and the nixl package built into it; wheels for other Pythons."""
 
 import hashlib
+import os
+import pathlib
+import shutil
 import subprocess
 
-from steps import BUILD, ROOT, Outcome
+from steps import BUILD, ROOT, Failed, Outcome
 
 VENV = BUILD / "venv"
 PYTHON = VENV / "bin" / "python"
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's: the one that has Debian's NumPy and PyTorch
+WHEELS = BUILD / "wheels"
+MINORS = (11, 12, 13)  # Python 3.x that a wheel is made for
 REQUIREMENTS = ROOT / "tools" / "requirements.txt"
 PACKAGE_SOURCES = ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "cmake", "include", "src", "plugins",
                    "bindings/python")
@@ -63,3 +68,36 @@ def install_package(run):
         env={"PATH": f"{VENV / 'bin'}:/usr/local/bin:/usr/bin:/bin"})
     stamp.write_text(digest)
     return Outcome("pip install . into build/venv")
+
+
+def find_python(minor):
+    """Python 3.`minor` from the PATH or, for what Debian does not have, from pyenv; None if there is none."""
+    name = f"python3.{minor}"
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv"))
+    for found in (shutil.which(name), *sorted(pyenv.glob(f"versions/3.{minor}.*/bin/{name}"))):
+        # pyenv's own programs in the PATH exist for versions that are not selected, too.
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return found
+    return None
+
+
+def install_wheel(run, python, minor):
+    """Makes a virtual environment of `python` with the package in it, as a wheel, and returns its interpreter.
+
+    Pythons from 3.12 on share the wheel that the first of them built.
+    """
+    venv = WHEELS / f"venv-3.{minor}"
+    inside = venv / "bin" / "python"
+    pip = (inside, "-m", "pip", "--disable-pip-version-check")
+    run(python, "-m", "venv", "--clear", venv)
+    run(*pip, "install", "-q", "-r", REQUIREMENTS, "numpy")
+    pattern = "nixl-*-cp311-cp311-*.whl" if minor == 11 else "nixl-*-cp312-abi3-*.whl"
+    if not list(WHEELS.glob(pattern)):
+        run(*pip, "wheel", "-v", "--no-build-isolation", "--no-deps", "--wheel-dir", WHEELS, ROOT,
+            env={"PATH": f"{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin"})
+    wheels = list(WHEELS.glob(pattern))
+    if len(wheels) != 1:
+        raise Failed(f"Python 3.{minor} should have built one wheel {pattern} in {WHEELS.relative_to(ROOT)}; there are "
+                     f"{[path.name for path in WHEELS.glob('*.whl')]}")
+    run(*pip, "install", "-q", "--no-deps", wheels[0])
+    return inside
