@@ -10,7 +10,6 @@
 #include <sys/random.h>
 
 #include "agent/agent_state.h"
-#include "base/config.h"
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
 
@@ -40,16 +39,6 @@ randomIncarnation() {
     return bytes;
 }
 
-bool
-telemetryWanted(const nixlAgentConfig &config) {
-    const auto wanted = nx::configBool("NIXL_TELEMETRY_ENABLE");
-    if (!wanted.ok()) throw std::runtime_error("agent: " + wanted.message());
-    if (*wanted && !**wanted && config.captureTelemetry) {
-        NIXL_WARN << "ignoring telemetry requested through agent config: NIXL_TELEMETRY_ENABLE says no";
-    }
-    return wanted->value_or(config.captureTelemetry);
-}
-
 std::atomic<unsigned> agent_count{0};
 
 // Programs repeat these calls until a peer's metadata has arrived: not finding it yet is no failure to report.
@@ -66,10 +55,11 @@ nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfi
       config(agent_config),
       incarnation(randomIncarnation()),
       fork_generation(forkGeneration()),
-      measures(telemetryWanted(agent_config)),
+      measures(nx::agent::telemetryWanted(agent_config)),
       backend_handles(1, ++agent_count),
       lists(2, agent_count),
-      requests(3, agent_count) {}
+      requests(3, agent_count),
+      recorder(makeRecorder()) {}
 
 nixlAgentData::~nixlAgentData() {
     exchange.reset(); // first: it calls into the rest
@@ -119,6 +109,7 @@ nixl_status_t
 nixlAgentData::finish(const char *call, nixl_status_t status, const std::string &sentence) const {
     if (status >= 0) [[likely]]
         return status;
+    recordError(status);
     std::string whole = std::string(call) + ": " + sentence;
     const bool expected = status == NIXL_ERR_REPOST_ACTIVE || (status == NIXL_ERR_NOT_FOUND && isPolled(call));
     if (expected) {
@@ -203,12 +194,19 @@ nixlAgent::createBackend(const nixl_backend_t &type, const nixl_b_params_t &para
 
 nixl_status_t
 nixlAgent::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
-    return call(*data, "registerMem", [&] { return data->registerMem(descs, extra_params); });
+    const auto status = call(*data, "registerMem", [&] { return data->registerMem(descs, extra_params); });
+    if (status == NIXL_SUCCESS) data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_REGISTERED, descs);
+    return status;
 }
 
 nixl_status_t
 nixlAgent::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
-    return call(*data, "deregisterMem", [&] { return data->deregisterMem(descs, extra_params); });
+    const auto status = call(*data, "deregisterMem", [&] { return data->deregisterMem(descs, extra_params); });
+    // REPOST_ACTIVE: deregistered too, only not quiet yet.
+    if (status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE) {
+        data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_DEREGISTERED, descs);
+    }
+    return status;
 }
 
 nixl_status_t
@@ -337,11 +335,7 @@ nixlAgent::getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &tel
                             "cannot return values when telemetry is not enabled (captureTelemetry in the agent's "
                             "configuration, or NIXL_TELEMETRY_ENABLE=yes)");
     }
-    auto request = data->findRequest(req_hndl);
-    if (!request) {
-        return data->finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
-    }
-    return request->telemetry(telemetry);
+    return data->telemetry(req_hndl, telemetry);
 }
 
 nixl_status_t

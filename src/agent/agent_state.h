@@ -26,6 +26,7 @@
 #include "memory/side.h"
 #include "metadata/exchange.h"
 #include "nixl.h"
+#include "telemetry/recorder.h"
 
 namespace nx::agent {
 
@@ -68,6 +69,16 @@ public:
     finish(const char *call, const nx::Status &status) const;
     nixl_status_t
     finish(const char *call, nixl_status_t status, const std::string &sentence) const;
+
+    // telemetry.cpp
+    /// Null if nobody takes events. Throws std::runtime_error.
+    std::unique_ptr<nx::telemetry::Recorder>
+    makeRecorder() const;
+    void
+    recordError(nixl_status_t status) const noexcept;
+    /// Records the bytes of a whole list.
+    void
+    record(nixl_telemetry_event_type_t type, const nixl_reg_dlist_t &descs) const noexcept;
 
     // backends.cpp
     nx::Status
@@ -147,6 +158,8 @@ public:
     post(nixlXferReqH *handle, const nixl_opt_args_t *args);
     nixl_status_t
     status(nixlXferReqH *handle);
+    nixl_status_t
+    telemetry(const nixlXferReqH *handle, nixl_xfer_telem_t &out);
     nx::Status
     release(nixlXferReqH *handle);
     nx::Status
@@ -176,7 +189,7 @@ public:
     const nixlAgentConfig config;
     const nx::wire::Incarnation incarnation;
     const uint64_t fork_generation;
-    const bool measures; ///< telemetry of transfers was asked for
+    const bool measures; ///< telemetry was asked for: every transfer is timed
 
     // Self-synchronised:
     nx::agent::Snapshot<nx::agent::Backends> backends;
@@ -209,7 +222,13 @@ public:
     std::mutex views_mutex;
     std::unordered_map<nixlMemViewH, std::shared_ptr<nx::agent::Backend>> views;
 
+    /// Null if nobody takes events. Last: its thread looks at the backends.
+    const std::unique_ptr<nx::telemetry::Recorder> recorder;
+
 private:
+    /// Ends a call that meets a failure which was told and logged before: the caller still gets its sentence.
+    nixl_status_t
+    repeatFailure(const char *call, const nx::agent::TransferRequest &request, nixl_status_t status) const;
     nx::Status
     registerWith(const std::shared_ptr<nx::agent::Backend> &backend,
                  const nixl_reg_dlist_t &descs,
@@ -232,6 +251,10 @@ namespace nx::agent {
 
 /// How long a call waits for a cancelled transfer to become quiet.
 inline constexpr std::chrono::milliseconds kSettleGuard{150};
+
+/// What NIXL_TELEMETRY_ENABLE says, else the configuration. Throws std::runtime_error if it says nonsense.
+bool
+telemetryWanted(const nixlAgentConfig &config);
 
 /// The message asked for in `args`: in its preferred form or its older one.
 std::optional<std::string>

@@ -58,7 +58,7 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     init.pthrDelay = config.pthrDelay;
     // Engines of 1.4 size their locking from this: ours may call from any thread, and from its own.
     init.syncMode = nixl_thread_sync_t::NIXL_THREAD_SYNC_RW;
-    init.enableTelemetry_ = measures;
+    init.enableTelemetry_ = recorder != nullptr; // else nobody takes the engine's events
     nx::clearBackendSentence();
     nixlBackendEngine *engine = (*plugin)->create(init);
     const std::string prefix = "backend initialization error for '" + type + "': ";

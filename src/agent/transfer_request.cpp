@@ -173,7 +173,10 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
         telemetry_.xferDuration =
             std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - telemetry_.startTime);
     }
-    if (engine_status == NIXL_SUCCESS) return status_;
+    if (engine_status == NIXL_SUCCESS) {
+        if (parts_.recorder) parts_.recorder->addTransfer(operation(), telemetry_);
+        return status_;
+    }
     if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {
         status_ = NIXL_ERR_NOT_FOUND;
         error_ = "remote agent '" + parts_.peer->name + "' was removed while the transfer was running";

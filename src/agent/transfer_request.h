@@ -25,6 +25,7 @@
 #include "agent/sections.h"
 #include "memory/plan.h"
 #include "nixlx/report.h"
+#include "telemetry/recorder.h"
 
 namespace nx::agent {
 
@@ -40,7 +41,8 @@ public:
         std::vector<nixlx::Candidate> candidates;
         std::optional<std::string> notification;
         const Epoch *epoch = nullptr;
-        bool measure = false; ///< take times for telemetry
+        bool measure = false;                    ///< take times for telemetry
+        telemetry::Recorder *recorder = nullptr; ///< null: no events
     };
 
     /// Asks the backend to prepare. The backend's status and sentence on failure.

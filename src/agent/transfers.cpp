@@ -351,6 +351,7 @@ Status
 nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args) {
     parts.epoch = &epoch;
     parts.measure = measures;
+    parts.recorder = recorder.get();
     nixl_opt_b_args_t backend_args;
     if (args) backend_args.customParam = args->customParam;
     backend_args.hasNotif = parts.notification.has_value();
@@ -395,15 +396,25 @@ nixlAgentData::status(nixlXferReqH *handle) {
     const auto status = request->status(sentence);
     if (status >= 0) [[likely]]
         return status;
-    if (sentence.empty()) {
-        // Told and logged before; the caller still gets the sentence.
-        nx::setLastError(
-            "getXferStatus: " +
-            (status == NIXL_ERR_NOT_POSTED ? std::string("the request was not posted") : request->report().error));
-        return status;
-    }
+    if (sentence.empty()) return repeatFailure("getXferStatus", *request, status);
     if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(request->peer());
     return finish("getXferStatus", status, sentence);
+}
+
+nixl_status_t
+nixlAgentData::telemetry(const nixlXferReqH *handle, nixl_xfer_telem_t &out) {
+    auto request = findRequest(handle);
+    if (!request) return finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
+    const auto status = request->telemetry(out);
+    return status >= 0 ? status : repeatFailure("getXferTelemetry", *request, status);
+}
+
+nixl_status_t
+nixlAgentData::repeatFailure(const char *call, const TransferRequest &request, nixl_status_t status) const {
+    const bool not_posted = status == NIXL_ERR_NOT_POSTED;
+    if (not_posted) recordError(status);
+    nx::setLastError(std::string(call) + ": " + (not_posted ? "the request was not posted" : request.report().error));
+    return status;
 }
 
 Status

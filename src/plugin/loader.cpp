@@ -8,9 +8,9 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/fd.h"
+#include "base/ownership.h"
 
 namespace nx::plugin {
 
@@ -21,22 +21,11 @@ refused(const std::string &path, const std::string &why) {
     return {NIXL_ERR_BACKEND, "plugin " + nx::quoted(path, 300) + " is refused: " + why};
 }
 
-/// Code that somebody else can replace is not loaded. A group with the owner's own number holds only the owner (the
-/// user private groups of most distributions, whose umask makes everything group-writable).
+/// Code that somebody else can replace is not loaded.
 Status
 checkOwner(const std::string &path, const std::string &thing, const struct stat &info) {
-    if (info.st_uid != 0 && info.st_uid != ::geteuid()) {
-        return refused(path,
-                       thing + " belongs to user " + std::to_string(info.st_uid) +
-                           ", neither root nor the user of this process (" + std::to_string(::geteuid()) + ")");
-    }
-    const bool group_writes = (info.st_mode & S_IWGRP) && info.st_gid != info.st_uid;
-    if (group_writes || (info.st_mode & S_IWOTH)) {
-        char mode[8];
-        std::snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(info.st_mode & 07777));
-        return refused(path, thing + " can be written by others (mode " + mode + "); take that away with chmod go-w");
-    }
-    return {};
+    const std::string problem = changeableByOthers(thing, info);
+    return problem.empty() ? Status() : refused(path, problem);
 }
 
 /// "is 2, this library has 1"

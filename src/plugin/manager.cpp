@@ -22,6 +22,13 @@ namespace {
 constexpr Kind kBackend = {"backend",          "libplugin_",       ".so",
                            "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION};
 
+constexpr Kind kExporter = {"exporter",
+                            "libtelemetry_exporter_",
+                            ".so",
+                            "nixl_telemetry_plugin_init",
+                            "nixl_telemetry_plugin_fini",
+                            static_cast<long>(nixl_telemetry_plugin_api_version::V2)};
+
 std::vector<std::string>
 split(const std::string &text) {
     std::vector<std::string> parts;
@@ -185,72 +192,151 @@ findBuiltin(const std::string &name) {
     return nullptr;
 }
 
+/// The plugins of one kind: where they are and which are loaded. Self-synchronised; its mutex is never held while a
+/// plugin's code runs. Shared with the plugins that are out, which may go after their manager.
+template<class Plugin> class Registry : public std::enable_shared_from_this<Registry<Plugin>> {
+public:
+    Registry(const Kind &kind, std::vector<std::string> directories, std::map<std::string, std::string> listed)
+        : kind_(kind),
+          catalog_(kind, std::move(directories), std::move(listed)) {}
+
+    /// The plugin that is loaded already, else what `make()` gives: a Result<std::unique_ptr<Plugin>>. Never two at once
+    /// for one name.
+    template<class Make>
+    Result<std::shared_ptr<const Plugin>>
+    load(const std::string &name, Make make) {
+        {
+            std::unique_lock lock(mutex_);
+            for (;;) {
+                const auto it = plugins_.find(name);
+                if (it == plugins_.end()) break;
+                if (auto plugin = it->second.lock()) return plugin;
+                changed_.wait(lock);
+            }
+            plugins_[name]; // being loaded
+        }
+        try {
+            auto made = make();
+            if (!made.ok()) {
+                forget(name);
+                return std::move(made).status();
+            }
+            // The entry goes after the plugin, so that nobody loads it again while it is being unloaded.
+            auto letGo = [self = this->shared_from_this(), name](const Plugin *gone) {
+                delete gone;
+                self->forget(name);
+            };
+            std::shared_ptr<const Plugin> plugin(made->release(), std::move(letGo));
+            std::lock_guard lock(mutex_);
+            plugins_[name] = plugin;
+            changed_.notify_all();
+            return plugin;
+        }
+        catch (...) {
+            forget(name);
+            throw;
+        }
+    }
+
+    /// Opens the file of `name` and runs its init function.
+    template<class Object>
+    Result<std::unique_ptr<Loaded<Object>>>
+    open(const std::string &name) {
+        auto path = find(name);
+        if (!path.ok()) return std::move(path).status();
+        auto loaded = Loaded<Object>::load(kind_, name, *path);
+        if (!loaded.ok()) return std::move(loaded).status();
+        return std::make_unique<Loaded<Object>>(*std::move(loaded));
+    }
+
+    std::vector<std::string>
+    found() const {
+        std::lock_guard lock(mutex_);
+        return catalog_.names();
+    }
+
+    std::vector<std::string>
+    loaded() const {
+        std::lock_guard lock(mutex_);
+        std::vector<std::string> names;
+        for (const auto &[name, plugin] : plugins_) {
+            if (!plugin.expired()) names.push_back(name);
+        }
+        return names;
+    }
+
+    Status
+    addDirectory(const std::string &directory) {
+        std::lock_guard lock(mutex_);
+        return catalog_.addDirectory(directory);
+    }
+
+    /// True once per name.
+    bool
+    note(const std::string &name) {
+        std::lock_guard lock(mutex_);
+        return noted_.insert(name).second;
+    }
+
+private:
+    Result<std::string>
+    find(const std::string &name) const {
+        std::lock_guard lock(mutex_);
+        auto path = catalog_.find(name);
+        if (path.ok()) return path;
+        for (const auto &other : catalog_.names()) {
+            if (::strcasecmp(other.c_str(), name.c_str()) == 0) {
+                return {path.code(),
+                        path.message() + "; names are case-sensitive: did you mean " + nx::quoted(other) + "?"};
+            }
+        }
+        return path;
+    }
+
+    /// `name` is neither loaded nor being loaded or unloaded any more.
+    void
+    forget(const std::string &name) {
+        std::lock_guard lock(mutex_);
+        plugins_.erase(name);
+        changed_.notify_all();
+    }
+
+    const Kind &kind_;
+
+    // Guarded by mutex_:
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    Catalog catalog_;
+    /// An entry whose plugin is gone is one that is being loaded or unloaded: wait for the change.
+    std::map<std::string, std::weak_ptr<const Plugin>> plugins_;
+    std::set<std::string> noted_;
+};
+
+Result<std::unique_ptr<Backend>>
+makeBackend(Registry<BackendPlugin> &registry, const std::string &name) {
+    if (const auto *builtin = findBuiltin(name)) return fromTable(*builtin);
+    auto loaded = registry.open<nixlBackendPlugin>(name);
+    if (!loaded.ok()) return std::move(loaded).status();
+    const auto &library = (*loaded)->library();
+    if (!library.identity() && registry.note(name)) {
+        NIXL_INFO << "plugin " << nx::quoted(library.path(), 300)
+                  << " has no descriptor: used as one written for NIXL 1.4";
+    }
+    return fromFile(name, *std::move(loaded));
+}
+
 } // namespace
 
 struct Manager::State {
     State(std::vector<std::string> directories, std::map<std::string, std::string> listed)
-        : catalog(kBackend, std::move(directories), std::move(listed)) {}
+        : backends(std::make_shared<Registry<BackendPlugin>>(kBackend, directories, std::move(listed))),
+          exporters(std::make_shared<Registry<ExporterPlugin>>(
+              kExporter, std::move(directories), std::map<std::string, std::string>{})) {}
 
-    /// Makes the plugin. Takes the mutex for moments only.
-    Result<std::unique_ptr<Backend>>
-    make(const std::string &name);
-
-    Result<std::string>
-    findLocked(const std::string &name) const;
-
-    /// `name` is neither loaded nor being loaded or unloaded any more.
-    void
-    forget(const std::string &name);
-
-    // Guarded by mutex:
-    std::mutex mutex;
-    std::condition_variable changed;
-    Status broken; ///< why the configuration is unusable
-    Catalog catalog;
-    /// An entry whose plugin is gone is one that is being loaded or unloaded: wait for the change.
-    std::map<std::string, std::weak_ptr<const BackendPlugin>> plugins;
-    std::set<std::string> noted; ///< plugins without a descriptor that were mentioned
+    const std::shared_ptr<Registry<BackendPlugin>> backends;
+    const std::shared_ptr<Registry<ExporterPlugin>> exporters;
+    Status broken; ///< why the configuration is unusable; set before anyone else sees it
 };
-
-Result<std::string>
-Manager::State::findLocked(const std::string &name) const {
-    auto path = catalog.find(name);
-    if (path.ok()) return path;
-    for (const auto &other : catalog.names()) {
-        if (::strcasecmp(other.c_str(), name.c_str()) == 0) {
-            return {path.code(),
-                    path.message() + "; names are case-sensitive: did you mean " + nx::quoted(other) + "?"};
-        }
-    }
-    return path;
-}
-
-void
-Manager::State::forget(const std::string &name) {
-    std::lock_guard lock(mutex);
-    plugins.erase(name);
-    changed.notify_all();
-}
-
-Result<std::unique_ptr<Backend>>
-Manager::State::make(const std::string &name) {
-    if (const auto *builtin = findBuiltin(name)) return fromTable(*builtin);
-    auto path = [&] {
-        std::lock_guard lock(mutex);
-        return findLocked(name);
-    }();
-    if (!path.ok()) return std::move(path).status();
-    auto loaded = Loaded<nixlBackendPlugin>::load(kBackend, name, *path);
-    if (!loaded.ok()) return std::move(loaded).status();
-    const bool legacy = !loaded->library().identity();
-    if (legacy && [&] {
-            std::lock_guard lock(mutex);
-            return noted.insert(name).second;
-        }()) {
-        NIXL_INFO << "plugin " << nx::quoted(*path, 300) << " has no descriptor: used as one written for NIXL 1.4";
-    }
-    return fromFile(name, std::make_unique<Loaded<nixlBackendPlugin>>(*std::move(loaded)));
-}
 
 Manager &
 Manager::instance() {
@@ -259,7 +345,7 @@ Manager::instance() {
         auto directory = defaultPluginDirectory();
         auto listed = configuredPluginList();
         auto made = std::make_unique<Manager>(std::vector<std::string>{});
-        made->state_ = std::make_shared<State>(directory.ok() ? std::vector{*directory} : std::vector<std::string>{},
+        made->state_ = std::make_unique<State>(directory.ok() ? std::vector{*directory} : std::vector<std::string>{},
                                                listed.ok() ? *listed : std::map<std::string, std::string>{});
         made->state_->broken = directory.ok() ? std::move(listed).status() : std::move(directory).status();
         return made.release();
@@ -268,7 +354,7 @@ Manager::instance() {
 }
 
 Manager::Manager(std::vector<std::string> directories)
-    : state_(std::make_shared<State>(std::move(directories), std::map<std::string, std::string>{})) {}
+    : state_(std::make_unique<State>(std::move(directories), std::map<std::string, std::string>{})) {}
 
 Manager::~Manager() = default;
 
@@ -276,63 +362,32 @@ std::vector<std::string>
 Manager::available() const {
     std::set<std::string> names;
     for (const auto &builtin : builtinPlugins()) names.insert(builtin.name);
-    std::lock_guard lock(state_->mutex);
-    for (auto &name : state_->catalog.names()) names.insert(std::move(name));
-    for (const auto &[name, plugin] : state_->plugins) {
-        if (!plugin.expired()) names.insert(name);
-    }
+    for (auto &name : state_->backends->found()) names.insert(std::move(name));
+    for (auto &name : state_->backends->loaded()) names.insert(std::move(name));
     return {names.begin(), names.end()};
 }
 
 Result<std::shared_ptr<const BackendPlugin>>
 Manager::load(const std::string &name) {
-    {
-        std::unique_lock lock(state_->mutex);
-        if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
-        for (;;) {
-            const auto it = state_->plugins.find(name);
-            if (it == state_->plugins.end()) break;
-            if (auto plugin = it->second.lock()) return plugin;
-            state_->changed.wait(lock);
-        }
-        state_->plugins[name]; // being loaded
-    }
-    try {
-        auto made = state_->make(name);
-        if (!made.ok()) {
-            state_->forget(name);
-            return std::move(made).status();
-        }
-        // The entry goes after the plugin, so that nobody loads it again while it is being unloaded.
-        std::shared_ptr<const BackendPlugin> plugin(made->release(), [state = state_, name](const BackendPlugin *gone) {
-            delete gone;
-            state->forget(name);
-        });
-        std::lock_guard lock(state_->mutex);
-        state_->plugins[name] = plugin;
-        state_->changed.notify_all();
-        return plugin;
-    }
-    catch (...) {
-        state_->forget(name);
-        throw;
-    }
+    if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
+    return state_->backends->load(name, [&] { return makeBackend(*state_->backends, name); });
+}
+
+Result<std::shared_ptr<const ExporterPlugin>>
+Manager::loadExporter(const std::string &name) {
+    if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
+    return state_->exporters->load(name, [&] { return state_->exporters->open<nixlTelemetryPlugin>(name); });
 }
 
 Status
 Manager::addDirectory(const std::string &directory) {
-    std::lock_guard lock(state_->mutex);
-    return state_->catalog.addDirectory(directory);
+    if (auto status = state_->backends->addDirectory(directory); !status.ok()) return status;
+    return state_->exporters->addDirectory(directory);
 }
 
 std::vector<std::string>
 Manager::loaded() const {
-    std::lock_guard lock(state_->mutex);
-    std::vector<std::string> names;
-    for (const auto &[name, plugin] : state_->plugins) {
-        if (!plugin.expired()) names.push_back(name);
-    }
-    return names;
+    return state_->backends->loaded();
 }
 
 } // namespace nx::plugin

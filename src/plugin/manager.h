@@ -13,6 +13,8 @@
 #include "backend/backend_plugin.h"
 #include "base/error.h"
 #include "nixlx/engine.h"
+#include "plugin/loader.h"
+#include "telemetry/telemetry_plugin.h"
 
 namespace nx::plugin {
 
@@ -47,6 +49,9 @@ public:
     extend(nixlBackendEngine *engine) const = 0;
 };
 
+/// A loaded telemetry exporter plugin. Stays loaded while anyone holds it; what it creates must go before it does.
+using ExporterPlugin = Loaded<nixlTelemetryPlugin>;
+
 class Manager {
 public:
     /// The process's manager, made at the first call from NIXL_PLUGIN_DIR or the folder `plugins` beside libnixl.
@@ -61,7 +66,7 @@ public:
     Manager &
     operator=(const Manager &) = delete;
 
-    /// Every name that was found or is built in, sorted.
+    /// Every backend that was found or is built in, sorted.
     std::vector<std::string>
     available() const;
 
@@ -70,18 +75,21 @@ public:
     Result<std::shared_ptr<const BackendPlugin>>
     load(const std::string &name);
 
+    /// The same for the exporter of libtelemetry_exporter_<name>.so.
+    Result<std::shared_ptr<const ExporterPlugin>>
+    loadExporter(const std::string &name);
+
     /// Searches `directory` before the others. NOT_FOUND if it does not exist.
     Status
     addDirectory(const std::string &directory);
 
-    /// Names that are loaded now, sorted.
+    /// Backends that are loaded now, sorted.
     std::vector<std::string>
     loaded() const;
 
 private:
     struct State;
-    // Shared with the plugins that are out: one may go after its manager.
-    std::shared_ptr<State> state_;
+    std::unique_ptr<State> state_;
 };
 
 } // namespace nx::plugin
