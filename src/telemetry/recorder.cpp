@@ -71,16 +71,15 @@ Recorder::push(std::span<const nixlTelemetryEvent> events) noexcept {
 void
 Recorder::run() {
     std::unique_lock lock(mutex_);
-    while (!stop_) {
+    for (bool last = false; !last;) {
         asleep_ = filling_.empty() && dropped_ == 0;
         wake_.wait(lock, [&] { return stop_ || !asleep_; });
         wake_.wait_for(lock, interval_, [&] { return stop_; });
+        last = stop_;
         lock.unlock();
         flush();
         lock.lock();
     }
-    lock.unlock();
-    flush(); // what came during the last one
 }
 
 void

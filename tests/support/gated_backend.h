@@ -96,7 +96,7 @@ protected:
 
 inline GatedControl &
 gated() {
-    return pluginControl<GatedControl>("GATED", "nx_test_gated_control");
+    return pluginControl<GatedControl>("libplugin_GATED.so", "nx_test_gated_control");
 }
 
 } // namespace nx::test

@@ -13,12 +13,12 @@ namespace nx::test {
 /// Where the test plugins of this build lie.
 inline constexpr const char *kTestPluginDir = NX_BUILD_DIR "/test_plugins";
 
-/// The controls of type `Control` that `function` of libplugin_<plugin>.so returns. Loads the plugin if it is not
-/// loaded, and keeps it: the loader gives the agents the same copy. Throws std::runtime_error.
+/// The controls of type `Control` that `function` of the plugin in `file` returns. Loads the plugin if it is not loaded,
+/// and keeps it: the loader gives the agents the same copy. Throws std::runtime_error.
 template<class Control>
 Control &
-pluginControl(const std::string &plugin, const char *function) {
-    const std::string path = std::string(kTestPluginDir) + "/libplugin_" + plugin + ".so";
+pluginControl(const std::string &file, const char *function) {
+    const std::string path = std::string(kTestPluginDir) + "/" + file;
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) throw std::runtime_error(dlerror());
     auto *get = reinterpret_cast<Control *(*)()>(dlsym(library, function));

@@ -38,7 +38,7 @@ protected:
 
 inline RecordingControl &
 recording() {
-    return pluginControl<RecordingControl>("RECORDING", "nx_test_recording_control");
+    return pluginControl<RecordingControl>("libplugin_RECORDING.so", "nx_test_recording_control");
 }
 
 /// The calls of `function`.
