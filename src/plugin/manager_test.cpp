@@ -266,6 +266,43 @@ TEST_F(PluginManager, RefusesFilesOfOtherUsersAndSharedGroups) {
     EXPECT_TRUE(manager.load("SILENT").ok()) << "the owner's own group is nobody else";
 }
 
+TEST_F(PluginManager, LoadsAnExporterThroughTheSameLoader) {
+    auto first = manager_.loadExporter("taken");
+    ASSERT_TRUE(first.ok()) << first.message();
+    EXPECT_EQ((*first)->object().getName(), "taken");
+    auto second = manager_.loadExporter("taken");
+    ASSERT_TRUE(second.ok());
+    EXPECT_EQ(*first, *second) << "one plugin, initialised once";
+    EXPECT_THAT(manager_.loaded(), IsEmpty()) << "backends only";
+    EXPECT_THAT(manager_.available(), Not(Contains("taken")));
+}
+
+TEST_F(PluginManager, RefusesAnExporterOfTheOlderApi) {
+    auto exporter = manager_.loadExporter("old");
+    EXPECT_EQ(exporter.code(), NIXL_ERR_BACKEND);
+    EXPECT_THAT(exporter.message(), AllOf(HasSubstr("api_version is 1"), HasSubstr("has 2"), HasSubstr("rebuild")));
+}
+
+TEST_F(PluginManager, SaysWhichFileOfAnExporterIsMissing) {
+    auto exporter = manager_.loadExporter("TAKEN");
+    EXPECT_EQ(exporter.code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(exporter.message(),
+                AllOf(HasSubstr("Plugin file does not exist: 'libtelemetry_exporter_TAKEN.so' is not in"),
+                      HasSubstr("did you mean 'taken'?")));
+    EXPECT_EQ(manager_.loadExporter("../taken").code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(manager_.loadExporter("DESCRIBED").code(), NIXL_ERR_NOT_FOUND) << "a backend is no exporter";
+}
+
+TEST_F(PluginManager, RefusesABackendUnderAnExportersFileName) {
+    const test::TempDir folder;
+    std::filesystem::copy_file(pluginFile("DESCRIBED"), folder / "libtelemetry_exporter_DESCRIBED.so");
+    std::filesystem::copy_file(pluginFile("SILENT"), folder / "libtelemetry_exporter_SILENT.so");
+    Manager manager({folder.path().string()});
+    EXPECT_THAT(manager.loadExporter("DESCRIBED").message(), HasSubstr("kind is 'backend', expected 'exporter'"));
+    EXPECT_THAT(manager.loadExporter("SILENT").message(),
+                HasSubstr("does not export nixl_telemetry_plugin_init, so it is no exporter plugin"));
+}
+
 /// Runs `check` in a child process, where the process's manager does not exist yet.
 #define EXPECT_IN_CHILD(check) EXPECT_EXIT(std::_Exit((check) ? 0 : 1), testing::ExitedWithCode(0), "")
 

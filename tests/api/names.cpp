@@ -24,6 +24,7 @@
 #include "nixl_types.h"
 #include "nixlx/engine.h"
 #include "nixlx/report.h"
+#include "nixlx/telemetry_ring.h"
 #include "telemetry/telemetry_exporter.h"
 #include "telemetry/telemetry_plugin.h"
 #include "telemetry_event.h"
@@ -623,6 +624,11 @@ telemetry() {
     good = good && exporter->getMaxEventsBuffered() == 5;
     good =
         good && exporter->withBatch([&] { return exporter->exportEvent({Type::AGENT_TX_BYTES, 1}); }) == NIXL_SUCCESS;
+    nixlx::TelemetryRingHeader ring;
+    ring.capacity = 2;
+    ring.mask = 1;
+    good = good && ring.write_pos == 0 && ring.read_pos == 0 && ring.version == ring.expected_version;
+    good = good && nixlx::telemetryRingProblem(ring, nixlx::telemetryRingOffset(ring.capacity)).empty();
     try {
         throw nixlTelemetryBindFailed("port taken");
     }

@@ -21,6 +21,7 @@ struct PairOptions {
     nixl_b_params_t params;
     bool progress_thread = false;
     bool listen = false; ///< for metadata, on a port of the system's choice
+    bool capture_telemetry = false;
 };
 
 inline nixl_xfer_dlist_t
@@ -51,6 +52,7 @@ struct PairedAgent {
         config.useProgThread = options.progress_thread;
         config.useListenThread = options.listen;
         config.listenPort = 0;
+        config.captureTelemetry = options.capture_telemetry;
         agent = std::make_unique<nixlAgent>(name, config);
         require(agent->createBackend(options.backend, options.params, backend), "create " + options.backend);
         with_backend.backends = {backend};
