@@ -53,13 +53,13 @@ nixlAgentData::makeRecorder() const {
     if (settings->exporter == nx::telemetry::kNoExporter) return nullptr;
     const std::string prefix = "agent " + nx::quoted(name) + ": telemetry exporter " + nx::quoted(settings->exporter);
     try {
-        return std::make_unique<Recorder>(
-            *settings, createExporter(name, *settings), [this](std::vector<nixlTelemetryEvent> &events) {
-                for (const auto &backend : *backends.get()) {
-                    const auto own = backend->engine->getTelemetryEvents();
-                    events.insert(events.end(), own.begin(), own.end());
-                }
-            });
+        return std::make_unique<Recorder>(*settings, createExporter(name, *settings),
+                                          [this](std::vector<nixlTelemetryEvent> &events) {
+                                              for (const auto &backend : *backends.get()) {
+                                                  const auto own = backend->engine->getTelemetryEvents();
+                                                  events.insert(events.end(), own.begin(), own.end());
+                                              }
+                                          });
     }
     catch (const nixlTelemetryBindFailed &taken) {
         NIXL_WARN << prefix << ": " << taken.what() << "; this agent goes on without it";

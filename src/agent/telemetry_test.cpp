@@ -111,8 +111,8 @@ TEST_F(AgentTelemetry, RecordsATransferItsMemoryAndItsEnd) {
     }
     EXPECT_THAT(events(),
                 ElementsAre("memory_registered 2048", "xfer_post_time ?", "xfer_time ?", "tx_bytes 512",
-                            "tx_requests_num 1", "xfer_post_time ?", "xfer_time ?", "rx_bytes 512",
-                            "rx_requests_num 1", "memory_deregistered 1024"));
+                            "tx_requests_num 1", "xfer_post_time ?", "xfer_time ?", "rx_bytes 512", "rx_requests_num 1",
+                            "memory_deregistered 1024"));
     const auto calls = recordingExporter().calls();
     EXPECT_EQ(calls.front(), "init");
     EXPECT_EQ(calls[1], "created A 16");
@@ -238,9 +238,7 @@ TEST_F(AgentTelemetry, IsOffUnlessAskedFor) {
 }
 
 TEST_F(AgentTelemetry, NobodyListensUnlessAnExporterIsNamed) {
-    const auto threads = [] {
-        return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {});
-    };
+    const auto threads = [] { return std::distance(std::filesystem::directory_iterator("/proc/self/task"), {}); };
     const auto before = threads();
     nixlAgent agent("solo", capturing());
     EXPECT_EQ(threads(), before) << "measuring needs no thread";

@@ -200,8 +200,8 @@ public:
         : kind_(kind),
           catalog_(kind, std::move(directories), std::move(listed)) {}
 
-    /// The plugin that is loaded already, else what `make()` gives: a Result<std::unique_ptr<Plugin>>. Never two at once
-    /// for one name.
+    /// The plugin that is loaded already, else what `make()` gives, a Result<std::unique_ptr<Plugin>>. Never makes two at
+    /// once for one name.
     template<class Make>
     Result<std::shared_ptr<const Plugin>>
     load(const std::string &name, Make make) {
@@ -330,8 +330,9 @@ makeBackend(Registry<BackendPlugin> &registry, const std::string &name) {
 struct Manager::State {
     State(std::vector<std::string> directories, std::map<std::string, std::string> listed)
         : backends(std::make_shared<Registry<BackendPlugin>>(kBackend, directories, std::move(listed))),
-          exporters(std::make_shared<Registry<ExporterPlugin>>(
-              kExporter, std::move(directories), std::map<std::string, std::string>{})) {}
+          exporters(std::make_shared<Registry<ExporterPlugin>>(kExporter,
+                                                               std::move(directories),
+                                                               std::map<std::string, std::string>{})) {}
 
     const std::shared_ptr<Registry<BackendPlugin>> backends;
     const std::shared_ptr<Registry<ExporterPlugin>> exporters;

@@ -29,7 +29,8 @@ public:
     explicit BufferExporter(const nixlTelemetryExporterInitParams &params)
         : nixlTelemetryExporter(params),
           ring_(openRing(params)) {
-        NIXL_INFO << "agent " << nx::quoted(params.agentName) << ": telemetry goes to " << nx::quoted(ring_.path(), 300);
+        NIXL_INFO << "agent " << nx::quoted(params.agentName) << ": telemetry goes to "
+                  << nx::quoted(ring_.path(), 300);
     }
 
     /// A full ring is normal where nobody reads.
@@ -44,8 +45,9 @@ private:
         bool restarted = false;
         warnOnce(ring_.begin(restarted));
         if (restarted) {
-            warnOnce({NIXL_ERR_MISMATCH,
-                      nx::quoted(ring_.path(), 300) + " was changed by somebody else; its events are lost, it begins anew"});
+            warnOnce(
+                {NIXL_ERR_MISMATCH,
+                 nx::quoted(ring_.path(), 300) + " was changed by somebody else; its events are lost, it begins anew"});
         }
     }
 

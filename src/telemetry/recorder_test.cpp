@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Goal: every event is handed over or counted as lost. Method: an exporter that writes down what it is given, and can be
-// told to stop before a batch; destroying the recorder ends every wait.
+// Goal: every event is handed over or counted as lost. Method: an exporter that writes down what it is given and stops
+// before a batch when told to; destroying the recorder ends every wait.
 #include "telemetry/recorder.h"
 
 #include <atomic>
@@ -122,11 +122,10 @@ class TelemetryRecorder : public testing::Test {
 protected:
     std::unique_ptr<Recorder>
     make(const Settings &settings) {
-        return std::make_unique<Recorder>(settings, std::make_shared<Exporter>(log_),
-                                          [this](auto &events) {
-                                              events.insert(events.end(), gathered_.begin(), gathered_.end());
-                                              gathered_.clear();
-                                          });
+        return std::make_unique<Recorder>(settings, std::make_shared<Exporter>(log_), [this](auto &events) {
+            events.insert(events.end(), gathered_.begin(), gathered_.end());
+            gathered_.clear();
+        });
     }
 
     Log log_;
@@ -159,8 +158,7 @@ TEST_F(TelemetryRecorder, HandsOverByItself) {
         recorder->add(Type::AGENT_TX_BYTES, i);
         EXPECT_TRUE(test::eventually([&] { return log_.words().size() == 3 * i; })) << "event " << i;
     }
-    EXPECT_THAT(log_.words(),
-                ElementsAre("(", "tx_bytes 1", ")", "(", "tx_bytes 2", ")", "(", "tx_bytes 3", ")"));
+    EXPECT_THAT(log_.words(), ElementsAre("(", "tx_bytes 1", ")", "(", "tx_bytes 2", ")", "(", "tx_bytes 3", ")"));
 }
 
 TEST_F(TelemetryRecorder, ATransferIsFourEventsInTheOrderOf14) {
@@ -207,9 +205,9 @@ TEST_F(TelemetryRecorder, ReportsWhatTheExporterDidNotTake) {
     ASSERT_TRUE(test::eventually([&] { return log_.words().size() == 5; }));
     recorder->add(Type::AGENT_TX_BYTES, 2);
     recorder.reset();
-    EXPECT_THAT(log_.words(),
-                ElementsAre("(", "tx_bytes 1", ")", "(", ")", "(", "telemetry_events_dropped 1", "tx_bytes 2", ")",
-                            "gone"));
+    EXPECT_THAT(
+        log_.words(),
+        ElementsAre("(", "tx_bytes 1", ")", "(", ")", "(", "telemetry_events_dropped 1", "tx_bytes 2", ")", "gone"));
 }
 
 TEST_F(TelemetryRecorder, DropsNoCountThatCouldNotBeReported) {

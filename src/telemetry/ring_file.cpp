@@ -45,8 +45,7 @@ writeAt(int fd, const std::string &path, const void *bytes, size_t size, uint64_
 TelemetryRingHeader
 readHeader(int fd) {
     TelemetryRingHeader header{0, 0, 0, 0, 0, 0};
-    while (::pread(fd, &header, sizeof header, 0) < 0 && errno == EINTR) {
-    }
+    while (::pread(fd, &header, sizeof header, 0) < 0 && errno == EINTR) {}
     return header;
 }
 
@@ -116,8 +115,9 @@ lock(int fd, const std::string &path) {
     // File systems without locks are used without.
     if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return {};
     return {NIXL_ERR_NOT_ALLOWED,
-            nx::quoted(path, 300) + " is in use by another agent of this name; give each agent a name or a "
-                                    "NIXL_TELEMETRY_DIR of its own"};
+            nx::quoted(path, 300) +
+                " is in use by another agent of this name; give each agent a name or a "
+                "NIXL_TELEMETRY_DIR of its own"};
 }
 
 } // namespace
@@ -232,8 +232,7 @@ RingFile::end() {
     static_assert(sizeof(Slot) == sizeof(nixlTelemetryEvent));
     const size_t to_end = std::min<size_t>(pending_.size(), mask_ + 1 - write_pos_);
     const size_t from_start = pending_.size() - to_end;
-    auto status =
-        writeAt(fd_.get(), path_, pending_.data(), to_end * sizeof(Slot), telemetryRingOffset(write_pos_));
+    auto status = writeAt(fd_.get(), path_, pending_.data(), to_end * sizeof(Slot), telemetryRingOffset(write_pos_));
     if (status.ok()) {
         status = writeAt(fd_.get(), path_, pending_.data() + to_end, from_start * sizeof(Slot), telemetryRingOffset(0));
     }

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The agent's end of a ring file (nixlx/telemetry_ring.h). Written with pwrite instead of through a mapping: a file that
-// somebody truncates, or a disk that is full, then ends in an error and not in a signal, and a batch costs four calls.
-// Confined to a thread.
+// The agent's end of a ring file (nixlx/telemetry_ring.h). Written with pwrite instead of through a mapping: a file
+// that somebody truncates, or a disk that is full, then ends in an error and not in a signal, and a batch costs five
+// calls. Owned by one caller at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,9 @@
 
 namespace nx::telemetry {
 
-/// The name of an agent's file: the agent's own, unless that cannot be a file name of its own (it contains '/' or NUL, is
-/// "." or "..", begins with '%', or has more than 255 bytes). Then '%' and the name, with '/', '%' and NUL written as %XX;
-/// if that is too long, cut, with "%~" and a checksum of the whole name behind it.
+/// The name of an agent's file: the agent's own, unless that cannot be a file name of its own (it contains '/' or NUL,
+/// is "." or "..", begins with '%', or has more than 255 bytes). Then '%' and the name, with '/', '%' and NUL written
+/// as %XX; if that is too long, cut, with "%~" and a checksum of the whole name behind it.
 std::string
 ringFileName(const std::string &agent);
 

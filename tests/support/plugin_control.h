@@ -13,8 +13,8 @@ namespace nx::test {
 /// Where the test plugins of this build lie.
 inline constexpr const char *kTestPluginDir = NX_BUILD_DIR "/test_plugins";
 
-/// The controls of type `Control` that `function` of the plugin in `file` returns. Loads the plugin if it is not loaded,
-/// and keeps it: the loader gives the agents the same copy. Throws std::runtime_error.
+/// The controls of type `Control` that `function` of the plugin in `file` returns. Loads the plugin if it is not
+/// loaded, and keeps it: the loader gives the agents the same copy. Throws std::runtime_error.
 template<class Control>
 Control &
 pluginControl(const std::string &file, const char *function) {

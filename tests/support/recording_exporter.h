@@ -17,8 +17,8 @@ public:
     virtual void
     reset() = 0;
 
-    /// Since reset(): "agent_tx_bytes 4096" for an event, "begin" and "end" of a batch, "created AGENT 16", "destroyed",
-    /// "init" and "fini" of the plugin.
+    /// Since reset(): "agent_tx_bytes 4096" for an event, "begin" and "end" of a batch, "created AGENT 16",
+    /// "destroyed", "init" and "fini" of the plugin.
     virtual std::vector<std::string>
     calls() const = 0;
 
