@@ -200,8 +200,8 @@ public:
         : kind_(kind),
           catalog_(kind, std::move(directories), std::move(listed)) {}
 
-    /// The plugin that is loaded already, else what `make()` gives, a Result<std::unique_ptr<Plugin>>. Never makes two at
-    /// once for one name.
+    /// The plugin that is loaded already, else what `make()` gives, a Result<std::unique_ptr<Plugin>>. Never makes two
+    /// at once for one name.
     template<class Make>
     Result<std::shared_ptr<const Plugin>>
     load(const std::string &name, Make make) {
