@@ -178,7 +178,10 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
 
     // From here on backends change; what was done is undone on failure. A replaced start goes first, because a
     // backend knows one start of a name at a time.
-    if (replaced) forgetPeerLocked(replaced);
+    if (replaced) {
+        replaced->lost.store(true); // a name has one start at a time: that one has ended
+        forgetPeerLocked(replaced);
+    }
     std::vector<std::shared_ptr<Backend>> connected;
     std::vector<const Backend *> unreachable;
     const auto undo = [&] {

@@ -356,8 +356,12 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
     if (args) backend_args.customParam = args->customParam;
     backend_args.hasNotif = parts.notification.has_value();
     backend_args.notifMsg = parts.notification.value_or("");
+    const auto peer = parts.peer;
     auto request = TransferRequest::create(std::move(parts), &backend_args);
-    if (!request.ok()) return std::move(request).status();
+    if (!request.ok()) {
+        if (request.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
+        return std::move(request).status();
+    }
     const uint64_t token = requests.insert(*std::move(request));
     if (!token) return {NIXL_ERR_NO_MEMORY, "the agent holds 16 million requests already"};
     handle = reinterpret_cast<nixlXferReqH *>(token);

@@ -30,9 +30,11 @@ Connection::~Connection() {
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (!same_host || info.local_addresses.empty()) return;
+    // Over shared memory nothing else tells of the peer's end.
+    auto beacon = watchBeacon(info.beacon);
+    if (!beacon.ok()) return;
+    beacon_ = *std::move(beacon);
     local_addresses_ = info.local_addresses;
-    // A beacon that cannot be reached: UCX notices the end of a process too, only later.
-    if (auto beacon = watchBeacon(info.beacon); beacon.ok()) beacon_ = *std::move(beacon);
     fabric_ = kUndecided;
     runtime_.watch(*this);
 }
@@ -85,7 +87,7 @@ Connection::forEachEndpoint(Visit visit) {
 
 void
 Connection::lookForDeath() {
-    if (!beacon_ || gone()) return;
+    if (!beacon_ || ended_.load(std::memory_order_relaxed)) return;
     pollfd fd{beacon_.get(), POLLIN, 0};
     if (::poll(&fd, 1, 0) > 0) abandon("it has ended");
 }
@@ -105,6 +107,7 @@ Connection::setGone(const std::string &reason) {
 
 void
 Connection::close(bool orderly) {
+    lookForDeath(); // nothing can be waited for then
     setGone("this agent has disconnected it; load its metadata again");
     if (beacon_) runtime_.unwatch(beacon_.get());
     forEachEndpoint([&](Endpoint &endpoint) { endpoint.close(orderly); });
@@ -120,6 +123,7 @@ Connection::closed() {
 void
 Connection::abandon(const std::string &reason) {
     setGone(reason);
+    ended_.store(true, std::memory_order_relaxed);
     forEachEndpoint([](Endpoint &endpoint) { endpoint.abandon(kNotConnected); });
 }
 

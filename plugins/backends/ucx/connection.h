@@ -98,7 +98,8 @@ private:
     std::vector<std::string> local_addresses_; ///< constant after setPeerInfo
     Fd beacon_;                                ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
-    std::atomic<int> fabric_; ///< -1: not decided
+    std::atomic<bool> ended_{false}; ///< it is known to have ended
+    std::atomic<int> fabric_;        ///< -1: not decided
 
     mutable std::mutex mutex_;
     // Guarded by mutex_:

@@ -9,6 +9,7 @@
 #include <link.h>
 #include <map>
 #include <ucp/api/ucp.h>
+#include <ucs/config/global_opts.h>
 #include <utility>
 
 #include "nixlx/engine.h"
@@ -34,6 +35,7 @@ const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
     X(ucp_worker_progress) \
     X(ucp_worker_get_efd) \
     X(ucp_worker_arm) \
+    X(ucp_worker_flush_nbx) \
     X(ucp_worker_set_am_recv_handler) \
     X(ucp_ep_create) \
     X(ucp_ep_close_nbx) \
@@ -55,7 +57,10 @@ struct Library::Api {
 #define NX_UCX_MEMBER(name) decltype(&::name) name;
     NX_UCX_FUNCTIONS(NX_UCX_MEMBER)
 #undef NX_UCX_MEMBER
-    decltype(&::ucs_status_string) ucs_status_string; // of libucs
+    // Of libucs, found through libucp's dependency:
+    decltype(&::ucs_status_string) ucs_status_string;
+    decltype(&::ucs_global_opts_get_value) ucs_global_opts_get_value;
+    decltype(&::ucs_global_opts_set_value) ucs_global_opts_set_value;
 };
 
 namespace {
@@ -184,7 +189,9 @@ Library::load(const LibrarySearch &search) {
 #define NX_UCX_RESOLVE(name) resolve(handle, #name, api.name, missing);
     NX_UCX_FUNCTIONS(NX_UCX_RESOLVE)
 #undef NX_UCX_RESOLVE
-    resolve(handle, "ucs_status_string", api.ucs_status_string, missing); // found through libucp's dependency
+    resolve(handle, "ucs_status_string", api.ucs_status_string, missing);
+    resolve(handle, "ucs_global_opts_get_value", api.ucs_global_opts_get_value, missing);
+    resolve(handle, "ucs_global_opts_set_value", api.ucs_global_opts_set_value, missing);
     if (!missing.empty()) {
         return {NIXL_ERR_BACKEND, "UCX at " + path + " lacks " + missing + "; version 1.13 or later is needed"};
     }
@@ -362,7 +369,17 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
 }
 
 Worker::~Worker() {
-    context_.library().api().ucp_worker_destroy(handle_);
+    const Api &api = context_.library().api();
+    // UCX warns of each operation of its own that a dead or busy peer has left open, perhaps of thousands, and nobody
+    // can do anything about them. Errors and the user's own choice of level stay.
+    static std::mutex mutex; // the level is one of the whole process
+    std::lock_guard lock(mutex);
+    char level[16] = "";
+    const bool lowered = !nixlx::configValue("UCX_LOG_LEVEL") &&
+        api.ucs_global_opts_get_value("LOG_LEVEL", level, sizeof level) == UCS_OK && strcasecmp(level, "warn") == 0 &&
+        api.ucs_global_opts_set_value("LOG_LEVEL", "error") == UCS_OK;
+    api.ucp_worker_destroy(handle_);
+    if (lowered) api.ucs_global_opts_set_value("LOG_LEVEL", level);
 }
 
 bool
@@ -384,6 +401,16 @@ bool
 Worker::arm() {
     if (!tasks_.empty() || some_failed_) return false;
     return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
+}
+
+bool
+Worker::idle() {
+    const Api &api = context_.library().api();
+    const ucp_request_param_t param{};
+    void *request = api.ucp_worker_flush_nbx(handle_, &param);
+    if (!UCS_PTR_IS_PTR(request)) return true;
+    api.ucp_request_free(request);
+    return false;
 }
 
 void
@@ -414,10 +441,12 @@ Endpoint::create(Worker &worker, const std::string &address, bool detect_death) 
         return {statusOf(status), "UCX cannot connect: " + library.text(status)};
     }
     worker.endpoints_.push_back(endpoint.get());
+    endpoint->created_ = true;
     return endpoint;
 }
 
 Endpoint::~Endpoint() {
+    if (!created_) return; // create() failed and holds the lock
     std::lock_guard lock(worker_.mutex_);
     if (handle_) closeNow();
     if (farewell_) farewell_->endpoint = nullptr;

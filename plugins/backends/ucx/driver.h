@@ -196,7 +196,7 @@ public:
     /// `sink` outlives the worker.
     static Result<std::unique_ptr<Worker>>
     create(Context &context, const std::string &name, MessageSink &sink);
-    /// All endpoints are closed before.
+    /// All endpoints are closed before. UCX before 1.21 ends the process if the worker is not idle.
     ~Worker();
     Worker(const Worker &) = delete;
     Worker &
@@ -231,6 +231,10 @@ public:
     /// Lock held. False: there is something to do right now.
     bool
     arm();
+
+    /// Lock held. Nothing that was given to it, or that a peer has asked it for, is still under way.
+    bool
+    idle();
 
     /// Lock held.
     void
@@ -346,6 +350,7 @@ private:
 
     Worker &worker_;
     const bool detect_death_;
+    bool created_ = false; ///< constant after create()
     ucp_ep *handle_ = nullptr;
     Code failure_ = kDone;
     bool died_ = false;

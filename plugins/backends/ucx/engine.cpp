@@ -269,6 +269,8 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
+    // Over shared memory the dead take messages, as long as their queue has room.
+    if (!runtime_->hasProgressThread()) connection->lookForDeath();
     const Fabric fabric = connection->fabric();
     const size_t index = runtime_->workerOfThisThread();
     auto notice = std::make_unique<Notice>(localAgent, message);

@@ -524,6 +524,18 @@ TEST_P(EnginePair, ReportsAPeerThatHasShutDown) {
     EXPECT_NE(takeBackendSentence("").find("'bob'"), std::string::npos);
 }
 
+TEST_P(EnginePair, ReportsAPeerThatIsGoneBeforeTheFirstContact) {
+    b.reset();
+    nixl_status_t status = NIXL_SUCCESS;
+    EXPECT_TRUE(eventually([&] {
+        a->getNotifs(at_alice); // progress
+        status = a->genNotif("bob", "is anybody there?");
+        return status < 0;
+    }));
+    EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT) << takeBackendSentence("");
+    EXPECT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+}
+
 // ---- Cancelling ----------------------------------------------------------------------------------------------------
 
 TEST_P(EnginePair, SettlesACancelledRequestBeforeItIsFinal) {

@@ -15,6 +15,7 @@ namespace {
 // How long nothing must happen before workers are destroyed.
 constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
+constexpr unsigned kMinorThatEndsBusyWorkers = 21;
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
 constexpr unsigned kTendEvery = 8192;
@@ -55,15 +56,18 @@ Runtime::startAll() {
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
     if (auto status = createFabric(Fabric::kPlain); !status.ok()) return status;
-    if (auto status = createFabric(Fabric::kLocal); !status.ok()) {
+    auto status = createFabric(Fabric::kLocal);
+    if (status.ok()) {
+        auto beacon = Beacon::create();
+        if (beacon.ok()) beacon_ = *std::move(beacon);
+        status = std::move(beacon).status();
+    }
+    if (!status.ok()) {
         NIXL_INFO << "ucx: no shared memory with peers of this host: " << status.message();
         workers_[static_cast<size_t>(Fabric::kLocal)].clear();
         contexts_[static_cast<size_t>(Fabric::kLocal)].reset();
     }
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path();
-    if (hasLocalFabric()) {
-        if (auto beacon = Beacon::create(); beacon.ok()) beacon_ = *std::move(beacon);
-    }
     return createThreads();
 }
 
@@ -276,6 +280,19 @@ Runtime::removeMemory(LocalMemory &memory) {
     memories_.erase(&memory);
 }
 
+/// The plain workers are neither destroyed nor driven any more. What UCX holds goes with the process.
+void
+Runtime::leaveInPlace() {
+    static auto &workers = *new std::vector<std::unique_ptr<Worker>>;
+    static auto &contexts = *new std::vector<std::unique_ptr<Context>>;
+    static std::mutex mutex;
+    std::lock_guard lock(mutex);
+    auto &plain = workers_[static_cast<size_t>(Fabric::kPlain)];
+    std::move(plain.begin(), plain.end(), std::back_inserter(workers));
+    plain.clear();
+    contexts.push_back(std::move(contexts_[static_cast<size_t>(Fabric::kPlain)]));
+}
+
 void
 Runtime::shutDown() {
     for (auto &[name, connection] : peers_) {
@@ -307,13 +324,27 @@ Runtime::shutDown() {
         progressAll(); // requests that were outstanding learn of it
     }
     closing_.clear();
-    // UCX 1.13 aborts in ucp_worker_destroy while a peer's greeting is unanswered: let it answer or find it gone.
-    for (auto silent_since = std::chrono::steady_clock::now();
-         std::chrono::steady_clock::now() < std::min(silent_since + kSilence, deadline);) {
-        if (progressAll()) silent_since = std::chrono::steady_clock::now();
+    const auto answersAll = [&] { // over shared memory an open answer does no harm, and one to the dead stays open
+        auto &plain = workers_[static_cast<size_t>(Fabric::kPlain)];
+        return std::all_of(plain.begin(), plain.end(), [](const auto &worker) {
+            std::lock_guard lock(worker->mutex());
+            return worker->idle();
+        });
+    };
+    // Let them answer the greetings and transfers of peers.
+    bool idle = false;
+    for (auto silent_since = std::chrono::steady_clock::now(), now = silent_since; !idle && now < deadline;
+         now = std::chrono::steady_clock::now()) {
+        if (progressAll()) silent_since = now;
+        idle = now >= silent_since + kSilence && answersAll();
     }
 
     for (LocalMemory *memory : memories_) memory->unmap();
+    if (!idle && library_->minorVersion() < kMinorThatEndsBusyWorkers) {
+        NIXL_INFO << "ucx: agent " << quoted(agent_)
+                  << " shuts down while peers on the network use it; UCX's workers for them stay in place";
+        leaveInPlace();
+    }
     for (auto &fabric : workers_) fabric.clear();
     for (auto &context : contexts_) context.reset();
     beacon_.reset(); // peers may now count on silence

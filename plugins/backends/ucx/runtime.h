@@ -165,6 +165,8 @@ private:
     void
     bury(std::shared_ptr<Connection> connection);
     void
+    leaveInPlace();
+    void
     shutDown();
 
     const std::string agent_;

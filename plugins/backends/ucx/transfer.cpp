@@ -339,8 +339,8 @@ Transfer::check() {
         Lane &lane = lanes_.front();
         const bool shared = lane.workerIndex() < runtime_.options().num_workers;
         runtime_.progress(shared ? &lane.worker() : nullptr);
-        // With a progress thread that one watches the beacon.
-        if (!runtime_.hasProgressThread() && connection_->beaconFd() >= 0) {
+        // With a progress thread that one watches the beacon, as long as the peer is known.
+        if ((!runtime_.hasProgressThread() || connection_->gone()) && connection_->beaconFd() >= 0) {
             const auto now = Clock::now();
             if (now - looked_at_ > kDeathLookInterval) {
                 looked_at_ = now;
