@@ -63,11 +63,12 @@ function(nx_add_test name)
   endif()
 endfunction()
 
-# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp TEST_SOURCES fake.cpp)
+# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp HOSTILE_TESTS bad.cpp)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
-# program nx_backend_<name>_tests, which sees the backend's own headers. DEPENDS are module names (wire, kit).
+# programs nx_backend_<name>_tests and, for tests that fork before the vendor's library is there,
+# nx_backend_<name>_hostile_tests; both see the backend's own headers. DEPENDS are module names (wire, kit).
 function(nx_add_backend name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;HOSTILE_TESTS" ${ARGN})
   if(name IN_LIST NIXL_DISABLE_PLUGINS)
     message(STATUS "backend ${name}: left out (NIXL_DISABLE_PLUGINS)")
     return()
@@ -99,13 +100,16 @@ function(nx_add_backend name)
                           BUILD_RPATH "$ORIGIN/.." INSTALL_RPATH "$ORIGIN/..")
   endif()
   set_property(GLOBAL APPEND PROPERTY NX_BACKENDS ${name})
-  if(NIXL_TESTS AND ARG_TESTS)
-    nx_add_test(nx_backend_${lower}_tests SOURCES ${ARG_TESTS} $<TARGET_OBJECTS:${objects}> ${support}
-                LIBS ${ARG_LIBS})
-    target_include_directories(nx_backend_${lower}_tests PRIVATE
-                               $<TARGET_PROPERTY:${objects},INTERFACE_INCLUDE_DIRECTORIES>)
-    target_link_libraries(nx_backend_${lower}_tests PRIVATE nixl)
-  endif()
+  foreach(kind IN ITEMS tests hostile_tests)
+    string(TOUPPER ARG_${kind} sources)
+    if(NIXL_TESTS AND ${sources})
+      nx_add_test(nx_backend_${lower}_${kind} SOURCES ${${sources}} $<TARGET_OBJECTS:${objects}> ${support}
+                  LIBS ${ARG_LIBS})
+      target_include_directories(nx_backend_${lower}_${kind} PRIVATE
+                                 $<TARGET_PROPERTY:${objects},INTERFACE_INCLUDE_DIRECTORIES>)
+      target_link_libraries(nx_backend_${lower}_${kind} PRIVATE nixl)
+    endif()
+  endforeach()
 endfunction()
 
 # The table of built-in backends, made from the nx_add_backend calls.

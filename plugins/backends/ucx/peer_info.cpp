@@ -7,6 +7,7 @@
 #include <fstream>
 #include <unistd.h>
 
+#include "ucx/address.h"
 #include "wire/writer.h"
 
 namespace nx::ucx {
@@ -69,20 +70,6 @@ decodePeerInfo(std::string_view bytes) {
     return info;
 }
 
-Status
-checkAddress(std::string_view address) {
-    if (address.size() < kAddressBytesMin || address.size() > kAddressBytesMax) {
-        return {NIXL_ERR_INVALID_PARAM,
-                "a UCX address of " + std::to_string(address.size()) + " bytes cannot be one (" +
-                    std::to_string(kAddressBytesMin) + " to " + std::to_string(kAddressBytesMax) + ")"};
-    }
-    // The low half of the first byte is the format's version; there are two.
-    if ((static_cast<unsigned char>(address[0]) & 0xf) > 1) {
-        return {NIXL_ERR_INVALID_PARAM, "the UCX address has a format of an unknown version"};
-    }
-    return {};
-}
-
 std::string
 encodeKeys(const Keys &keys) {
     std::string bytes = keys.plain;
@@ -106,10 +93,9 @@ decodeKeys(std::string_view bytes) {
             bytes = bytes.substr(0, lengths[0]);
         }
     }
-    if (bytes.size() < kKeyBytesMin || bytes.size() > kKeyBytesMax || keys.local.size() > kKeyBytesMax) {
-        return {NIXL_ERR_INVALID_PARAM,
-                "a memory key of " + std::to_string(bytes.size()) + " bytes cannot be one of UCX (" +
-                    std::to_string(kKeyBytesMin) + " to " + std::to_string(kKeyBytesMax) + ")"};
+    if (auto status = checkKey(bytes); !status.ok()) return status;
+    if (!keys.local.empty()) {
+        if (auto status = checkKey(keys.local); !status.ok()) return std::move(status).withContext("same-host key");
     }
     keys.plain = bytes;
     return keys;

@@ -14,9 +14,6 @@
 
 namespace nx::ucx {
 
-/// UCX takes an address without its length, so nonsense ends the process: an address that cannot be one is refused.
-inline constexpr size_t kAddressBytesMin = 10, kAddressBytesMax = 64 << 10;
-inline constexpr size_t kKeyBytesMin = 8, kKeyBytesMax = 64 << 10;
 inline constexpr size_t kPeerWorkersMax = 128;
 
 /// Processes with equal identities may share memory: same boot of a machine, same namespaces, same user.
@@ -32,13 +29,9 @@ struct PeerInfo {
 std::string
 encodePeerInfo(const PeerInfo &info);
 
-/// MISMATCH: not a peer info.
+/// MISMATCH: not a peer info. The addresses in it are checked.
 Result<PeerInfo>
 decodePeerInfo(std::string_view bytes);
-
-/// INVALID_PARAM: `address` cannot be a worker's address.
-Status
-checkAddress(std::string_view address);
 
 struct Keys {
     std::string plain;
@@ -49,7 +42,7 @@ struct Keys {
 std::string
 encodeKeys(const Keys &keys);
 
-/// Bytes without a sound tail of ours are a plain key. INVALID_PARAM: it cannot be one.
+/// Bytes without a sound tail of ours are a plain key. INVALID_PARAM: a key is none, see checkKey.
 Result<Keys>
 decodeKeys(std::string_view bytes);
 

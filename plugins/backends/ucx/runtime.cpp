@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "ucx/address.h"
 #include "ucx/memory.h"
 #include "utils/common/nixl_log.h"
 

@@ -1,0 +1,285 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/address.h"
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+namespace nx::ucx {
+
+namespace {
+
+/// Steps through the bytes; knows how many remain, so it cannot read past their end. The first failure stays and
+/// everything after it is zero or empty.
+class Cursor {
+public:
+    Cursor(std::string_view object, std::string_view bytes) : object_(object), bytes_(bytes) {}
+
+    bool
+    ok() const noexcept {
+        return status_.ok();
+    }
+
+    size_t
+    remaining() const noexcept {
+        return bytes_.size() - position_;
+    }
+
+    std::string_view
+    take(std::string_view field, size_t count) {
+        if (ok() && count > remaining()) {
+            fail(std::string(field) + " has " + std::to_string(count) + " bytes, " + std::to_string(remaining()) +
+                 " remain");
+        }
+        if (!ok()) return {};
+        position_ += count;
+        return bytes_.substr(position_ - count, count);
+    }
+
+    template<class Value>
+    Value
+    value(std::string_view field) {
+        Value read{};
+        if (const auto bytes = take(field, sizeof read); ok()) std::memcpy(&read, bytes.data(), sizeof read);
+        return read;
+    }
+
+    /// Requires remaining() > 0.
+    uint8_t
+    peek() const {
+        return static_cast<uint8_t>(bytes_[position_]);
+    }
+
+    uint8_t
+    byte(std::string_view field) {
+        return value<uint8_t>(field);
+    }
+
+    void
+    fail(const std::string &reason) {
+        if (!ok()) return;
+        status_ = {NIXL_ERR_INVALID_PARAM,
+                   "this is no " + std::string(object_) + " of UCX: at byte " + std::to_string(position_) + " of " +
+                       std::to_string(bytes_.size()) + " " + reason};
+    }
+
+    Status
+    status() && {
+        return std::move(status_);
+    }
+
+private:
+    const std::string_view object_;
+    const std::string_view bytes_;
+    size_t position_ = 0;
+    Status status_;
+};
+
+// ---- Worker addresses -----------------------------------------------------------------------------------------------
+
+enum class Version : uint8_t { k1 = 0, k2 = 1 };
+
+// Header
+constexpr uint8_t kVersionMask = 0x0f, kHasName = 1, kHasUuid = 2, kHasClient = 4;
+constexpr uint8_t kNoDevices = 0xff;
+// Flags beside the lengths
+constexpr uint8_t kLast = 0x80, kEmptyDevice = 0x80, kHasPaths = 0x40, kHasSystemDevice = 0x20, kHasEndpoint = 0x40;
+constexpr uint8_t kDeviceLengthMask = 0x1f, kInterfaceLengthMask = 0x3f;
+constexpr unsigned kDomainsMax = 64;
+
+/// UCX has the names of transports in addresses as checksums.
+constexpr uint16_t
+nameChecksum(std::string_view name) {
+    uint16_t checksum = 0xffff;
+    for (const char character : name) {
+        checksum ^= static_cast<uint8_t>(character);
+        for (int bit = 0; bit < 8; ++bit) {
+            checksum = static_cast<uint16_t>((checksum >> 1) ^ (checksum & 1 ? 0x8408 : 0));
+        }
+    }
+    return static_cast<uint16_t>(~checksum);
+}
+
+/// A transport takes its parts of an address for granted. UCX ignores those it does not know.
+struct Transport {
+    uint16_t checksum;
+    uint8_t device_bytes_min, interface_bytes_min;
+    bool maps_segments = false; ///< its keys name memory of the peer that is then mapped, unchecked
+};
+
+constexpr Transport kTransports[] = {
+    {nameChecksum("self"), 0, 8},         {nameChecksum("tcp"), 6, 2},
+    {nameChecksum("posix"), 8, 8, true},  {nameChecksum("sysv"), 8, 8, true},
+    {nameChecksum("xpmem"), 8, 8},        {nameChecksum("cma"), 8, 4},
+    {nameChecksum("knem"), 8, 0},         {nameChecksum("rc_verbs"), 3, 0},
+    {nameChecksum("rc_mlx5"), 3, 1},      {nameChecksum("rc_gda"), 3, 0},
+    {nameChecksum("dc_mlx5"), 3, 1},      {nameChecksum("gga_mlx5"), 3, 1},
+    {nameChecksum("ud_verbs"), 3, 3},     {nameChecksum("ud_mlx5"), 3, 3},
+    {nameChecksum("srd"), 3, 1},          {nameChecksum("cuda_copy"), 0, 8},
+    {nameChecksum("cuda_ipc"), 8, 4},     {nameChecksum("gdr_copy"), 0, 8},
+    {nameChecksum("rocm_copy"), 0, 8},    {nameChecksum("rocm_ipc"), 8, 4},
+};
+
+struct Device {
+    uint8_t domain;
+    size_t address_bytes;
+};
+
+class Address {
+public:
+    explicit Address(std::string_view bytes) : cursor_("worker address", bytes) {
+        if (bytes.size() < kAddressBytesMin || bytes.size() > kAddressBytesMax) {
+            cursor_.fail("it ends; it must have " + std::to_string(kAddressBytesMin) + " to " +
+                         std::to_string(kAddressBytesMax) + " bytes");
+        }
+        header();
+        if (cursor_.remaining() == 1 && cursor_.peek() == kNoDevices) return;
+        bool last = false;
+        while (cursor_.ok() && !last) last = device();
+        if (cursor_.remaining() > 0) cursor_.fail("it should end");
+    }
+
+    Status
+    status() && {
+        return std::move(cursor_).status();
+    }
+
+    uint64_t
+    segmentDomains() const noexcept {
+        return segment_domains_;
+    }
+
+private:
+    void
+    header() {
+        const uint8_t first = cursor_.byte("header");
+        version_ = static_cast<Version>(first & kVersionMask);
+        if (version_ > Version::k2) cursor_.fail("the format has an unknown version");
+        const uint8_t flags = version_ == Version::k1 ? first >> 4 : cursor_.byte("header");
+        if (version_ == Version::k1 || flags & kHasUuid) cursor_.take("identifier", sizeof(uint64_t));
+        if (flags & kHasClient) cursor_.take("client identifier", sizeof(uint64_t));
+        if (flags & kHasName) cursor_.take("name", cursor_.byte("name length"));
+    }
+
+    /// True if it is the last one.
+    bool
+    device() {
+        const Extended domain = extended("memory domain", version_ == Version::k1 ? 0x1f : 0x7f);
+        const Extended length = extended("device address length", kDeviceLengthMask);
+        if (length.flags & kHasPaths && cursor_.byte("number of paths") == 0) cursor_.fail("there is no path");
+        if (length.flags & kHasSystemDevice) cursor_.byte("system device");
+        cursor_.take("device address", length.value);
+        bool last = domain.flags & kEmptyDevice;
+        if (!last && domain.value >= kDomainsMax) cursor_.fail("there cannot be that many memory domains");
+        while (cursor_.ok() && !last) last = transport({domain.value, length.value});
+        return length.flags & kLast;
+    }
+
+    /// True if it is the last one of its device.
+    bool
+    transport(const Device &device) {
+        const auto checksum = cursor_.value<uint16_t>("transport");
+        version_ == Version::k1 ? attributes() : shortAttributes();
+        const Extended length = extended("interface address length", kInterfaceLengthMask);
+        cursor_.take("interface address", length.value);
+        // Endpoints are named in messages between workers, not in what a worker gives away.
+        if (length.flags & kHasEndpoint) cursor_.fail("an endpoint is named");
+        for (const Transport &known : kTransports) {
+            if (known.checksum != checksum) continue;
+            if (device.address_bytes < known.device_bytes_min || length.value < known.interface_bytes_min) {
+                cursor_.fail("the address is too short for its transport");
+            }
+            if (known.maps_segments && cursor_.ok()) segment_domains_ |= uint64_t{1} << device.domain;
+        }
+        return length.flags & kLast;
+    }
+
+    // UCX computes with these and, with an odd one among them, chooses nonsense or fails an assertion.
+    void
+    attributes() {
+        constexpr float kSecondsMax = 1e3F, kBytesPerSecondMax = 1e18F;
+        const auto overhead = cursor_.value<float>("overhead"), bandwidth = cursor_.value<float>("bandwidth"),
+                   latency = cursor_.value<float>("latency");
+        for (const float seconds : {overhead, latency}) {
+            if (!(seconds >= 0 && seconds <= kSecondsMax)) cursor_.fail("a time is impossible");
+        }
+        if (!(bandwidth > 0 && bandwidth <= kBytesPerSecondMax)) cursor_.fail("the bandwidth is impossible");
+        cursor_.take("priority and abilities", sizeof(uint32_t));
+    }
+
+    /// Version 2 has these in a byte each: a fraction and an exponent, of which 0 means zero and 15 no number.
+    void
+    shortAttributes() {
+        constexpr uint8_t kExponent = 0x0f;
+        const uint8_t overhead = cursor_.byte("overhead"), bandwidth = cursor_.byte("bandwidth"),
+                      latency = cursor_.byte("latency");
+        for (const uint8_t seconds : {overhead, latency}) {
+            if ((seconds & kExponent) == kExponent) cursor_.fail("a time is impossible");
+        }
+        if ((bandwidth & kExponent) == kExponent || (bandwidth & kExponent) == 0) {
+            cursor_.fail("the bandwidth is impossible");
+        }
+        cursor_.take("priority, segment size and abilities", 5);
+    }
+
+    struct Extended {
+        uint8_t flags;
+        uint8_t value;
+    };
+
+    /// A value in the bits of `mask` beside flags. In version 2 all of them set mean that it stands in the next byte.
+    Extended
+    extended(std::string_view field, uint8_t mask) {
+        const uint8_t byte = cursor_.byte(field);
+        uint8_t value = byte & mask;
+        if (version_ == Version::k2 && value == mask) value = cursor_.byte(field);
+        return {static_cast<uint8_t>(byte & ~mask), value};
+    }
+
+    Cursor cursor_;
+    Version version_ = Version::k1;
+    uint64_t segment_domains_ = 0;
+};
+
+} // namespace
+
+Status
+checkAddress(std::string_view address) {
+    return Address(address).status();
+}
+
+uint64_t
+segmentDomains(std::string_view address) {
+    return Address(address).segmentDomains();
+}
+
+// ---- Memory keys ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr uint8_t kMemoryTypeMax = 8; // UCX takes it for an index
+
+// Behind the keys of the domains: a system device, and the distance (3 bytes) to each device there.
+constexpr size_t kTailBytesMax = 1 + 3 * 256;
+
+} // namespace
+
+Status
+checkKey(std::string_view key, uint64_t refused_domains) {
+    Cursor cursor("memory key", key);
+    if (key.size() < kKeyBytesMin || key.size() > kKeyBytesMax) {
+        cursor.fail("it ends; it must have " + std::to_string(kKeyBytesMin) + " to " + std::to_string(kKeyBytesMax) +
+                    " bytes");
+    }
+    const auto domains = cursor.value<uint64_t>("memory domains");
+    if (domains & refused_domains) cursor.fail("a domain is named whose keys lead to any memory of this process");
+    if (cursor.byte("memory type") > kMemoryTypeMax) cursor.fail("the memory type is unknown");
+    for (int i = std::popcount(domains); i > 0 && cursor.ok(); --i) {
+        cursor.take("a domain's key", cursor.byte("length of a domain's key"));
+    }
+    if (cursor.remaining() > kTailBytesMax) cursor.fail("it should end");
+    return std::move(cursor).status();
+}
+
+} // namespace nx::ucx

@@ -1,0 +1,35 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What UCX packs for peers: worker addresses and memory keys. UCX is given both without their length, trusts what is
+// in them and reads past their end or ends the process on damaged ones, so they are checked here before it sees them.
+// The formats are those of UCX 1.11 and later (docs/wire.md). Pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace nx::ucx {
+
+inline constexpr size_t kAddressBytesMin = 10, kAddressBytesMax = 64 << 10;
+inline constexpr size_t kKeyBytesMin = 9, kKeyBytesMax = 64 << 10;
+
+/// INVALID_PARAM, with the offset and field at fault: not the address of a worker, whole and with values that UCX can
+/// compute with. It need not be one that can be reached.
+Status
+checkAddress(std::string_view address);
+
+/// The memory domains, as bits, whose keys UCX maps into this process unchecked. They hold what UCX allocated itself,
+/// which engines of NIXL do not give away. `address` is checked.
+uint64_t
+segmentDomains(std::string_view address);
+
+/// INVALID_PARAM likewise: not a packed memory key, or one of `refused_domains`. Bytes that later versions of UCX append
+/// are let through, within bounds; UCX ignores them too.
+Status
+checkKey(std::string_view key, uint64_t refused_domains = 0);
+
+} // namespace nx::ucx
