@@ -63,12 +63,14 @@ function(nx_add_test name)
   endif()
 endfunction()
 
-# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp HOSTILE_TESTS bad.cpp)
+# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp AGENT_TESTS agent_test.cpp
+#                HOSTILE_TESTS hostile_test.cpp)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
-# programs nx_backend_<name>_tests and, for tests that fork before the vendor's library is there,
-# nx_backend_<name>_hostile_tests; both see the backend's own headers. DEPENDS are module names (wire, kit).
+# programs nx_backend_<name>_tests, ..._agent_tests (for tests with an agent that loads the plugin) and
+# ..._hostile_tests (for tests that fork before the vendor's library is there). All see the backend's own headers.
+# DEPENDS are module names (wire, kit).
 function(nx_add_backend name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;HOSTILE_TESTS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS" ${ARGN})
   if(name IN_LIST NIXL_DISABLE_PLUGINS)
     message(STATUS "backend ${name}: left out (NIXL_DISABLE_PLUGINS)")
     return()
@@ -100,7 +102,7 @@ function(nx_add_backend name)
                           BUILD_RPATH "$ORIGIN/.." INSTALL_RPATH "$ORIGIN/..")
   endif()
   set_property(GLOBAL APPEND PROPERTY NX_BACKENDS ${name})
-  foreach(kind IN ITEMS tests hostile_tests)
+  foreach(kind IN ITEMS tests agent_tests hostile_tests)
     string(TOUPPER ARG_${kind} sources)
     if(NIXL_TESTS AND ${sources})
       nx_add_test(nx_backend_${lower}_${kind} SOURCES ${${sources}} $<TARGET_OBJECTS:${objects}> ${support}

@@ -87,6 +87,8 @@ constexpr uint8_t kNoDevices = 0xff;
 constexpr uint8_t kLast = 0x80, kEmptyDevice = 0x80, kHasPaths = 0x40, kHasSystemDevice = 0x20, kHasEndpoint = 0x40;
 constexpr uint8_t kDeviceLengthMask = 0x1f, kInterfaceLengthMask = 0x3f;
 constexpr unsigned kDomainsMax = 64;
+// Attributes in version 2: sizes are in units of 64 bytes
+constexpr uint16_t kTakesMessages = 2, kSegmentSizeMin = 4;
 
 /// UCX has the names of transports in addresses as checksums.
 constexpr uint16_t
@@ -121,6 +123,19 @@ constexpr Transport kTransports[] = {
     {nameChecksum("rocm_copy"), 0, 8},    {nameChecksum("rocm_ipc"), 8, 4},
 };
 
+constexpr uint16_t kPosix = nameChecksum("posix");
+
+/// A segment lies with a process or with the system; else its folder must follow. `address` has 8 bytes or more.
+bool
+namesPosixSegment(std::string_view address) {
+    constexpr uint64_t kInProcess = uint64_t{1} << 63, kInSystem = uint64_t{1} << 62, kWithNamespace = uint64_t{1} << 60;
+    uint64_t segment;
+    std::memcpy(&segment, address.data(), sizeof segment);
+    const std::string_view rest = address.substr(sizeof segment);
+    if (segment & kWithNamespace && rest.size() < sizeof(uint32_t)) return false;
+    return segment & (kInProcess | kInSystem) || (!rest.empty() && rest.back() == '\0');
+}
+
 struct Device {
     uint8_t domain;
     size_t address_bytes;
@@ -134,8 +149,8 @@ public:
                          std::to_string(kAddressBytesMax) + " bytes");
         }
         header();
-        if (cursor_.remaining() == 1 && cursor_.peek() == kNoDevices) return;
-        bool last = false;
+        bool last = cursor_.ok() && cursor_.remaining() > 0 && cursor_.peek() == kNoDevices;
+        if (last) cursor_.byte("no devices");
         while (cursor_.ok() && !last) last = device();
         if (cursor_.remaining() > 0) cursor_.fail("it should end");
     }
@@ -182,13 +197,16 @@ private:
         const auto checksum = cursor_.value<uint16_t>("transport");
         version_ == Version::k1 ? attributes() : shortAttributes();
         const Extended length = extended("interface address length", kInterfaceLengthMask);
-        cursor_.take("interface address", length.value);
+        const std::string_view address = cursor_.take("interface address", length.value);
         // Endpoints are named in messages between workers, not in what a worker gives away.
         if (length.flags & kHasEndpoint) cursor_.fail("an endpoint is named");
         for (const Transport &known : kTransports) {
             if (known.checksum != checksum) continue;
             if (device.address_bytes < known.device_bytes_min || length.value < known.interface_bytes_min) {
                 cursor_.fail("the address is too short for its transport");
+            }
+            if (checksum == kPosix && cursor_.ok() && !namesPosixSegment(address)) {
+                cursor_.fail("the shared-memory segment has no place");
             }
             if (known.maps_segments && cursor_.ok()) segment_domains_ |= uint64_t{1} << device.domain;
         }
@@ -220,7 +238,9 @@ private:
         if ((bandwidth & kExponent) == kExponent || (bandwidth & kExponent) == 0) {
             cursor_.fail("the bandwidth is impossible");
         }
-        cursor_.take("priority, segment size and abilities", 5);
+        cursor_.byte("priority");
+        const auto segment_size = cursor_.value<uint16_t>("segment size"), abilities = cursor_.value<uint16_t>("abilities");
+        if (abilities & kTakesMessages && segment_size < kSegmentSizeMin) cursor_.fail("the segments are too small");
     }
 
     struct Extended {

@@ -4,6 +4,7 @@
 
 #include <poll.h>
 
+#include "ucx/address.h"
 #include "ucx/beacon.h"
 #include "ucx/runtime.h"
 
@@ -21,6 +22,7 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
       address_(std::move(address)),
       fabric_(static_cast<int>(Fabric::kPlain)) {
     for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
+    refused_domains_.plain = segmentDomains(address_);
 }
 
 Connection::~Connection() {
@@ -35,6 +37,7 @@ Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (!beacon.ok()) return;
     beacon_ = *std::move(beacon);
     local_addresses_ = info.local_addresses;
+    refused_domains_.local = segmentDomains(local_addresses_.front());
     fabric_ = kUndecided;
     runtime_.watch(*this);
 }

@@ -41,6 +41,12 @@ public:
         return address_;
     }
 
+    /// Which keys of this peer must not be used.
+    const RefusedDomains &
+    refusedDomains() const noexcept {
+        return refused_domains_;
+    }
+
     /// The peer is one of ours; call before the first use.
     void
     setPeerInfo(const PeerInfo &info, bool same_host);
@@ -96,6 +102,7 @@ private:
     const std::string name_;
     const std::string address_;
     std::vector<std::string> local_addresses_; ///< constant after setPeerInfo
+    RefusedDomains refused_domains_;           ///< constant after setPeerInfo
     Fd beacon_;                                ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
     std::atomic<bool> ended_{false}; ///< it is known to have ended

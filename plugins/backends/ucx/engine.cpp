@@ -166,7 +166,7 @@ Engine::loadRemoteMD(const nixlBlobDesc &mem,
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    auto keys = decodeKeys(mem.metaInfo);
+    auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains());
     if (!keys.ok()) return failed(keys);
     out = new RemoteMemory(std::make_shared<RemoteRegion>(*runtime_, std::move(connection), *std::move(keys)));
     return NIXL_SUCCESS;

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <map>
 #include <random>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -135,6 +136,12 @@ damaged(const std::string &genuine, uint32_t seed) {
     return bytes;
 }
 
+/// Lock held. The other process may need this processor.
+void
+step(Worker &worker) {
+    if (!worker.progress()) sched_yield();
+}
+
 /// Gives its address and key away and serves whoever comes, until it is killed.
 [[noreturn]] void
 servePeer(const Case &which, Shared &shared) {
@@ -144,7 +151,7 @@ servePeer(const Case &which, Shared &shared) {
     shared.memory = reinterpret_cast<uint64_t>(node.memory);
     shared.peer_ready = true;
     std::lock_guard lock(node.worker->mutex());
-    for (;;) node.worker->progress();
+    for (;;) step(*node.worker);
 }
 
 class Finish final : public Operation {
@@ -174,7 +181,7 @@ use(Node &node, Shared &shared, const std::string &address, const std::string &k
         }
         start(to.flush(finish));
         const auto end = std::chrono::steady_clock::now() + kPatience;
-        while (finish.pending > 0 && std::chrono::steady_clock::now() < end) node.worker->progress();
+        while (finish.pending > 0 && std::chrono::steady_clock::now() < end) step(*node.worker);
         if (finish.pending == 0) ++shared.served;
         to.close(false);
         lock.unlock();

@@ -82,7 +82,7 @@ encodeKeys(const Keys &keys) {
 }
 
 Result<Keys>
-decodeKeys(std::string_view bytes) {
+decodeKeys(std::string_view bytes, const RefusedDomains &refused) {
     Keys keys;
     if (bytes.size() > kTailBytes && bytes.ends_with(kKeyMagic)) {
         uint32_t lengths[2];
@@ -93,9 +93,10 @@ decodeKeys(std::string_view bytes) {
             bytes = bytes.substr(0, lengths[0]);
         }
     }
-    if (auto status = checkKey(bytes); !status.ok()) return status;
+    if (auto status = checkKey(bytes, refused.plain); !status.ok()) return status;
     if (!keys.local.empty()) {
-        if (auto status = checkKey(keys.local); !status.ok()) return std::move(status).withContext("same-host key");
+        auto status = checkKey(keys.local, refused.local);
+        if (!status.ok()) return std::move(status).withContext("same-host key");
     }
     keys.plain = bytes;
     return keys;

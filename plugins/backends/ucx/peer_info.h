@@ -42,8 +42,14 @@ struct Keys {
 std::string
 encodeKeys(const Keys &keys);
 
+/// See segmentDomains; those of the addresses that belong to the keys.
+struct RefusedDomains {
+    uint64_t plain = 0;
+    uint64_t local = 0;
+};
+
 /// Bytes without a sound tail of ours are a plain key. INVALID_PARAM: a key is none, see checkKey.
 Result<Keys>
-decodeKeys(std::string_view bytes);
+decodeKeys(std::string_view bytes, const RefusedDomains &refused = {});
 
 } // namespace nx::ucx

@@ -8,14 +8,20 @@
 
 #include <gtest/gtest.h>
 
+#include "ucx/address.h"
+
 namespace nx::ucx {
 namespace {
 
-const std::string kAddress = std::string("\x20", 1) + std::string(99, 'a');
+// The smallest: without devices.
+const std::string kAddress = "\x20" "12345678\xff";
+// One memory domain, number 0 or 1, whose key has no bytes or three.
+const std::string kPlainKey = std::string("\x01\0\0\0\0\0\0\0\0\0", 10);
+const std::string kLocalKey = std::string("\x02\0\0\0\0\0\0\0\0\3abc", 13);
 
 PeerInfo
 sample() {
-    return {hostIdentity(), "lighthouse", {kAddress, kAddress + "b"}};
+    return {hostIdentity(), "lighthouse", {kAddress, "\x20" "abcdefgh\xff"}};
 }
 
 TEST(PeerInfo, SurvivesTheWire) {
@@ -59,21 +65,13 @@ TEST(PeerInfo, RefusesTooManyWorkersAndShortAddresses) {
     EXPECT_FALSE(decodePeerInfo(encodePeerInfo(brief)).ok());
 }
 
-TEST(CheckAddress, RefusesWhatUcxWouldDieOf) {
-    EXPECT_FALSE(checkAddress("").ok());
-    EXPECT_FALSE(checkAddress("x").ok());
-    EXPECT_FALSE(checkAddress(std::string(kAddressBytesMax + 1, ' ')).ok());
-    EXPECT_FALSE(checkAddress(std::string(100, '\x0f')).ok());
-    EXPECT_TRUE(checkAddress(kAddress).ok());
-}
-
 TEST(HostIdentity, IsStableAndNotEmpty) {
     EXPECT_FALSE(hostIdentity().empty());
     EXPECT_EQ(hostIdentity(), hostIdentity());
 }
 
 TEST(Keys, SurviveTheWire) {
-    const Keys keys{"plain key", "local key of ours"};
+    const Keys keys{kPlainKey, kLocalKey};
     const auto read = decodeKeys(encodeKeys(keys));
     ASSERT_TRUE(read.ok());
     EXPECT_EQ(read->plain, keys.plain);
@@ -81,19 +79,19 @@ TEST(Keys, SurviveTheWire) {
 }
 
 TEST(Keys, BeginWithThePlainKeyForReadersOfNixl) {
-    EXPECT_TRUE(encodeKeys({"plain key", "local key"}).starts_with("plain key"));
-    EXPECT_EQ(encodeKeys({"plain key", ""}), "plain key");
+    EXPECT_TRUE(encodeKeys({kPlainKey, kLocalKey}).starts_with(kPlainKey));
+    EXPECT_EQ(encodeKeys({kPlainKey, ""}), kPlainKey);
 }
 
 TEST(Keys, OfNixlAreReadAsPlain) {
-    const auto read = decodeKeys("0123456789ab");
+    const auto read = decodeKeys(kPlainKey);
     ASSERT_TRUE(read.ok());
-    EXPECT_EQ(read->plain, "0123456789ab");
+    EXPECT_EQ(read->plain, kPlainKey);
     EXPECT_EQ(read->local, "");
 }
 
 TEST(Keys, WithADamagedTailAreReadAsPlain) {
-    std::string bytes = encodeKeys({"plain key", "local key"});
+    std::string bytes = encodeKeys({kPlainKey, kLocalKey});
     bytes[bytes.size() - 9] = '\x7f'; // a length
     const auto read = decodeKeys(bytes);
     ASSERT_TRUE(read.ok());
@@ -105,7 +103,15 @@ TEST(Keys, OfImpossibleLengthAreRefused) {
     EXPECT_EQ(decodeKeys("").code(), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(decodeKeys("1234567").code(), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(decodeKeys(std::string(kKeyBytesMax + 1, 'x')).code(), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(decodeKeys(encodeKeys({"short", "local key"})).code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(decodeKeys(encodeKeys({"short", kLocalKey})).code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(decodeKeys(encodeKeys({kPlainKey, kLocalKey.substr(0, 12)})).code(), NIXL_ERR_INVALID_PARAM);
+}
+
+TEST(Keys, OfRefusedDomainsAreRefused) {
+    const std::string bytes = encodeKeys({kPlainKey, kLocalKey});
+    EXPECT_TRUE(decodeKeys(bytes, {.plain = 2, .local = 1}).ok());
+    EXPECT_EQ(decodeKeys(bytes, {.plain = 1, .local = 0}).code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(decodeKeys(bytes, {.plain = 0, .local = 2}).code(), NIXL_ERR_INVALID_PARAM);
 }
 
 } // namespace

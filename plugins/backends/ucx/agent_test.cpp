@@ -1,0 +1,95 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: metadata with a damaged address or key in it is refused by an agent with a sentence and changes nothing.
+// Method: take genuine metadata apart, damage one part, load it, then load the genuine one and transfer.
+#include <gtest/gtest.h>
+
+#include "support/agent_pair.h"
+#include "ucx/address.h"
+#include "ucx/peer_info.h"
+#include "wire/metadata.h"
+
+namespace nx::ucx {
+namespace {
+
+using nx::test::AgentPair;
+using nx::test::Buffer;
+
+class AgentOverUcx : public testing::Test {
+protected:
+    void
+    SetUp() override {
+        EXPECT_EQ(pair.b->registerMem(nx::test::registrationOf({target.desc()})), NIXL_SUCCESS);
+    }
+
+    /// B's metadata after `damage`, offered to A: what A says.
+    template<class Damage>
+    std::pair<nixl_status_t, std::string>
+    offer(Damage damage) {
+        auto metadata = wire::decodeMetadata(pair.b.metadata());
+        EXPECT_TRUE(metadata.ok()) << metadata.message();
+        damage(*metadata);
+        std::string loaded;
+        const auto status = pair.a->loadRemoteMD(wire::encodeMetadata(*metadata), loaded);
+        EXPECT_EQ(loaded, "");
+        return {status, nixlx::lastError()};
+    }
+
+    void
+    expectThatTheGenuineOneStillLoads() {
+        Buffer source(4096);
+        source.fill(7);
+        EXPECT_EQ(pair.a->checkRemoteMD(pair.b.name, nx::test::listOf({})), NIXL_ERR_NOT_FOUND);
+        EXPECT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
+        pair.exchange();
+        nixlXferReqH *request = nullptr;
+        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
+                                        nx::test::listOf({target.desc()}), pair.b.name, request),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        EXPECT_EQ(target.firstDifference(7), target.size());
+    }
+
+    AgentPair pair{{.backend = "UCX", .params = {}}};
+    Buffer target{4096};
+};
+
+TEST_F(AgentOverUcx, RefusesADamagedAddressAndLoadsTheGenuineOneAfterwards) {
+    const auto [status, sentence] = offer([](wire::Metadata &metadata) { metadata.connections[0].info.pop_back(); });
+    EXPECT_EQ(status, NIXL_ERR_INVALID_PARAM);
+    EXPECT_NE(sentence.find("no worker address of UCX"), std::string::npos) << sentence;
+    expectThatTheGenuineOneStillLoads();
+}
+
+TEST_F(AgentOverUcx, RefusesADamagedKeyAndLoadsTheGenuineOneAfterwards) {
+    const auto [status, sentence] = offer([](wire::Metadata &metadata) {
+        metadata.sections[0].descs[0].metaInfo.resize(kKeyBytesMin);
+        metadata.sections[0].descs[0].metaInfo.front() = '\x01';
+    });
+    EXPECT_EQ(status, NIXL_ERR_INVALID_PARAM);
+    EXPECT_NE(sentence.find("no memory key of UCX"), std::string::npos) << sentence;
+    expectThatTheGenuineOneStillLoads();
+}
+
+TEST_F(AgentOverUcx, RefusesADamagedSameHostAddressAndLoadsTheGenuineOneAfterwards) {
+    bool has_one = false;
+    const auto [status, sentence] = offer([&](wire::Metadata &metadata) {
+        std::string &bytes = metadata.trailer->peer_info.at(0).info;
+        auto info = decodePeerInfo(bytes);
+        ASSERT_TRUE(info.ok()) << info.message();
+        has_one = !info->local_addresses.empty();
+        if (!has_one) return;
+        info->local_addresses[0].pop_back();
+        bytes = encodePeerInfo(*info);
+    });
+    if (!has_one) GTEST_SKIP() << "UCX has no shared memory here";
+    EXPECT_EQ(status, NIXL_ERR_MISMATCH);
+    EXPECT_NE(sentence.find("no worker address of UCX"), std::string::npos) << sentence;
+    expectThatTheGenuineOneStillLoads();
+}
+
+} // namespace
+} // namespace nx::ucx
