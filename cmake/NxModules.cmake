@@ -63,8 +63,8 @@ function(nx_add_test name)
   endif()
 endfunction()
 
-# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp AGENT_TESTS agent_test.cpp
-#                HOSTILE_TESTS hostile_test.cpp)
+# nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp
+#                AGENT_TESTS agent_test.cpp HOSTILE_TESTS hostile_test.cpp)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
 # programs nx_backend_<name>_tests, ..._agent_tests (for tests with an agent that loads the plugin) and
 # ..._hostile_tests (for tests that fork before the vendor's library is there). All see the backend's own headers.

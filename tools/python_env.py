@@ -16,6 +16,8 @@ SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's: the one that has Debian's NumPy 
 WHEELS = BUILD / "wheels"
 MINORS = (11, 12, 13)  # Python 3.x that a wheel is made for
 REQUIREMENTS = ROOT / "tools" / "requirements.txt"
+UCX_PACKAGE = "libucx-cu12==1.22.0"  # its core needs no CUDA
+UCX = BUILD / UCX_PACKAGE.replace("==", "-")
 PACKAGE_SOURCES = ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "cmake", "include", "src", "plugins",
                    "bindings/python")
 
@@ -101,3 +103,19 @@ def install_wheel(run, python, minor):
                      f"{[path.name for path in WHEELS.glob('*.whl')]}")
     run(*pip, "install", "-q", "--no-deps", wheels[0])
     return inside
+
+
+def ensure_ucx(run):
+    """Unpacks UCX_PACKAGE into UCX, unless it is there. Returns the path of its libucp, or None if it cannot be got."""
+    library = UCX / "libucx" / "lib" / "libucp.so.0"
+    if library.is_file():
+        return library
+    unpacked = UCX.with_name(UCX.name + ".part")
+    shutil.rmtree(unpacked, ignore_errors=True)
+    status = run(PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps", "--target", unpacked,
+                 UCX_PACKAGE, check=False)
+    if status != 0:
+        return None
+    shutil.rmtree(UCX, ignore_errors=True)
+    unpacked.rename(UCX)
+    return library

@@ -111,16 +111,13 @@ struct Transport {
 };
 
 constexpr Transport kTransports[] = {
-    {nameChecksum("self"), 0, 8},         {nameChecksum("tcp"), 6, 2},
-    {nameChecksum("posix"), 8, 8, true},  {nameChecksum("sysv"), 8, 8, true},
-    {nameChecksum("xpmem"), 8, 8},        {nameChecksum("cma"), 8, 4},
-    {nameChecksum("knem"), 8, 0},         {nameChecksum("rc_verbs"), 3, 0},
-    {nameChecksum("rc_mlx5"), 3, 1},      {nameChecksum("rc_gda"), 3, 0},
-    {nameChecksum("dc_mlx5"), 3, 1},      {nameChecksum("gga_mlx5"), 3, 1},
-    {nameChecksum("ud_verbs"), 3, 3},     {nameChecksum("ud_mlx5"), 3, 3},
-    {nameChecksum("srd"), 3, 1},          {nameChecksum("cuda_copy"), 0, 8},
-    {nameChecksum("cuda_ipc"), 8, 4},     {nameChecksum("gdr_copy"), 0, 8},
-    {nameChecksum("rocm_copy"), 0, 8},    {nameChecksum("rocm_ipc"), 8, 4},
+    {nameChecksum("self"), 0, 8},       {nameChecksum("tcp"), 6, 2},      {nameChecksum("posix"), 8, 8, true},
+    {nameChecksum("sysv"), 8, 8, true}, {nameChecksum("xpmem"), 8, 8},    {nameChecksum("cma"), 8, 4},
+    {nameChecksum("knem"), 8, 0},       {nameChecksum("rc_verbs"), 3, 0}, {nameChecksum("rc_mlx5"), 3, 1},
+    {nameChecksum("rc_gda"), 3, 0},     {nameChecksum("dc_mlx5"), 3, 1},  {nameChecksum("gga_mlx5"), 3, 1},
+    {nameChecksum("ud_verbs"), 3, 3},   {nameChecksum("ud_mlx5"), 3, 3},  {nameChecksum("srd"), 3, 1},
+    {nameChecksum("cuda_copy"), 0, 8},  {nameChecksum("cuda_ipc"), 8, 4}, {nameChecksum("gdr_copy"), 0, 8},
+    {nameChecksum("rocm_copy"), 0, 8},  {nameChecksum("rocm_ipc"), 8, 4},
 };
 
 constexpr uint16_t kPosix = nameChecksum("posix");
@@ -128,7 +125,8 @@ constexpr uint16_t kPosix = nameChecksum("posix");
 /// A segment lies with a process or with the system; else its folder must follow. `address` has 8 bytes or more.
 bool
 namesPosixSegment(std::string_view address) {
-    constexpr uint64_t kInProcess = uint64_t{1} << 63, kInSystem = uint64_t{1} << 62, kWithNamespace = uint64_t{1} << 60;
+    constexpr uint64_t kInProcess = uint64_t{1} << 63, kInSystem = uint64_t{1} << 62,
+                       kWithNamespace = uint64_t{1} << 60;
     uint64_t segment;
     std::memcpy(&segment, address.data(), sizeof segment);
     const std::string_view rest = address.substr(sizeof segment);
@@ -239,7 +237,8 @@ private:
             cursor_.fail("the bandwidth is impossible");
         }
         cursor_.byte("priority");
-        const auto segment_size = cursor_.value<uint16_t>("segment size"), abilities = cursor_.value<uint16_t>("abilities");
+        const auto segment_size = cursor_.value<uint16_t>("segment size"),
+                   abilities = cursor_.value<uint16_t>("abilities");
         if (abilities & kTakesMessages && segment_size < kSegmentSizeMin) cursor_.fail("the segments are too small");
     }
 

@@ -3,7 +3,7 @@
 //
 // What UCX packs for peers: worker addresses and memory keys. UCX is given both without their length, trusts what is
 // in them and reads past their end or ends the process on damaged ones, so they are checked here before it sees them.
-// The formats are those of UCX 1.11 and later (docs/wire.md). Pure functions.
+// The formats are those of UCX 1.12 and later (docs/wire.md). Pure functions.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +27,8 @@ checkAddress(std::string_view address);
 uint64_t
 segmentDomains(std::string_view address);
 
-/// INVALID_PARAM likewise: not a packed memory key, or one of `refused_domains`. Bytes that later versions of UCX append
-/// are let through, within bounds; UCX ignores them too.
+/// INVALID_PARAM likewise: not a packed memory key, or one of `refused_domains`. Bytes that later versions of UCX
+/// append are let through, within bounds; UCX ignores them too.
 Status
 checkKey(std::string_view key, uint64_t refused_domains = 0);
 

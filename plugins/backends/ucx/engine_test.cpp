@@ -506,6 +506,13 @@ TEST_P(EnginePair, RefusesAddressesAndKeysThatWouldEndTheProcess) {
     EXPECT_EQ(a->loadPeerInfo("bob", "nonsense"), NIXL_ERR_MISMATCH);
 }
 
+TEST_P(EnginePair, RefusesAPeerThatNoTransportReachesAndGoesOn) {
+    const std::string nowhere = std::string("\x20", 1) + "12345678" + '\xff'; // an address without devices
+    ASSERT_EQ(a->loadRemoteConnInfo("eve", nowhere), NIXL_SUCCESS);
+    EXPECT_EQ(a->connect("eve"), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(a->connect("bob"), NIXL_SUCCESS);
+}
+
 TEST_P(EnginePair, ReportsAPeerThatHasShutDown) {
     Region source(*a, 4096);
     Region target(*b, 4096);

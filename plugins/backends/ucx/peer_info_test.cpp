@@ -14,14 +14,19 @@ namespace nx::ucx {
 namespace {
 
 // The smallest: without devices.
-const std::string kAddress = "\x20" "12345678\xff";
+const std::string kAddress = "\x20"
+                             "12345678\xff";
 // One memory domain, number 0 or 1, whose key has no bytes or three.
 const std::string kPlainKey = std::string("\x01\0\0\0\0\0\0\0\0\0", 10);
 const std::string kLocalKey = std::string("\x02\0\0\0\0\0\0\0\0\3abc", 13);
 
 PeerInfo
 sample() {
-    return {hostIdentity(), "lighthouse", {kAddress, "\x20" "abcdefgh\xff"}};
+    return {hostIdentity(),
+            "lighthouse",
+            {kAddress,
+             "\x20"
+             "abcdefgh\xff"}};
 }
 
 TEST(PeerInfo, SurvivesTheWire) {
