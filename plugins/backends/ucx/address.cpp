@@ -111,13 +111,12 @@ struct Transport {
 };
 
 constexpr Transport kTransports[] = {
-    {nameChecksum("self"), 0, 8},       {nameChecksum("tcp"), 6, 2},      {nameChecksum("posix"), 8, 8, true},
-    {nameChecksum("sysv"), 8, 8, true}, {nameChecksum("xpmem"), 8, 8},    {nameChecksum("cma"), 8, 4},
-    {nameChecksum("knem"), 8, 0},       {nameChecksum("rc_verbs"), 3, 0}, {nameChecksum("rc_mlx5"), 3, 1},
-    {nameChecksum("rc_gda"), 3, 0},     {nameChecksum("dc_mlx5"), 3, 1},  {nameChecksum("gga_mlx5"), 3, 1},
-    {nameChecksum("ud_verbs"), 3, 3},   {nameChecksum("ud_mlx5"), 3, 3},  {nameChecksum("srd"), 3, 1},
-    {nameChecksum("cuda_copy"), 0, 8},  {nameChecksum("cuda_ipc"), 8, 4}, {nameChecksum("gdr_copy"), 0, 8},
-    {nameChecksum("rocm_copy"), 0, 8},  {nameChecksum("rocm_ipc"), 8, 4},
+    {nameChecksum("self"), 0, 8},      {nameChecksum("tcp"), 6, 2},      {nameChecksum("posix"), 8, 8, true},
+    {nameChecksum("cma"), 8, 4},       {nameChecksum("knem"), 8, 0},     {nameChecksum("sysv"), 8, 8, true},
+    {nameChecksum("xpmem"), 8, 8},     {nameChecksum("rc_verbs"), 3, 0}, {nameChecksum("rc_mlx5"), 3, 1},
+    {nameChecksum("dc_mlx5"), 3, 1},   {nameChecksum("ud_verbs"), 3, 3}, {nameChecksum("ud_mlx5"), 3, 3},
+    {nameChecksum("cuda_copy"), 0, 8}, {nameChecksum("cuda_ipc"), 1, 1}, {nameChecksum("gdr_copy"), 0, 8},
+    {nameChecksum("rocm_copy"), 0, 8}, {nameChecksum("rocm_ipc"), 1, 1},
 };
 
 constexpr uint16_t kPosix = nameChecksum("posix");
@@ -292,7 +291,7 @@ checkKey(std::string_view key, uint64_t refused_domains) {
                     " bytes");
     }
     const auto domains = cursor.value<uint64_t>("memory domains");
-    if (domains & refused_domains) cursor.fail("a domain is named whose keys lead to any memory of this process");
+    if (domains & refused_domains) cursor.fail("a domain is named whose memory would be mapped unchecked");
     if (cursor.byte("memory type") > kMemoryTypeMax) cursor.fail("the memory type is unknown");
     for (int i = std::popcount(domains); i > 0 && cursor.ok(); --i) {
         cursor.take("a domain's key", cursor.byte("length of a domain's key"));
