@@ -129,6 +129,17 @@ TEST_F(RequestLimits, ATransferThatDoesNotSettleIsForcedAndItsPeerIsLost) {
     EXPECT_EQ(pair->run(again), NIXL_SUCCESS);
 }
 
+TEST_F(RequestLimits, APeerThatDiesWhileItsRequestSettlesIsLostToo) {
+    gated().fail(EngineCall::kForceQuiet, NIXL_ERR_NOT_SUPPORTED);
+    gated().holdCancelled();
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_TRUE(eventually([&] { return agent().getXferStatus(request) == NIXL_IN_PROG && report().settling; }));
+    gated().abort(0, NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT);
+    EXPECT_EQ(agent().checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
+}
+
 TEST_F(RequestLimits, AStallEndsWithTimeoutAndProgressPostponesIt) {
     constexpr milliseconds kStall{100};
     limit({.stall = kStall});

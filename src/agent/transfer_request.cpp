@@ -276,6 +276,7 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
         return status_;
     }
     if (settling && cause_ != Cause::kAsked) {
+        if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) severed_.store(true, std::memory_order_relaxed);
         status_ = NIXL_ERR_TIMEOUT;
         error_ = timeoutSentenceLocked();
     } else if (settling && (engine_status == NIXL_ERR_CANCELED || severed())) {

@@ -91,7 +91,7 @@ public:
     nixl_status_t
     setLimits(const nixlx::Limits &limits);
 
-    /// The connection to the peer was dropped: the peer is lost.
+    /// The connection was dropped, or was lost while the request settled: the peer is lost, whatever the status says.
     bool
     severed() const noexcept {
         return severed_.load(std::memory_order_relaxed);

@@ -149,8 +149,8 @@ public:
     nixl_status_t
     verdict(uint64_t number, bool cancelled) const {
         std::lock_guard lock(mutex_);
-        if (cancelled) return cancelled_held_ ? NIXL_IN_PROG : NIXL_ERR_CANCELED;
         if (const auto found = aborted_.find(number); found != aborted_.end()) return found->second;
+        if (cancelled) return cancelled_held_ ? NIXL_IN_PROG : NIXL_ERR_CANCELED;
         return !holding_ || finished_.contains(number) ? NIXL_SUCCESS : NIXL_IN_PROG;
     }
 
