@@ -16,6 +16,7 @@
 #include "nixl_descriptors.h"
 #include "nixl_params.h"
 #include "nixl_types.h"
+#include "nixlx/limits.h"
 #include "nixlx/report.h"
 
 #pragma GCC visibility push(default)
@@ -26,10 +27,11 @@ private:
 
 public:
     /// Throws std::invalid_argument for an empty name or a name longer than 4096 bytes, std::runtime_error for a
-    /// broken configuration (file, listener, telemetry).
+    /// broken configuration (file, listener, telemetry, stall limit).
     nixlAgent(const std::string &name, const nixlAgentConfig &cfg);
 
-    /// Cancels what is in flight, waits for it up to the shutdown limit (1 s), deregisters what is left.
+    /// Cancels what is in flight, waits for it up to the shutdown limit (1 s), then drops the connections of what is
+    /// not quiet, and deregisters what is left.
     ~nixlAgent();
 
     nixlAgent(const nixlAgent &) = delete;
@@ -160,8 +162,9 @@ public:
     nixl_status_t
     queryXferBackend(const nixlXferReqH *req_hndl, nixlBackendH *&backend) const;
 
-    /// Cancels if running and waits for quiet buffers up to the settle guard (150 ms). REPOST_ACTIVE: not quiet yet,
-    /// the handle stays valid.
+    /// Cancels if running and waits for quiet buffers up to the settle guard (150 ms), then forces a request that is
+    /// past one of its limits (setXferLimits) and waits as long again. REPOST_ACTIVE: not quiet yet, the handle stays
+    /// valid.
     nixl_status_t
     releaseXferReq(nixlXferReqH *req_hndl) const;
 
@@ -243,6 +246,21 @@ public:
     /// What is known of a request: which backend and path, why it was chosen, bytes, attempts, the error's sentence.
     nixl_status_t
     getXferReport(const nixlXferReqH *req_hndl, nixlx::Report &report) const;
+
+    /// Sets how long each later post of the request may take. When a limit passes the request is cancelled and ends
+    /// with TIMEOUT once its buffers are quiet. If they are not within the settle guard (150 ms), the connection to the
+    /// peer is dropped where the backend can do that: the peer is lost then and can be loaded again. Noticed by
+    /// getXferStatus, postXferReq, releaseXferReq and deregisterMem; of the time between two of them at most a quarter
+    /// of the stall limit counts towards it. INVALID_PARAM: no request of this agent, or a limit that is neither
+    /// Limits::kNone nor from 1 ms to 24 h; REPOST_ACTIVE: it is running. Without effect on a backend that cannot tell
+    /// how far it is: the stall limit.
+    nixl_status_t
+    setXferLimits(const nixlXferReqH *req_hndl, const nixlx::Limits &limits) const;
+
+    /// Asks a running request to end and returns at once: it ends with CANCELED when its buffers are quiet, or with
+    /// SUCCESS if it finished first. No effect on one that does not run. INVALID_PARAM: no request of this agent.
+    nixl_status_t
+    cancelXferReq(nixlXferReqH *req_hndl) const;
 
     /// Gives the handle away: it becomes invalid at once, a running transfer is cancelled and its memory stays
     /// registered until it is quiet. For owners that cannot wait, such as a garbage collector. SUCCESS or

@@ -84,6 +84,18 @@ public:
     virtual void
     cancel(nixlBackendReqH *request) = 0;
 
+    /// A cancelled request does not become quiet, for example because its peer stands still: drops what it runs on,
+    /// normally the connection to the peer, so that check() is final soon and the memory is not touched afterwards,
+    /// whatever the peer does later. The peer is lost with it: other requests to it end with
+    /// NIXL_ERR_REMOTE_DISCONNECT, and so may this one. False: this engine cannot; nothing changed.
+    virtual bool
+    forceQuiet(nixlBackendReqH *request) = 0;
+
+    /// Bytes that the last post has moved so far, never fewer than before; nothing if the engine cannot tell, and then
+    /// no stall limit applies. A few nanoseconds.
+    virtual std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *request) const = 0;
+
     /// Frees a request that is not posted or whose status is final.
     virtual void
     release(nixlBackendReqH *request) = 0;

@@ -31,8 +31,10 @@ struct Report {
     std::vector<Candidate> candidates; ///< in the order they were considered
     uint64_t total_bytes = 0;
     uint64_t descriptor_count = 0; ///< after merging
+    uint64_t bytes_done = 0;       ///< moved by the last post, as far as the backend knows
     uint64_t attempts = 0;         ///< times posted
     bool settling = false;         ///< cancelled, buffers not quiet yet
+    bool stuck = false;            ///< settling for longer than the settle guard (150 ms)
     std::string error;             ///< the sentence of a failed request, empty otherwise
 };
 

@@ -10,6 +10,7 @@
 #include <sys/random.h>
 
 #include "agent/agent_state.h"
+#include "base/config.h"
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
 
@@ -39,6 +40,21 @@ randomIncarnation() {
     return bytes;
 }
 
+// "none" or 0: no limit.
+std::chrono::milliseconds
+stallLimit() {
+    const std::string name = "NIXL_STALL_LIMIT_MS";
+    const auto text = nx::configString(name);
+    if (!text.ok()) throw std::runtime_error("agent: " + text.message());
+    if (!*text) return nx::agent::kStallLimit;
+    const auto number = **text == "none" ? 0 : nx::parseUnsigned(**text);
+    if (!number || *number > static_cast<uint64_t>(nx::agent::kLimitMax.count())) {
+        throw std::runtime_error("agent: " + name + " is " + nx::quoted(**text) +
+                                 ", which is neither a number of milliseconds up to 24 h nor none");
+    }
+    return *number == 0 ? nixlx::Limits::kNone : std::chrono::milliseconds(*number);
+}
+
 std::atomic<unsigned> agent_count{0};
 
 // Programs repeat these calls until a peer's metadata has arrived: not finding it yet is no failure to report.
@@ -56,6 +72,7 @@ nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfi
       incarnation(randomIncarnation()),
       fork_generation(forkGeneration()),
       measures(nx::agent::telemetryWanted(agent_config)),
+      stall_limit(stallLimit()),
       backend_handles(1, ++agent_count),
       lists(2, agent_count),
       requests(3, agent_count),
@@ -71,7 +88,7 @@ nixlAgentData::~nixlAgentData() {
     const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
     for (auto token : tokens) {
         auto request = requests.find(token);
-        if (request && !request->settle(deadline)) {
+        if (request && !request->settle(deadline, nx::agent::Force::kAlways)) {
             NIXL_ERROR << "agent " << nx::quoted(name) << ": a transfer over backend " << request->backend()->type
                        << " did not end within " << kShutdownLimit.count()
                        << " s of shutdown; its memory may still be written to";
@@ -111,7 +128,8 @@ nixlAgentData::finish(const char *call, nixl_status_t status, const std::string 
         return status;
     recordError(status);
     std::string whole = std::string(call) + ": " + sentence;
-    const bool expected = status == NIXL_ERR_REPOST_ACTIVE || (status == NIXL_ERR_NOT_FOUND && isPolled(call));
+    const bool expected = status == NIXL_ERR_REPOST_ACTIVE || status == NIXL_ERR_CANCELED ||
+        (status == NIXL_ERR_NOT_FOUND && isPolled(call));
     if (expected) {
         NIXL_INFO << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
     } else {
@@ -490,6 +508,21 @@ nixlAgent::getXferReport(const nixlXferReqH *req_hndl, nixlx::Report &report) co
         auto request = data->findRequest(req_hndl);
         if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
         report = request->report();
+        return {};
+    });
+}
+
+nixl_status_t
+nixlAgent::setXferLimits(const nixlXferReqH *req_hndl, const nixlx::Limits &limits) const {
+    return call(*data, "setXferLimits", [&] { return data->setLimits(req_hndl, limits); });
+}
+
+nixl_status_t
+nixlAgent::cancelXferReq(nixlXferReqH *req_hndl) const {
+    return call(*data, "cancelXferReq", [&]() -> Status {
+        auto request = data->findRequest(req_hndl);
+        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        request->cancel();
         return {};
     });
 }

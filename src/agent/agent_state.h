@@ -164,6 +164,8 @@ public:
     release(nixlXferReqH *handle);
     nx::Status
     drop(nixlXferReqH *handle);
+    nx::Status
+    setLimits(const nixlXferReqH *handle, const nixlx::Limits &limits);
     /// Frees dropped requests that have become quiet.
     void
     reapDropped();
@@ -189,7 +191,8 @@ public:
     const nixlAgentConfig config;
     const nx::wire::Incarnation incarnation;
     const uint64_t fork_generation;
-    const bool measures; ///< telemetry was asked for: every transfer is timed
+    const bool measures;                         ///< telemetry was asked for: every transfer is timed
+    const std::chrono::milliseconds stall_limit; ///< of new requests
 
     // Self-synchronised:
     nx::agent::Snapshot<nx::agent::Backends> backends;
@@ -248,9 +251,6 @@ private:
 };
 
 namespace nx::agent {
-
-/// How long a call waits for a cancelled transfer to become quiet.
-inline constexpr std::chrono::milliseconds kSettleGuard{150};
 
 /// What NIXL_TELEMETRY_ENABLE says, else the configuration. Throws std::runtime_error if it says nonsense.
 bool

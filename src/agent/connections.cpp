@@ -285,7 +285,7 @@ nixlAgentData::invalidateRemote(const std::string &agent) {
 
 void
 nixlAgentData::peerLost(const std::shared_ptr<Peer> &peer) const {
-    if (!peer) return;
+    if (!peer || !peer->alive.load()) return;
     std::lock_guard lock(peers_mutex);
     if (!peer->alive.load()) return;
     peer->lost.store(true);

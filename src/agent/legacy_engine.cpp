@@ -94,6 +94,16 @@ LegacyEngine::cancel(nixlBackendReqH *request) {
     r.canceled = true;
 }
 
+bool
+LegacyEngine::forceQuiet(nixlBackendReqH *) {
+    return false;
+}
+
+std::optional<uint64_t>
+LegacyEngine::bytesDone(const nixlBackendReqH *) const {
+    return {};
+}
+
 void
 LegacyEngine::release(nixlBackendReqH *request) {
     std::unique_ptr<LegacyRequest> r(&of(request));

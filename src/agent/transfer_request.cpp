@@ -3,6 +3,7 @@
 #include "agent/transfer_request.h"
 
 #include <algorithm>
+#include <ctime>
 #include <sched.h>
 #include <unordered_set>
 
@@ -15,6 +16,18 @@ namespace {
 std::string
 statusName(nixl_status_t status) {
     return nixlEnumStrings::statusStr(status);
+}
+
+// Time between two looks counts at most so much of the limit it counts towards: whoever was not looked after, because
+// the program or this whole process stood still, gets the chance to show that it goes on.
+constexpr int kLooksPerLimit = 4;
+
+// Changes every few milliseconds. A few nanoseconds to read, where the exact clock may take a system call.
+int64_t
+clockTick() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
 }
 
 } // namespace
@@ -37,7 +50,10 @@ TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
     return request;
 }
 
-TransferRequest::TransferRequest(Parts parts) : parts_(std::move(parts)), valid_epoch_(parts_.epoch->load()) {
+TransferRequest::TransferRequest(Parts parts)
+    : parts_(std::move(parts)),
+      valid_epoch_(parts_.epoch->load()),
+      stall_limit_(parts_.stall_limit) {
     std::unordered_set<const memory::Mapping *> seen;
     for (const auto *windows : {&parts_.plan->local_windows, &parts_.plan->remote_windows}) {
         for (const auto &window : *windows) {
@@ -108,7 +124,7 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
             sentence = "the request is still running; poll it until it is done before posting it again";
             return NIXL_ERR_REPOST_ACTIVE;
         }
-        if (status == NIXL_ERR_REMOTE_DISCONNECT) return status;
+        if (status == NIXL_ERR_REMOTE_DISCONNECT || severed()) return status;
         sentence.clear();
     }
     if (!acquireMappings()) {
@@ -139,6 +155,7 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
     state_ = State::kPosted;
     status_ = NIXL_IN_PROG;
     error_.clear();
+    severed_.store(false, std::memory_order_relaxed);
     ++attempts_;
     clearBackendSentence();
     const auto engine_status =
@@ -146,6 +163,13 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
     if (parts_.measure) {
         telemetry_.postDuration =
             std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - start);
+    }
+    if (engine_status == NIXL_IN_PROG) {
+        tick_ = clockTick();
+        posted_at_ = looked_at_ = Clock::now();
+        bytes_seen_ = 0;
+        still_for_ = settling_for_ = {};
+        forced_ = false;
     }
     return advanceLocked(engine_status, sentence);
 }
@@ -159,13 +183,87 @@ TransferRequest::status(std::string &sentence) {
 nixl_status_t
 TransferRequest::checkLocked(std::string &sentence) {
     clearBackendSentence();
+    const auto status = advanceLocked(parts_.backend->face().check(handle_), sentence);
+    if (status != NIXL_IN_PROG || !enforceLimitsLocked()) return status;
     return advanceLocked(parts_.backend->face().check(handle_), sentence);
+}
+
+nixl_status_t
+TransferRequest::setLimits(const nixlx::Limits &limits) {
+    std::lock_guard lock(mutex_);
+    if (inFlight()) return NIXL_ERR_REPOST_ACTIVE;
+    deadline_ = limits.deadline.value_or(deadline_);
+    stall_limit_ = limits.stall.value_or(stall_limit_);
+    return NIXL_SUCCESS;
+}
+
+std::optional<TransferRequest::Cause>
+TransferRequest::passedLimitLocked() const {
+    if (deadline_ != nixlx::Limits::kNone && looked_at_ - posted_at_ >= deadline_) return Cause::kDeadline;
+    if (stall_limit_ != nixlx::Limits::kNone && still_for_ >= stall_limit_) return Cause::kStall;
+    return {};
+}
+
+// Looks at the clock of a request in flight, after the engine has had its turn. True if something was done about it.
+bool
+TransferRequest::enforceLimitsLocked() {
+    const int64_t tick = clockTick();
+    if (tick == tick_) [[likely]]
+        return false;
+    tick_ = tick;
+    const auto now = Clock::now();
+    const Clock::duration since = now - std::exchange(looked_at_, now);
+    const auto bytes = parts_.backend->face().bytesDone(handle_);
+    if (!bytes || *bytes != bytes_seen_) {
+        bytes_seen_ = bytes.value_or(0);
+        still_for_ = {};
+    } else if (stall_limit_ != nixlx::Limits::kNone) {
+        still_for_ += std::min<Clock::duration>(since, stall_limit_ / kLooksPerLimit);
+    }
+    const auto passed = passedLimitLocked();
+    if (state_ == State::kPosted) {
+        if (passed) settleLocked(*passed);
+        return passed.has_value();
+    }
+    settling_for_ += std::min<Clock::duration>(since, kSettleGuard / kLooksPerLimit);
+    return settling_for_ >= kSettleGuard && (cause_ != Cause::kAsked || passed) && forceLocked();
+}
+
+void
+TransferRequest::settleLocked(Cause cause) {
+    if (state_ == State::kPosted) cause_ = cause;
+    state_ = State::kSettling;
+    parts_.backend->face().cancel(handle_);
+}
+
+// Once per post.
+bool
+TransferRequest::forceLocked() {
+    if (std::exchange(forced_, true) || !parts_.backend->face().forceQuiet(handle_)) return false;
+    severed_.store(true, std::memory_order_relaxed);
+    return true;
+}
+
+std::string
+TransferRequest::timeoutSentenceLocked() const {
+    const auto done = parts_.backend->face().bytesDone(handle_);
+    const bool stalled = cause_ == Cause::kStall;
+    std::string text = stalled ? "no byte moved for " + std::to_string(stall_limit_.count()) + " ms (the stall limit)"
+                               : "it took longer than its deadline of " + std::to_string(deadline_.count()) + " ms";
+    text += ": backend " + parts_.backend->type + " had moved " + (done ? std::to_string(*done) : "an unknown part") +
+        " of " + std::to_string(parts_.plan->plan.total_bytes) + " bytes " +
+        (parts_.plan->plan.operation == NIXL_READ ? "from " : "to ") +
+        quoted(std::string(parts_.plan->plan.remote_agent));
+    return text +
+        (severed() ? "; the connection was dropped, load the agent's metadata again to go on"
+                   : "; post it again, or allow more time (setXferLimits)");
 }
 
 // The only place where a request in flight changes its state.
 nixl_status_t
 TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentence) {
     if (engine_status == NIXL_IN_PROG) return NIXL_IN_PROG;
+    const bool settling = state_ == State::kSettling;
     state_ = State::kFinal;
     status_ = engine_status;
     releaseMappings();
@@ -177,7 +275,14 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
         if (parts_.recorder) parts_.recorder->addTransfer(operation(), telemetry_);
         return status_;
     }
-    if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {
+    if (settling && cause_ != Cause::kAsked) {
+        if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) severed_.store(true, std::memory_order_relaxed);
+        status_ = NIXL_ERR_TIMEOUT;
+        error_ = timeoutSentenceLocked();
+    } else if (settling && (engine_status == NIXL_ERR_CANCELED || severed())) {
+        status_ = NIXL_ERR_CANCELED;
+        error_ = "the transfer was cancelled";
+    } else if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {
         status_ = NIXL_ERR_NOT_FOUND;
         error_ = "remote agent '" + parts_.peer->name + "' was removed while the transfer was running";
     } else {
@@ -193,25 +298,30 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
 void
 TransferRequest::cancel() {
     std::lock_guard lock(mutex_);
-    if (!inFlight()) return;
-    state_ = State::kSettling;
-    parts_.backend->face().cancel(handle_);
+    if (inFlight()) settleLocked(Cause::kAsked);
 }
 
 bool
 TransferRequest::cancelIfDeregistered() {
     std::lock_guard lock(mutex_);
     if (!inFlight() || !memoryGone()) return false;
-    state_ = State::kSettling;
-    parts_.backend->face().cancel(handle_);
+    settleLocked(Cause::kAsked);
     return true;
 }
 
 bool
-TransferRequest::settle(std::chrono::steady_clock::time_point deadline) {
+TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force force) {
+    const auto forced = [&] {
+        std::lock_guard lock(mutex_);
+        const bool may = force == Force::kAlways || cause_ != Cause::kAsked || passedLimitLocked();
+        return state_ == State::kSettling && may && forceLocked();
+    };
     std::string ignored;
     while (status(ignored) == NIXL_IN_PROG) {
-        if (std::chrono::steady_clock::now() >= deadline) return false;
+        if (const auto now = Clock::now(); now >= deadline) {
+            if (!forced()) return false;
+            deadline = now + kSettleGuard;
+        }
         sched_yield(); // the engine's own thread may need the processor to finish
     }
     return true;
@@ -252,8 +362,11 @@ TransferRequest::report() const {
     report.candidates = parts_.candidates;
     report.total_bytes = plan.total_bytes;
     report.descriptor_count = plan.block_count;
+    report.bytes_done =
+        status_ == NIXL_SUCCESS ? plan.total_bytes : parts_.backend->face().bytesDone(handle_).value_or(0);
     report.attempts = attempts_;
     report.settling = state_ == State::kSettling;
+    report.stuck = report.settling && settling_for_ >= kSettleGuard;
     report.error = error_;
     for (auto &candidate : report.candidates) {
         if (candidate.chosen && candidate.predicted_us < 0) {

@@ -7,12 +7,13 @@
 //   -----------+--------------------------------+-----------
 //   Prepared   | post                           | Posted, or Final when the engine finished or failed at once
 //   Posted     | engine reports a final status  | Final
-//   Posted     | cancel                         | Settling
+//   Posted     | cancel, or a limit passes      | Settling
 //   Settling   | engine reports a final status  | Final
 //   Final      | post                           | Posted (or Final again)
 //
-// Final means: nobody touches the buffers any more. Guarded: one mutex per request, held across calls into the engine,
-// because an engine must not see two calls for one request at once.
+// Final means: nobody touches the buffers any more. A request that is past a limit and has been Settling for longer
+// than the settle guard has its connection dropped, once. Guarded: one mutex per request, held across calls into the
+// engine, because an engine must not see two calls for one request at once.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,7 @@
 
 #include "agent/sections.h"
 #include "memory/plan.h"
+#include "nixlx/limits.h"
 #include "nixlx/report.h"
 #include "telemetry/recorder.h"
 
@@ -31,6 +33,16 @@ namespace nx::agent {
 
 /// Counts removals of local registrations: while it stands still, what was resolved earlier is still registered.
 using Epoch = std::atomic<uint64_t>;
+
+/// How long a cancelled transfer may take to become quiet before more is done than to wait.
+inline constexpr std::chrono::milliseconds kSettleGuard{150};
+
+/// A request's limits: the stall limit it begins with, and what may be asked for.
+inline constexpr std::chrono::milliseconds kStallLimit{std::chrono::seconds(30)};
+inline constexpr std::chrono::milliseconds kLimitMin{1}, kLimitMax{std::chrono::hours(24)};
+
+/// Whether a request that does not become quiet in time loses its connection.
+enum class Force { kIfPastLimit, kAlways };
 
 class TransferRequest {
 public:
@@ -43,6 +55,7 @@ public:
         const Epoch *epoch = nullptr;
         bool measure = false;                    ///< take times for telemetry
         telemetry::Recorder *recorder = nullptr; ///< null: no events
+        std::chrono::milliseconds stall_limit = nixlx::Limits::kNone;
     };
 
     /// Asks the backend to prepare. The backend's status and sentence on failure.
@@ -69,9 +82,20 @@ public:
     bool
     cancelIfDeregistered();
 
-    /// Waits until the request is not in flight, at most until `deadline`. True if it is not.
+    /// Waits until the request is not in flight, at most until `deadline`, or for another settle guard if its
+    /// connection was dropped then. True if it is not.
     bool
-    settle(std::chrono::steady_clock::time_point deadline);
+    settle(std::chrono::steady_clock::time_point deadline, Force force = Force::kIfPastLimit);
+
+    /// For later posts. REPOST_ACTIVE while in flight. The values are in range.
+    nixl_status_t
+    setLimits(const nixlx::Limits &limits);
+
+    /// The connection was dropped, or was lost while the request settled: the peer is lost, whatever the status says.
+    bool
+    severed() const noexcept {
+        return severed_.load(std::memory_order_relaxed);
+    }
 
     /// Makes every later post() fail. False if it is in flight, or retired already.
     bool
@@ -105,7 +129,10 @@ public:
     std::atomic<bool> dropped{false}; ///< its owner gave the handle away
 
 private:
+    using Clock = std::chrono::steady_clock;
+
     enum class State { kPrepared, kPosted, kSettling, kFinal };
+    enum class Cause { kAsked, kDeadline, kStall }; ///< why it settles
 
     explicit TransferRequest(Parts parts);
 
@@ -120,6 +147,16 @@ private:
     checkLocked(std::string &sentence);
     nixl_status_t
     validateLocked(std::string &sentence);
+    void
+    settleLocked(Cause cause);
+    bool
+    enforceLimitsLocked();
+    std::optional<Cause>
+    passedLimitLocked() const;
+    bool
+    forceLocked();
+    std::string
+    timeoutSentenceLocked() const;
     bool
     acquireMappings() const;
     void
@@ -143,6 +180,19 @@ private:
     uint64_t attempts_ = 0;
     std::string error_;
     nixl_xfer_telem_t telemetry_;
+    std::chrono::milliseconds deadline_ = nixlx::Limits::kNone;
+    std::chrono::milliseconds stall_limit_;
+    // Of the post in flight, as of the last look:
+    Cause cause_ = Cause::kAsked;
+    bool forced_ = false; ///< the engine was asked for quiet by force, whether it can or not
+    int64_t tick_ = 0;
+    Clock::time_point posted_at_;
+    Clock::time_point looked_at_;
+    uint64_t bytes_seen_ = 0;
+    Clock::duration still_for_{0};    ///< without progress
+    Clock::duration settling_for_{0}; ///< since it was cancelled
+
+    std::atomic<bool> severed_{false}; ///< set under mutex_
 };
 
 } // namespace nx::agent

@@ -352,6 +352,7 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
     parts.epoch = &epoch;
     parts.measure = measures;
     parts.recorder = recorder.get();
+    parts.stall_limit = stall_limit;
     nixl_opt_b_args_t backend_args;
     if (args) backend_args.customParam = args->customParam;
     backend_args.hasNotif = parts.notification.has_value();
@@ -388,7 +389,7 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     }
     if (status >= 0) [[likely]]
         return status;
-    if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(request->peer());
+    if (status == NIXL_ERR_REMOTE_DISCONNECT || request->severed()) peerLost(request->peer());
     return finish("postXferReq", status, sentence);
 }
 
@@ -398,6 +399,8 @@ nixlAgentData::status(nixlXferReqH *handle) {
     if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
     std::string sentence;
     const auto status = request->status(sentence);
+    if (request->severed()) [[unlikely]]
+        peerLost(request->peer());
     if (status >= 0) [[likely]]
         return status;
     if (sentence.empty()) return repeatFailure("getXferStatus", *request, status);
@@ -426,7 +429,9 @@ nixlAgentData::release(nixlXferReqH *handle) {
     auto request = findRequest(handle);
     if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
     request->cancel();
-    if (!request->settle(std::chrono::steady_clock::now() + nx::agent::kSettleGuard)) {
+    const bool quiet = request->settle(std::chrono::steady_clock::now() + nx::agent::kSettleGuard);
+    if (request->severed()) peerLost(request->peer());
+    if (!quiet) {
         return {NIXL_ERR_REPOST_ACTIVE,
                 "the transfer was cancelled but backend " + request->backend()->type +
                     " still uses its buffers; the handle stays valid, release it again later"};
@@ -452,6 +457,21 @@ nixlAgentData::drop(nixlXferReqH *handle) {
     return {};
 }
 
+Status
+nixlAgentData::setLimits(const nixlXferReqH *handle, const nixlx::Limits &limits) {
+    auto request = findRequest(handle);
+    if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+    for (const auto &[limit, what] : {std::pair(limits.deadline, "deadline"), std::pair(limits.stall, "stall limit")}) {
+        if (!limit || *limit == nixlx::Limits::kNone) continue;
+        if (*limit >= nx::agent::kLimitMin && *limit <= nx::agent::kLimitMax) continue;
+        return {NIXL_ERR_INVALID_PARAM,
+                std::string("a ") + what + " of " + std::to_string(limit->count()) +
+                    " ms is neither from 1 ms to 24 h nor none; no limit was changed"};
+    }
+    if (request->setLimits(limits) == NIXL_SUCCESS) return {};
+    return {NIXL_ERR_REPOST_ACTIVE, "the request is running; set its limits before it is posted again"};
+}
+
 void
 nixlAgentData::reapDropped() {
     std::vector<uint64_t> tokens;
@@ -463,7 +483,9 @@ nixlAgentData::reapDropped() {
         auto request = requests.find(token);
         if (!request) return true;
         std::string ignored;
-        if (request->status(ignored) == NIXL_IN_PROG) return false;
+        const auto status = request->status(ignored);
+        if (request->severed()) peerLost(request->peer());
+        if (status == NIXL_IN_PROG) return false;
         (void)request->retire();
         requests.remove(token);
         return true;

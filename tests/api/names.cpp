@@ -23,6 +23,7 @@
 #include "nixl_params.h"
 #include "nixl_types.h"
 #include "nixlx/engine.h"
+#include "nixlx/limits.h"
 #include "nixlx/report.h"
 #include "nixlx/telemetry_ring.h"
 #include "telemetry/telemetry_exporter.h"
@@ -286,6 +287,8 @@ const Method<std::string, Opt> kFetchRemoteMD = &nixlAgent::fetchRemoteMD;
 const ConstMethod<Opt> kInvalidateLocalMD = &nixlAgent::invalidateLocalMD;
 const ConstMethod<std::string, const nixl_xfer_dlist_t &> kCheckRemoteMD = &nixlAgent::checkRemoteMD;
 const ConstMethod<const nixlXferReqH *, nixlx::Report &> kGetXferReport = &nixlAgent::getXferReport;
+const ConstMethod<const nixlXferReqH *, const nixlx::Limits &> kSetXferLimits = &nixlAgent::setXferLimits;
+const ConstMethod<nixlXferReqH *> kCancelXferReq = &nixlAgent::cancelXferReq;
 const ConstMethod<nixlXferReqH *> kDropXferReq = &nixlAgent::dropXferReq;
 const ConstMethod<std::chrono::milliseconds, const nixl_opt_args_t *> kWaitMetadata = &nixlAgent::waitMetadata;
 const ConstMethod<uint16_t &> kGetListenPort = &nixlAgent::getListenPort;
@@ -344,8 +347,8 @@ agentMethods() {
                     kGetXferTelemetry, kQueryXferBackend, kReleaseXferReq, kPrepMemViewRemote, kPrepMemViewLocal,
                     kReleaseMemView, kReleasedDlistH, kGetNotifs, kGenNotif, kGetLocalMD, kGetLocalPartialMD,
                     kLoadRemoteMD, kInvalidateRemoteMD, kSendLocalMD, kSendLocalPartialMD, kFetchRemoteMD,
-                    kInvalidateLocalMD, kCheckRemoteMD, kGetXferReport, kDropXferReq, kWaitMetadata, kGetListenPort,
-                    kGetBackendType);
+                    kInvalidateLocalMD, kCheckRemoteMD, kGetXferReport, kSetXferLimits, kCancelXferReq, kDropXferReq,
+                    kWaitMetadata, kGetListenPort, kGetBackendType);
 }
 
 bool
@@ -361,9 +364,16 @@ report() {
     const nixlx::Candidate candidate;
     bool good = report.status == NIXL_ERR_NOT_POSTED && report.backend.empty() && report.path.empty();
     good = good && report.candidates.empty() && report.total_bytes == 0 && report.descriptor_count == 0;
-    good = good && report.attempts == 0 && !report.settling && report.error.empty();
+    good = good && report.bytes_done == 0 && report.attempts == 0 && !report.settling && !report.stuck;
+    good = good && report.error.empty();
     good = good && candidate.backend.empty() && !candidate.chosen && candidate.predicted_us < 0;
     return good && candidate.reason.empty() && nixlx::lastError().empty();
+}
+
+bool
+limits() {
+    const nixlx::Limits limits;
+    return !limits.deadline && !limits.stall && nixlx::Limits::kNone > std::chrono::hours(24);
 }
 
 // ---- Backend plugins ---------------------------------------------------------------------------------------------
@@ -699,6 +709,7 @@ main() {
         {"agent methods", agentMethods()},
         {"agent", agent()},
         {"report", report()},
+        {"limits", limits()},
         {"plugin", plugin()},
         {"plugin services", pluginServices()},
         {"telemetry", telemetry()},

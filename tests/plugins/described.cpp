@@ -39,6 +39,14 @@ public:
     }
     void
     cancel(nixlBackendReqH *) override {}
+    bool
+    forceQuiet(nixlBackendReqH *) override {
+        return false;
+    }
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *) const override {
+        return {};
+    }
     void
     release(nixlBackendReqH *) override {}
     nixlx::RequestInfo

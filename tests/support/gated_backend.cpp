@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/gated_backend.h"
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <map>
@@ -21,7 +22,7 @@ public:
         std::lock_guard lock(mutex_);
         gates_ = {};
         holding_ = cancelled_held_ = false;
-        next_number_ = 0;
+        next_number_ = bytes_done_ = 0;
         finished_.clear();
         aborted_.clear();
         path_ = "gated";
@@ -88,6 +89,12 @@ public:
     }
 
     void
+    setBytesDone(uint64_t bytes) override {
+        std::lock_guard lock(mutex_);
+        bytes_done_ = bytes;
+    }
+
+    void
     holdCancelled() override {
         std::lock_guard lock(mutex_);
         cancelled_held_ = true;
@@ -142,9 +149,15 @@ public:
     nixl_status_t
     verdict(uint64_t number, bool cancelled) const {
         std::lock_guard lock(mutex_);
-        if (cancelled) return cancelled_held_ ? NIXL_IN_PROG : NIXL_ERR_CANCELED;
         if (const auto found = aborted_.find(number); found != aborted_.end()) return found->second;
+        if (cancelled) return cancelled_held_ ? NIXL_IN_PROG : NIXL_ERR_CANCELED;
         return !holding_ || finished_.contains(number) ? NIXL_SUCCESS : NIXL_IN_PROG;
+    }
+
+    uint64_t
+    bytesDone() const {
+        std::lock_guard lock(mutex_);
+        return bytes_done_;
     }
 
     std::string
@@ -180,6 +193,7 @@ private:
     bool holding_ = false;
     bool cancelled_held_ = false;
     uint64_t next_number_ = 0;
+    uint64_t bytes_done_ = 0;
     std::set<uint64_t> finished_;
     std::map<uint64_t, nixl_status_t> aborted_;
     std::string path_ = "gated";
@@ -196,8 +210,10 @@ control() {
 struct GatedRequest : nixlBackendReqH {
     nixlBackendReqH *inner = nullptr;
     std::optional<uint64_t> held; ///< the post's number while it is held
+    uint64_t moved = 0;           ///< what it had moved when it ended without being let go
     std::optional<std::string> notification;
     std::atomic<bool> cancelled{false};
+    bool forced = false;
     nixl_status_t status = NIXL_ERR_NOT_POSTED;
     std::string error;
 };
@@ -311,6 +327,21 @@ public:
         Engine::cancel(gated_request.inner);
     }
 
+    bool
+    forceQuiet(nixlBackendReqH *request) override {
+        auto &gated_request = *static_cast<GatedRequest *>(request);
+        if (control().enter(EngineCall::kForceQuiet) != NIXL_SUCCESS) return false;
+        gated_request.forced = true;
+        return true;
+    }
+
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *request) const override {
+        const auto &gated_request = *static_cast<const GatedRequest *>(request);
+        if (gated_request.held) return control().bytesDone();
+        return std::max(gated_request.moved, *Engine::bytesDone(gated_request.inner));
+    }
+
     void
     release(nixlBackendReqH *request) override {
         const std::unique_ptr<GatedRequest> gated_request(static_cast<GatedRequest *>(request));
@@ -393,7 +424,8 @@ private:
 
     nixl_status_t
     start(GatedRequest &request, const std::string *notification) const {
-        request.cancelled = false;
+        request.cancelled = request.forced = false;
+        request.moved = 0;
         request.held.reset();
         const nixl_status_t ordered = control().enter(EngineCall::kPost);
         if (ordered != NIXL_SUCCESS) return end(request, ordered, "the test ordered this failure");
@@ -417,11 +449,14 @@ private:
             const nixl_status_t status = Engine::checkXfer(request.inner);
             return end(request, status, Engine::describe(request.inner).error);
         }
-        const nixl_status_t verdict = control().verdict(*request.held, request.cancelled);
+        const nixl_status_t verdict =
+            request.forced ? NIXL_ERR_REMOTE_DISCONNECT : control().verdict(*request.held, request.cancelled);
         if (verdict == NIXL_IN_PROG) return verdict;
         request.held.reset();
         if (verdict == NIXL_SUCCESS) return postInner(request);
-        const std::string why = request.cancelled ? "the request was cancelled" : "the test ordered this failure";
+        request.moved = control().bytesDone();
+        const std::string why =
+            verdict == NIXL_ERR_CANCELED ? "the request was cancelled" : "the test ordered this failure";
         return nixlx::fail(end(request, verdict, why), why);
     }
 

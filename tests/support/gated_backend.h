@@ -32,6 +32,7 @@ enum class EngineCall : unsigned {
     kPost,
     kCheck,
     kCancel,
+    kForceQuiet,
     kRelease,
     kNotify,
     kFetchNotifications,
@@ -46,7 +47,7 @@ public:
     reset() = 0;
 
     /// `count` calls end with `status` instead of being done, after `skipped` more have been done. In kCancel and
-    /// kRelease, which return nothing, only gates and counts work.
+    /// kRelease, which return nothing, only gates and counts work; kForceQuiet answers false, whatever the status.
     virtual void
     fail(EngineCall call, nixl_status_t status, uint64_t count = 1, uint64_t skipped = 0) = 0;
 
@@ -77,7 +78,12 @@ public:
     virtual void
     finishAll() = 0;
 
-    /// Held transfers do not settle when they are cancelled, until settleCancelled().
+    /// What held transfers say that they have moved.
+    virtual void
+    setBytesDone(uint64_t bytes) = 0;
+
+    /// Held transfers do not settle when they are cancelled, until settleCancelled() or until they are forced, and then
+    /// as if the connection had been lost.
     virtual void
     holdCancelled() = 0;
     virtual void

@@ -428,6 +428,28 @@ class nixl_agent:
         """State of a transfer: "DONE" when nobody touches the buffers any more, "PROC" while it runs; else raises."""
         return self.agent._poll(handle._handle)
 
+    def set_xfer_limits(
+        self, handle: nixl_xfer_handle, deadline: Optional[float] = None, stall: Optional[float] = None
+    ) -> None:
+        """Limit how long each later post of a transfer may take. Beyond NIXL 1.4.
+
+        deadline: seconds from transfer() to the end; a new transfer has none.
+        stall: seconds without a byte of progress; a new transfer has those of NIXL_STALL_LIMIT_MS, or 30.
+        Each from 0.001 to 86400, math.inf for no limit, None for as it was.
+
+        When a limit passes, the transfer is cancelled and nixlTimeoutError is raised once nobody touches its buffers
+        any more. nixlInvalidParamError: out of range. nixlRepostActiveError: the transfer runs.
+        """
+        self.agent.setXferLimits(handle._handle, deadline, stall)
+
+    def cancel_xfer(self, handle: nixl_xfer_handle) -> None:
+        """Ask a running transfer to end; returns at once. Beyond NIXL 1.4.
+
+        check_xfer_state then raises nixlCancelledError once nobody touches the buffers any more, or says "DONE" if the
+        transfer finished first. No effect on one that does not run.
+        """
+        self.agent.cancelXferReq(handle._handle)
+
     def get_xfer_telemetry(self, handle: nixl_xfer_handle) -> nixlBind.nixlXferTelemetry:
         """What was measured about a finished transfer, durations in microseconds; all zero while it runs.
 

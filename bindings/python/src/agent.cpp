@@ -5,11 +5,14 @@
 #include "agent.h"
 
 #include <nanobind/stl/chrono.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -219,8 +222,10 @@ bindReport(nb::module_ &module) {
         .def_ro("candidates", &Report::candidates, "XferCandidate list, in the order of consideration.")
         .def_ro("total_bytes", &Report::total_bytes)
         .def_ro("descriptor_count", &Report::descriptor_count, "Descriptors after merging.")
+        .def_ro("bytes_done", &Report::bytes_done, "Moved by the last post, as far as the backend knows.")
         .def_ro("attempts", &Report::attempts, "Times posted.")
         .def_ro("settling", &Report::settling, "Cancelled, but the buffers are not quiet yet.")
+        .def_ro("stuck", &Report::stuck, "Settling for longer than the settle guard (150 ms).")
         .def_prop_ro(
             "error", [](const Report &self) { return toStr(self.error); },
             "The sentence of a failed request, otherwise empty.")
@@ -430,6 +435,15 @@ poll(Agent &self, Handle request) {
     return checked([&] { return self->getXferStatus(fromHandle<nixlXferReqH>(request)); });
 }
 
+/// Seconds, of which infinitely many are no limit. What is not a number of milliseconds becomes one that is refused.
+std::optional<std::chrono::milliseconds>
+toLimit(std::optional<double> seconds) {
+    if (!seconds) return {};
+    if (std::isinf(*seconds) && *seconds > 0) return nixlx::Limits::kNone;
+    if (!(std::fabs(*seconds) < 1e9)) return std::chrono::milliseconds(-1);
+    return std::chrono::milliseconds(static_cast<int64_t>(std::ceil(*seconds * 1000)));
+}
+
 /// "DONE" or "PROC", the strings of nixl_agent.transfer.
 nb::handle
 toState(nixl_status_t status) {
@@ -483,6 +497,21 @@ bindTransfers(nb::class_<Agent> &type) {
             return toMember(checked([&] { return self->releaseXferReq(fromHandle<nixlXferReqH>(reqh)); }));
         },
         "reqh"_a, "Cancels if running. nixlRepostActiveError: buffers not quiet yet, the handle stays valid.");
+    type.def(
+        "setXferLimits",
+        [](Agent &self, Handle reqh, std::optional<double> deadline, std::optional<double> stall) {
+            const nixlx::Limits limits{toLimit(deadline), toLimit(stall)};
+            return toMember(checked([&] { return self->setXferLimits(fromHandle<nixlXferReqH>(reqh), limits); }));
+        },
+        "reqh"_a, "deadline"_a = nb::none(), "stall"_a = nb::none(),
+        "How long each later post may take, and how long without progress, in seconds; inf for no limit, None for as "
+        "it was. nixlInvalidParamError: not from 0.001 to 86400; nixlRepostActiveError: it runs. Beyond NIXL 1.4.");
+    type.def(
+        "cancelXferReq",
+        [](Agent &self, Handle reqh) {
+            return toMember(checked([&] { return self->cancelXferReq(fromHandle<nixlXferReqH>(reqh)); }));
+        },
+        "reqh"_a, "Asks a running request to end; returns at once. Beyond NIXL 1.4.");
     type.def(
         "dropXferReq",
         [](Agent &self, Handle reqh) {

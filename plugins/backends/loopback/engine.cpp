@@ -281,6 +281,16 @@ Engine::cancel(nixlBackendReqH *request) {
     transferOf(request).cancel();
 }
 
+bool
+Engine::forceQuiet(nixlBackendReqH *) {
+    return false; // nothing to force: a cancelled transfer ends with its slice, whatever the peer does
+}
+
+std::optional<uint64_t>
+Engine::bytesDone(const nixlBackendReqH *request) const {
+    return static_cast<const Transfer *>(request)->bytesDone();
+}
+
 void
 Engine::release(nixlBackendReqH *request) {
     delete request;

@@ -120,6 +120,10 @@ public:
     check(nixlBackendReqH *request) override;
     void
     cancel(nixlBackendReqH *request) override;
+    bool
+    forceQuiet(nixlBackendReqH *request) override;
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *request) const override;
     void
     release(nixlBackendReqH *request) override;
     nixlx::RequestInfo

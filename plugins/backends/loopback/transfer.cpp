@@ -20,6 +20,7 @@ Transfer::post(const std::string *notification) {
     waits_for_inbox_ = false;
     run_ = block_ = offset_ = 0;
     error_.clear();
+    bytes_done_.store(0, std::memory_order_relaxed);
     cancelled_.store(false, std::memory_order_relaxed);
     return enter([&] {
         const nixl_status_t begun = begin(notification);
@@ -100,6 +101,7 @@ Transfer::moveSlice() {
                 ? Window::copy(remote, remote_address + offset_, local, local_address + offset_, part)
                 : Window::copy(local, local_address + offset_, remote, remote_address + offset_, part);
             if (!copied.ok()) return fail(copied.code(), copied.message());
+            bytes_done_.store(bytesDone() + part, std::memory_order_relaxed); // no other thread changes it
             offset_ += part;
             bytes_left -= part;
             --blocks_left;

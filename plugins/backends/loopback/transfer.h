@@ -34,7 +34,7 @@ namespace nx::loopback {
 inline constexpr uint64_t kSliceBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kSliceBlocks = 16384;
 
-/// Owned: one caller at a time, except for status() and cancel().
+/// Owned: one caller at a time, except for status(), bytesDone() and cancel().
 class Transfer : public nixlBackendReqH {
 public:
     /// `sender` is the name that the notification carries. `plan` outlives the transfer.
@@ -56,6 +56,12 @@ public:
     nixl_status_t
     status() const noexcept {
         return status_.load(std::memory_order_acquire);
+    }
+
+    /// Of the last post.
+    uint64_t
+    bytesDone() const noexcept {
+        return bytes_done_.load(std::memory_order_relaxed);
     }
 
     /// Why it failed; empty if it did not. Requires status() != IN_PROG.
@@ -109,6 +115,7 @@ private:
     uint64_t block_ = 0;
     uint64_t offset_ = 0;
     std::string error_;
+    std::atomic<uint64_t> bytes_done_{0};
     std::atomic<bool> cancelled_{false};
     std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
 };

@@ -130,4 +130,10 @@ Connection::abandon(const std::string &reason) {
     forEachEndpoint([](Endpoint &endpoint) { endpoint.abandon(kNotConnected); });
 }
 
+void
+Connection::sever(const std::string &reason) {
+    setGone(reason);
+    forEachEndpoint([](Endpoint &endpoint) { endpoint.close(false); });
+}
+
 } // namespace nx::ucx

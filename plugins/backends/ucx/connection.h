@@ -89,9 +89,14 @@ public:
     bool
     closed();
 
-    /// Ends all endpoints at once with an error for whatever is outstanding.
+    /// Ends all endpoints at once with an error for whatever is outstanding. The peer has ended and sends nothing more.
     void
     abandon(const std::string &reason);
+
+    /// The same for a peer that may still live. UCX may keep operations that it cannot call back from it (see
+    /// Endpoint::abandon); they end when it goes on or ends.
+    void
+    sever(const std::string &reason);
 
 private:
     template<class Visit>

@@ -330,6 +330,16 @@ Engine::cancel(nixlBackendReqH *request) {
     transferOf(request).cancel();
 }
 
+bool
+Engine::forceQuiet(nixlBackendReqH *request) {
+    return transferOf(request).forceQuiet();
+}
+
+std::optional<uint64_t>
+Engine::bytesDone(const nixlBackendReqH *request) const {
+    return static_cast<const Transfer *>(request)->bytesDone();
+}
+
 void
 Engine::release(nixlBackendReqH *request) {
     delete request;

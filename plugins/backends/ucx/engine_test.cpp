@@ -820,6 +820,140 @@ TEST_P(OtherProcess, WhenStoppedLeavesACancelledReadUnsettledOrQuiet) {
               static_cast<ptrdiff_t>(region->buffer.size()));
 }
 
+/// A peer that is stopped in the middle of a transfer, whose connection is then dropped.
+class StoppedPeer : public OtherProcess {
+protected:
+    StoppedPeer() : OtherProcess(64 << 20), other(*engine, 4096) {}
+
+    /// Posts until the transfer still runs when the peer stands still.
+    void
+    postAndStop(Request &request) {
+        nixl_status_t status;
+        do {
+            child.signal(SIGCONT);
+            status = request.post();
+            child.signal(SIGSTOP);
+            if (status == NIXL_IN_PROG) status = request.check();
+        } while (status == NIXL_SUCCESS);
+        ASSERT_EQ(status, NIXL_IN_PROG);
+    }
+
+    /// The peer goes on, takes what is left in its queues, and serves again.
+    void
+    resumeAndUse() {
+        child.signal(SIGCONT);
+        engine->unloadMD(remote);
+        ASSERT_EQ(engine->disconnect("bob"), NIXL_SUCCESS);
+        ASSERT_EQ(engine->loadRemoteConnInfo("bob", child.conn_info), NIXL_SUCCESS);
+        if (GetParam().way == Way::kLocal) {
+            ASSERT_EQ(engine->loadPeerInfo("bob", child.peer_info), NIXL_SUCCESS);
+        }
+        ASSERT_EQ(engine->loadRemoteMD({child.address, 64 << 20, 0, child.key}, DRAM_SEG, "bob", remote), NIXL_SUCCESS);
+        PlanOf plan(NIXL_READ, "bob", other, other,
+                    {{other.buffer.address(), child.address + (64 << 20) - 4096, 4096, 0, 0, 1, 0, 0}});
+        plan.remote_segment.metadata = remote;
+        Request request(*engine, plan);
+        nixl_status_t status = request.post();
+        ASSERT_EQ(status == NIXL_IN_PROG ? settle(request) : status, NIXL_SUCCESS);
+        EXPECT_EQ(other[4095], 0xbb);
+    }
+
+    void
+    expectOnly(unsigned char byte) {
+        const auto *begin = region->buffer.data(), *end = begin + region->buffer.size();
+        EXPECT_EQ(std::count(begin, end, byte), end - begin) << "bytes arrived after the final status";
+    }
+
+    Region other;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         StoppedPeer,
+                         testing::Values(Setup{Way::kLocal, false},
+                                         Setup{Way::kLocal, true},
+                                         Setup{Way::kPlain, false},
+                                         Setup{Way::kPlain, true}),
+                         nameOf);
+
+TEST_P(StoppedPeer, WritesNothingIntoAForcedRead) {
+    const auto in = plan(NIXL_READ, 64 << 20);
+    {
+        Request read(*engine, *in);
+        postAndStop(read);
+        engine->cancel(read.handle);
+        ASSERT_TRUE(engine->forceQuiet(read.handle));
+        const nixl_status_t status = settle(read);
+        EXPECT_TRUE(status == NIXL_ERR_CANCELED || status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+        EXPECT_LT(engine->bytesDone(read.handle).value_or(UINT64_MAX), 64u << 20);
+        EXPECT_EQ(read.post(), NIXL_ERR_REMOTE_DISCONNECT);
+    }
+    memset(region->buffer.data(), 0x5a, region->buffer.size());
+    resumeAndUse();
+    expectOnly(0x5a);
+    child.signal(SIGKILL);
+    expectOnly(0x5a);
+}
+
+TEST_P(StoppedPeer, TakesNothingFromAForcedWrite) {
+    memset(region->buffer.data(), 0xbb, region->buffer.size());
+    const auto out = plan(NIXL_WRITE, 64 << 20);
+    {
+        Request write(*engine, *out);
+        postAndStop(write);
+        engine->cancel(write.handle);
+        ASSERT_TRUE(engine->forceQuiet(write.handle));
+        const nixl_status_t status = settle(write);
+        EXPECT_TRUE(status == NIXL_ERR_CANCELED || status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+    }
+    memset(region->buffer.data(), 0x5a, region->buffer.size());
+    resumeAndUse(); // reads the end of what was written
+    expectOnly(0x5a);
+}
+
+TEST_P(StoppedPeer, CallsNothingFinalThatItsFullQueueStillHolds) {
+    // Over shared memory some UCX keep reads behind a full queue until the peer goes on: then they are not final.
+    constexpr size_t kPart = 8 << 20, kBlock = 4096;
+    const auto warm = plan(NIXL_READ, 4096);
+    {
+        Request request(*engine, *warm);
+        const nixl_status_t status = request.post();
+        ASSERT_EQ(status == NIXL_IN_PROG ? settle(request) : status, NIXL_SUCCESS);
+    }
+    child.signal(SIGSTOP);
+    std::deque<PlanOf> plans;
+    std::deque<Request> requests;
+    for (size_t i = 0; i < 8; ++i) {
+        const uint64_t from = i * kPart;
+        plans
+            .emplace_back(i % 2 ? NIXL_WRITE : NIXL_READ, "bob", *region, *region,
+                          std::vector<nixlx::Run>{{region->buffer.address() + from, child.address + from, kBlock,
+                                                   kBlock, kBlock, kPart / kBlock, 0, 0}})
+            .remote_segment.metadata = remote;
+        ASSERT_EQ(requests.emplace_back(*engine, plans.back()).post(), NIXL_IN_PROG);
+    }
+    for (Request &request : requests) engine->cancel(request.handle);
+    ASSERT_TRUE(engine->forceQuiet(requests[0].handle));
+    for (int i = 0; i < 1000; ++i) {
+        for (Request &request : requests) request.check();
+    }
+    std::vector<bool> was_final;
+    for (size_t i = 0; i < requests.size(); ++i) {
+        was_final.push_back(requests[i].check() != NIXL_IN_PROG);
+        if (was_final[i]) memset(region->buffer.data() + i * kPart, 0x5a, kPart);
+    }
+    child.signal(SIGCONT);
+    for (Request &request : requests) EXPECT_NE(settle(request), NIXL_IN_PROG) << "it ends when the peer goes on";
+    requests.clear();
+    resumeAndUse();
+    for (size_t i = 0; i < was_final.size(); ++i) {
+        if (!was_final[i]) continue;
+        const auto *begin = region->buffer.data() + i * kPart;
+        EXPECT_EQ(std::count(begin, begin + kPart, 0x5a), static_cast<ptrdiff_t>(kPart)) << i;
+    }
+    RecordProperty("final_before_the_peer_went_on",
+                   static_cast<int>(std::count(was_final.begin(), was_final.end(), true)));
+}
+
 // ---- Options and life ----------------------------------------------------------------------------------------------
 
 TEST(Engine, RefusesBadParametersWithASentence) {

@@ -30,6 +30,26 @@ constexpr auto kDeathLookInterval = std::chrono::milliseconds(5);
 
 } // namespace
 
+// ---- Cursor --------------------------------------------------------------------------------------------------------
+
+uint64_t
+Cursor::nextLength() {
+    while (run->count == 0) ++run;
+    return std::min(run->length - offset, kPieceBytes);
+}
+
+void
+Cursor::step(uint64_t length) {
+    offset += length;
+    if (offset < run->length) return;
+    offset = 0;
+    --blocks_left;
+    if (++block == run->count) {
+        block = 0;
+        ++run;
+    }
+}
+
 // ---- Lane ----------------------------------------------------------------------------------------------------------
 
 Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count)
@@ -70,13 +90,14 @@ Lane::start(std::chrono::nanoseconds inline_time) {
 
 void
 Lane::rewind() {
-    blocks_left_ = block_count_;
-    offset_ = 0;
     parked_ = false;
-    run_ = transfer_.plan_.runs.data();
-    block_ = first_block_;
-    if (blocks_left_ == 0) return;
-    while (block_ >= run_->count) block_ -= (run_++)->count;
+    pieces_outstanding_ = 0;
+    bytes_done_.store(0, std::memory_order_relaxed);
+    given_ = {transfer_.plan_.runs.data(), first_block_, 0, block_count_};
+    if (block_count_ > 0) {
+        while (given_.block >= given_.run->count) given_.block -= (given_.run++)->count;
+    }
+    done_ = given_;
 }
 
 bool
@@ -91,17 +112,22 @@ bool
 Lane::issue() {
     const auto deadline = Clock::now() + kStepTime;
     uint64_t bytes = 0;
-    for (unsigned pieces = 1; blocks_left_ > 0 && !transfer_.stopping(); ++pieces) {
-        const uint64_t window = std::min(kWindow, kWindowBytes / std::max(nextLength(), kWindowBytes / kWindow));
+    for (unsigned pieces = 1; given_.blocks_left > 0 && !transfer_.stopping(); ++pieces) {
+        const uint64_t length = given_.nextLength();
+        const uint64_t window = std::min(kWindow, kWindowBytes / std::max(length, kWindowBytes / kWindow));
         if (reports_->outstanding >= window) {
             resume_at_ = window / 2;
             parked_ = true;
             return false;
         }
-        const Code code = issueNext(bytes);
+        const Code code = issueNext(length);
+        bytes += length;
         if (code == kPending) {
             ++reports_->outstanding;
-        } else if (code != kDone) {
+            ++pieces_outstanding_;
+        } else if (code == kDone) {
+            pieceDone();
+        } else {
             transfer_.fail(code, *endpoint_);
             break;
         }
@@ -114,20 +140,12 @@ Lane::issue() {
     return false;
 }
 
-/// Of the next piece; requires that there is one.
-uint64_t
-Lane::nextLength() {
-    while (run_->count == 0) ++run_;
-    return std::min(run_->length - offset_, kPieceBytes);
-}
-
 /// Gives one piece to UCX and steps to the next.
 Code
-Lane::issueNext(uint64_t &bytes) {
-    const uint64_t length = nextLength();
-    const nixlx::Run &run = *run_;
-    const uint64_t local = run.local + block_ * run.local_stride + offset_;
-    const uint64_t remote = run.remote + block_ * run.remote_stride + offset_;
+Lane::issueNext(uint64_t length) {
+    const nixlx::Run &run = *given_.run;
+    const uint64_t local = run.local + given_.block * run.local_stride + given_.offset;
+    const uint64_t remote = run.remote + given_.block * run.remote_stride + given_.offset;
     Code code = kDone;
     if (length > 0) {
         auto *const memory = reinterpret_cast<void *>(local);
@@ -137,24 +155,23 @@ Lane::issueNext(uint64_t &bytes) {
             ? endpoint_->put(memory, length, remote, key, mapping, *reports_)
             : endpoint_->get(memory, length, remote, key, mapping, *reports_);
     }
-    bytes += length;
-    offset_ += length;
-    if (offset_ < run.length) return code;
-    offset_ = 0;
-    --blocks_left_;
-    if (++block_ == run.count) {
-        block_ = 0;
-        ++run_;
-    }
+    given_.step(length);
     return code;
+}
+
+void
+Lane::pieceDone() {
+    const uint64_t length = done_.nextLength();
+    done_.step(length);
+    bytes_done_.store(bytesDone() + length, std::memory_order_relaxed);
 }
 
 /// Nothing more will be given: the flush, then wait.
 void
 Lane::drain() {
     stage_ = Stage::kDraining;
-    if (blocks_left_ > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
-    const bool gave_some = blocks_left_ < block_count_ || offset_ > 0;
+    if (given_.blocks_left > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
+    const bool gave_some = given_.blocks_left < block_count_ || given_.offset > 0;
     if (transfer_.plan_.operation == NIXL_WRITE && gave_some) {
         const Code code = endpoint_->flush(*reports_);
         if (code == kPending) {
@@ -175,7 +192,12 @@ Lane::Reports::finished(Code code) {
 
 void
 Lane::reported(Code code) {
-    if (code != kDone) transfer_.fail(code, *endpoint_);
+    if (code != kDone) {
+        transfer_.fail(code, *endpoint_);
+    } else if (pieces_outstanding_ > 0) { // flush and message come behind all pieces
+        --pieces_outstanding_;
+        pieceDone();
+    }
     if (parked_ && reports_->outstanding <= resume_at_) {
         parked_ = false;
         worker_.addTask(*this);
@@ -362,6 +384,24 @@ Transfer::cancel() {
     if (quiet()) return;
     cancelled_.store(true, std::memory_order_relaxed);
     stop_.store(true, std::memory_order_release);
+}
+
+bool
+Transfer::forceQuiet() {
+    if (quiet()) return true;
+    if (!runtime_.options().detect_death || connection_->name() == runtime_.agent()) return false;
+    cancel();
+    connection_->sever("it did not go on with a transfer in time, and its connection was dropped; load its metadata "
+                       "again");
+    for (Lane &lane : lanes_) runtime_.nudge(lane.workerIndex());
+    return true;
+}
+
+uint64_t
+Transfer::bytesDone() const noexcept {
+    uint64_t bytes = 0;
+    for (const Lane &lane : lanes_) bytes += lane.bytesDone();
+    return bytes;
 }
 
 std::string

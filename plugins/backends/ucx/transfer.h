@@ -14,7 +14,8 @@
 // |             | the caller's memory any more                        |                              |                |
 //
 // A cancelled or failed request stops giving blocks and stays Moving until UCX has ended all it was given: what is with
-// UCX cannot be called back.
+// UCX cannot be called back. forceQuiet() closes the connection by force, after which UCX ends it all and lets nothing
+// of it in any more.
 //
 // A lane is the part of a request that goes through one worker, normally all of it:
 //
@@ -51,6 +52,21 @@ namespace nx::ucx {
 class Runtime;
 class Transfer;
 
+/// A place in a plan, which is moved in pieces of blocks.
+struct Cursor {
+    const nixlx::Run *run = nullptr;
+    uint64_t block = 0;  ///< in the run
+    uint64_t offset = 0; ///< in the block
+    uint64_t blocks_left = 0;
+
+    /// Of the next piece; requires that there is one.
+    uint64_t
+    nextLength();
+
+    void
+    step(uint64_t length);
+};
+
 class Lane final : public Task {
 public:
     /// Blocks first_block ... first_block + block_count - 1 of the request.
@@ -77,6 +93,12 @@ public:
     const Endpoint &
     endpoint() const noexcept {
         return *endpoint_;
+    }
+
+    /// Of the posted request. From any thread.
+    uint64_t
+    bytesDone() const noexcept {
+        return bytes_done_.load(std::memory_order_relaxed);
     }
 
     /// Lock held.
@@ -111,10 +133,10 @@ private:
     rewind();
     bool
     issue();
-    uint64_t
-    nextLength();
     Code
-    issueNext(uint64_t &bytes);
+    issueNext(uint64_t length);
+    void
+    pieceDone();
     void
     drain();
     void
@@ -133,10 +155,11 @@ private:
     bool parked_ = false;    ///< the window is full; not among the worker's tasks
     uint64_t resume_at_ = 0; ///< so few outstanding operations end that
     std::unique_ptr<Reports> reports_;
-    uint64_t blocks_left_ = 0;
-    const nixlx::Run *run_ = nullptr;
-    uint64_t block_ = 0;  ///< in the run
-    uint64_t offset_ = 0; ///< in the block
+    Cursor given_; ///< behind what UCX was given
+    Cursor done_;  ///< behind as many pieces as are done, as if they ended in order
+    uint64_t pieces_outstanding_ = 0;
+
+    std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
 
 /// A plan made from the two lists of NIXL 1.4.
@@ -166,6 +189,11 @@ public:
     check();
     void
     cancel();
+    bool
+    forceQuiet();
+
+    uint64_t
+    bytesDone() const noexcept;
 
     /// Not posted, or final.
     bool

@@ -1,0 +1,272 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: a peer that stands still ends the requests to it in time, and never writes into their buffers again. Method:
+// the peer is a process of its own, stopped in the middle of a transfer; when the request has ended its buffer is
+// filled with a pattern, the process goes on, serves again and ends. Over shared memory and over the network, with and
+// without a progress thread.
+#include <csignal>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/agent_pair.h"
+
+namespace nx::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using ::testing::HasSubstr;
+
+constexpr size_t kSize = size_t{32} << 20;
+constexpr uint64_t kTheirs = 1, kPattern = 2;
+constexpr milliseconds kLimit{300}, kSettleGuard{150};
+constexpr std::chrono::seconds kHang{10}; ///< beyond both, on a busy machine
+
+/// How the agents meet over UCX.
+enum class Way {
+    kLocal, ///< over shared memory
+    kTcp    ///< over the network: without the trailer that tells ours of each other
+};
+
+struct Setup {
+    Way way;
+    bool progress_thread;
+};
+
+/// An agent "B" with memory that holds a pattern, in a process of its own. It serves until its socket is closed.
+class ServingProcess {
+public:
+    explicit ServingProcess(const PairOptions &options) {
+        int sockets[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) abort();
+        pid_ = fork();
+        if (pid_ == 0) {
+            close(sockets[0]);
+            serve(sockets[1], options);
+        }
+        close(sockets[1]);
+        socket_ = sockets[0];
+        size_t size = 0;
+        receive(&there.addr, sizeof there.addr);
+        receive(&size, sizeof size);
+        metadata.resize(size);
+        receive(metadata.data(), size);
+        there.len = kSize;
+    }
+    ~ServingProcess() {
+        if (pid_ <= 0) return;
+        kill(pid_, SIGKILL);
+        finish();
+    }
+
+    void
+    stop() const {
+        kill(pid_, SIGSTOP);
+        waitpid(pid_, nullptr, WUNTRACED);
+    }
+
+    void
+    goOn() const {
+        kill(pid_, SIGCONT);
+    }
+
+    /// Ends it; whether it ended in an orderly way.
+    bool
+    finish() {
+        close(std::exchange(socket_, -1));
+        int status = 0;
+        waitpid(std::exchange(pid_, -1), &status, 0);
+        return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
+
+    nixl_blob_t metadata;
+    nixlBasicDesc there{0, 0, 0}; ///< its memory
+
+private:
+    [[noreturn]] static void
+    serve(int socket, const PairOptions &options) {
+        Buffer memory(kSize);
+        memory.fill(kTheirs);
+        const PairedAgent b("B", options);
+        require(b->registerMem(registrationOf({memory.desc()})), "register at B");
+        const nixl_blob_t blob = b.metadata();
+        const uintptr_t address = memory.address();
+        const size_t size = blob.size();
+        for (const auto &[bytes, length] :
+             {std::pair<const void *, size_t>(&address, sizeof address), {&size, sizeof size}, {blob.data(), size}}) {
+            if (write(socket, bytes, length) != static_cast<ssize_t>(length)) _exit(1);
+        }
+        nixl_notifs_t none;
+        pollfd closed{socket, POLLIN, 0};
+        while (::poll(&closed, 1, options.progress_thread ? -1 : 0) == 0) (void)b->getNotifs(none);
+        _exit(0);
+    }
+
+    void
+    receive(void *bytes, size_t size) const {
+        ASSERT_EQ(recv(socket_, bytes, size, MSG_WAITALL), static_cast<ssize_t>(size));
+    }
+
+    pid_t pid_ = -1;
+    int socket_ = -1;
+};
+
+class PausedPeer : public ::testing::TestWithParam<Setup> {
+protected:
+    // The process is made before this one starts UCX.
+    PausedPeer()
+        : sink_(kSize),
+          shared_sink_(kSize),
+          at_c_(64 << 10),
+          for_c_(64 << 10),
+          b(options()),
+          a("A", options()),
+          c("C", options()) {
+        for (const Buffer *buffer : {&sink_, &shared_sink_, &for_c_}) {
+            require(a->registerMem(registrationOf({buffer->desc()})), "register at A");
+        }
+        require(c->registerMem(registrationOf({at_c_.desc()})), "register at C");
+        meet(b.metadata);
+        meet(c.metadata());
+    }
+
+    static PairOptions
+    options() {
+        return {"UCX", {}, GetParam().progress_thread};
+    }
+
+    void
+    meet(nixl_blob_t blob) const {
+        if (GetParam().way == Way::kTcp) blob.resize(std::min(blob.size(), blob.rfind("nixlxTrailer")));
+        a.load(blob);
+    }
+
+    nixlXferReqH *
+    requestTo(const std::string &name, nixl_xfer_op_t operation, const Buffer &here, const nixlBasicDesc &there) const {
+        nixlXferReqH *request = nullptr;
+        require(a->createXferReq(operation, listOf({here.desc()}), listOf({there}), name, request), "create");
+        return request;
+    }
+
+    nixl_status_t
+    finish(nixlXferReqH *request, nixl_status_t status) {
+        eventually([&] {
+            if (status == NIXL_IN_PROG) status = a->getXferStatus(request);
+            (void)c->getNotifs(c.inbox); // progress
+            return status != NIXL_IN_PROG;
+        });
+        return status;
+    }
+
+    nixl_status_t
+    run(nixlXferReqH *request) {
+        return finish(request, a->postXferReq(request));
+    }
+
+    /// Stops the peer while `request` runs, and waits for the end of the request, using another peer meanwhile.
+    nixl_status_t
+    endWithAPausedPeer(nixlXferReqH *request) {
+        nixlXferReqH *bystander = requestTo("C", NIXL_READ, for_c_, at_c_.desc());
+        nixl_status_t status;
+        do {
+            b.goOn();
+            status = a->postXferReq(request);
+            b.stop();
+            stopped_ = steady_clock::now();
+            while (status == NIXL_IN_PROG && steady_clock::now() - stopped_ < kHang + kPatience) {
+                EXPECT_EQ(run(bystander), NIXL_SUCCESS) << nixlx::lastError();
+                status = a->getXferStatus(request);
+            }
+        } while (status == NIXL_SUCCESS); // it was faster
+        EXPECT_EQ(a->releaseXferReq(bystander), NIXL_SUCCESS);
+        return status;
+    }
+
+    void
+    endsInTime(nixl_xfer_op_t operation) {
+        nixlXferReqH *request = requestTo("B", operation, sink_, b.there);
+        ASSERT_EQ(a->setXferLimits(request, {.stall = kLimit}), NIXL_SUCCESS);
+        EXPECT_EQ(endWithAPausedPeer(request), NIXL_ERR_TIMEOUT);
+        const auto took = steady_clock::now() - stopped_;
+        EXPECT_GE(took, kLimit);
+        EXPECT_LT(took, kLimit + kSettleGuard + kHang);
+        RecordProperty("milliseconds", std::to_string(took / milliseconds(1)));
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("the stall limit"));
+        sink_.fill(kPattern);
+        EXPECT_EQ(a->checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND) << "the peer is lost";
+        EXPECT_EQ(a->releaseXferReq(request), NIXL_SUCCESS) << nixlx::lastError();
+    }
+
+    /// It takes what is left in its queues, serves again as the peer that it is, and ends; nothing of it arrives.
+    void
+    goesOnWithoutHarm() {
+        b.goOn();
+        if (a->checkRemoteMD("B", {DRAM_SEG}) != NIXL_SUCCESS) meet(b.metadata);
+        nixlXferReqH *again = requestTo("B", NIXL_READ, shared_sink_, b.there);
+        EXPECT_EQ(run(again), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_TRUE(b.finish()) << "the process did not survive the loss of its connection";
+        EXPECT_EQ(sink_.firstDifference(kPattern), kSize) << "bytes arrived after the final status";
+    }
+
+    const Buffer sink_, shared_sink_, at_c_, for_c_; // outlive the agents, whose transfers may still run
+    ServingProcess b;
+    PairedAgent a, c;
+    steady_clock::time_point stopped_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         PausedPeer,
+                         testing::Values(Setup{Way::kLocal, false},
+                                         Setup{Way::kLocal, true},
+                                         Setup{Way::kTcp, false},
+                                         Setup{Way::kTcp, true}),
+                         [](const testing::TestParamInfo<Setup> &info) {
+                             return std::string(info.param.way == Way::kLocal ? "Local" : "Tcp") +
+                                 (info.param.progress_thread ? "Threaded" : "Polled");
+                         });
+
+TEST_P(PausedPeer, EndsAReadInTimeAndForGood) {
+    endsInTime(NIXL_READ);
+    goesOnWithoutHarm();
+}
+
+TEST_P(PausedPeer, EndsAWriteInTimeAndForGood) {
+    sink_.fill(kTheirs); // so that what is read later is known
+    endsInTime(NIXL_WRITE);
+    goesOnWithoutHarm();
+}
+
+TEST_P(PausedPeer, EndsTheOtherRequestsToItWithDisconnect) {
+    nixlXferReqH *limited = requestTo("B", NIXL_READ, sink_, b.there);
+    nixlXferReqH *unlimited = requestTo("B", NIXL_READ, shared_sink_, b.there);
+    ASSERT_EQ(run(unlimited), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(a->setXferLimits(limited, {.deadline = kLimit}), NIXL_SUCCESS);
+    b.stop();
+    ASSERT_EQ(a->postXferReq(unlimited), NIXL_IN_PROG);
+    ASSERT_EQ(run(limited), NIXL_ERR_TIMEOUT);
+    EXPECT_EQ(finish(unlimited, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT);
+    sink_.fill(kPattern);
+    goesOnWithoutHarm();
+}
+
+TEST_P(PausedPeer, LetsGoOfARequestPastItsDeadline) {
+    nixlXferReqH *request = requestTo("B", NIXL_READ, sink_, b.there);
+    ASSERT_EQ(run(request), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(a->setXferLimits(request, {.deadline = kLimit}), NIXL_SUCCESS);
+    b.stop();
+    ASSERT_EQ(a->postXferReq(request), NIXL_IN_PROG);
+    nixl_status_t released = NIXL_SUCCESS;
+    EXPECT_TRUE(eventually([&] { return (released = a->releaseXferReq(request)) != NIXL_ERR_REPOST_ACTIVE; }));
+    EXPECT_EQ(released, NIXL_SUCCESS) << nixlx::lastError();
+    sink_.fill(kPattern);
+    goesOnWithoutHarm();
+}
+
+} // namespace
+} // namespace nx::test
