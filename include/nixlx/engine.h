@@ -116,6 +116,14 @@ public:
     virtual nixl_status_t
     loadPeerInfo(const std::string &remote_agent, const std::string &info) = 0;
 
+    /// Judges what a peer published and changes nothing: its connection info, its getPeerInfo (null: none) and the
+    /// public data of its registrations. Asked before an earlier start of the peer is given up for this one, so that
+    /// damaged bytes cost nobody a peer. SUCCESS: it could be loaded, as far as bytes can tell.
+    virtual nixl_status_t
+    validatePeer(const std::string &connection_info,
+                 const std::string *peer_info,
+                 std::span<const std::string> public_data) const = 0;
+
 protected:
     ~Engine() = default;
 };

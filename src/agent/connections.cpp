@@ -177,8 +177,23 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     }
 
     // From here on backends change; what was done is undone on failure. A replaced start goes first, because a
-    // backend knows one start of a name at a time.
+    // backend knows one start of a name at a time: it cannot be undone, so the new one is judged before.
     if (replaced) {
+        for (const auto &[backend, connection] : new_connections) {
+            std::vector<std::string> public_data;
+            for (const auto &[key, ranges] : new_ranges) {
+                if (key.second != backend->order) continue;
+                for (const auto *range : ranges) public_data.push_back(range->metaInfo);
+            }
+            nx::clearBackendSentence();
+            const auto status =
+                backend->face().validatePeer(connection->info, peerInfoFor(metadata, backend->type), public_data);
+            if (status < 0 && (status != NIXL_ERR_NOT_SUPPORTED || new_connections.size() == 1)) {
+                return {status,
+                        "another start of agent " + shown + " is not loaded, the one that is known stays: backend " +
+                            backend->type + ": " + failure("validatePeer", status)};
+            }
+        }
         replaced->lost.store(true); // a name has one start at a time: that one has ended
         forgetPeerLocked(replaced);
     }

@@ -132,6 +132,11 @@ LegacyEngine::loadPeerInfo(const std::string &, const std::string &) {
 }
 
 nixl_status_t
+LegacyEngine::validatePeer(const std::string &, const std::string *, std::span<const std::string>) const {
+    return NIXL_SUCCESS; // 1.4 has no way to ask
+}
+
+nixl_status_t
 LegacyEngine::estimate(nixlBackendReqH *request,
                        std::chrono::microseconds &duration,
                        std::chrono::microseconds &err_margin,

@@ -38,6 +38,10 @@ public:
     getPeerInfo(std::string &info) const override;
     nixl_status_t
     loadPeerInfo(const std::string &remote_agent, const std::string &info) override;
+    nixl_status_t
+    validatePeer(const std::string &connection_info,
+                 const std::string *peer_info,
+                 std::span<const std::string> public_data) const override;
 
     /// 1.4's own estimate of a prepared request.
     nixl_status_t

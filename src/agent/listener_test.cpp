@@ -255,6 +255,26 @@ TEST_F(Listener, ABadBlobThatNamesALivePeerLeavesThePeerAsItWas) {
     EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc(), z.desc()})), NIXL_SUCCESS);
 }
 
+TEST_F(Listener, ABadBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
+    registerBoth();
+    pair.exchange();
+    PairOptions quiet = listening();
+    quiet.listen = false;
+    Buffer z(4096);
+    PairedAgent restarted("B", quiet); // the same name, another incarnation
+    require(restarted->registerMem(registrationOf({z.desc()})), "register at the other start");
+    std::string loaded = "untouched";
+    gated().fail(EngineCall::kValidatePeer, NIXL_ERR_MISMATCH);
+    EXPECT_EQ(pair.a->loadRemoteMD(restarted.metadata(), loaded), NIXL_ERR_MISMATCH);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("the one that is known stays"));
+    EXPECT_EQ(loaded, "untouched");
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS);
+    EXPECT_TRUE(transferWorks(5));
+    pair.a.load(restarted.metadata());
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_ERR_NOT_FOUND) << "replaced";
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({z.desc()})), NIXL_SUCCESS);
+}
+
 // P16: what is not accepted changes nothing. The state is compared by what it serves.
 TEST_F(Listener, MutatedBlobsNeverHurtALivePeer) {
     registerBoth();

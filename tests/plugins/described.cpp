@@ -65,6 +65,10 @@ public:
     loadPeerInfo(const std::string &, const std::string &) override {
         return NIXL_SUCCESS;
     }
+    nixl_status_t
+    validatePeer(const std::string &, const std::string *, std::span<const std::string>) const override {
+        return NIXL_SUCCESS;
+    }
 };
 
 const nixlx_option kOptions[] = {{"depth", "int", "16", "requests in flight"}, {"mode", "a|b", "a", "which way"}};

@@ -293,6 +293,14 @@ public:
     }
 
     nixl_status_t
+    validatePeer(const std::string &connection_info,
+                 const std::string *peer_info,
+                 std::span<const std::string> public_data) const override {
+        return behind(EngineCall::kValidatePeer,
+                      [&] { return Engine::validatePeer(connection_info, peer_info, public_data); });
+    }
+
+    nixl_status_t
     getNotifs(notif_list_t &notifications) override {
         return behind(EngineCall::kFetchNotifications, [&] { return Engine::getNotifs(notifications); });
     }

@@ -28,6 +28,7 @@ enum class EngineCall : unsigned {
     kDisconnect,
     kPeerInfo,
     kLoadPeerInfo,
+    kValidatePeer,
     kPrepare,
     kPost,
     kCheck,

@@ -229,6 +229,12 @@ Engine::loadPeerInfo(const std::string &, const std::string &) {
     return NIXL_SUCCESS;
 }
 
+nixl_status_t
+Engine::validatePeer(const std::string &connection_info, const std::string *, std::span<const std::string>) const {
+    // Public data is the name of a window: the target finds it or does not.
+    return report(process_->find(connection_info).status());
+}
+
 // ---- Notifications -----------------------------------------------------------------------------------------------
 
 nixl_status_t

@@ -91,5 +91,36 @@ TEST_F(AgentOverUcx, RefusesADamagedSameHostAddressAndLoadsTheGenuineOneAfterwar
     expectThatTheGenuineOneStillLoads();
 }
 
+TEST_F(AgentOverUcx, ADamagedBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
+    Buffer source(4096), other(4096);
+    source.fill(9);
+    ASSERT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
+    pair.exchange();
+    nx::test::PairedAgent restarted(pair.b.name, {.backend = "UCX", .params = {}});
+    ASSERT_EQ(restarted->registerMem(nx::test::registrationOf({other.desc()})), NIXL_SUCCESS);
+    const auto genuine = wire::decodeMetadata(restarted.metadata());
+    ASSERT_TRUE(genuine.ok());
+    std::vector<wire::Metadata> damaged(3, *genuine);
+    damaged[0].connections.front().info = "\x00";
+    damaged[1].sections.front().descs.front().metaInfo = "no key";
+    damaged[2].trailer->peer_info.front().info.resize(20);
+    for (const auto &metadata : damaged) {
+        std::string loaded;
+        EXPECT_LT(pair.a->loadRemoteMD(wire::encodeMetadata(metadata), loaded), 0);
+        EXPECT_NE(nixlx::lastError().find("the one that is known stays"), std::string::npos) << nixlx::lastError();
+        nixlXferReqH *request = nullptr;
+        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
+                                        nx::test::listOf({target.desc()}), pair.b.name, request),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        target.clear();
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        EXPECT_EQ(target.firstDifference(9), target.size());
+    }
+    pair.a.load(restarted.metadata());
+    EXPECT_EQ(pair.a->checkRemoteMD(pair.b.name, nx::test::listOf({other.desc()})), NIXL_SUCCESS);
+}
+
 } // namespace
 } // namespace nx::ucx

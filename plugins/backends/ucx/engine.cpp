@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "ucx/address.h"
 #include "wire/notification.h"
 
 namespace nx::ucx {
@@ -226,6 +227,24 @@ Engine::loadPeerInfo(const std::string &remote_agent, const std::string &info) {
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     connection->setPeerInfo(*decoded, runtime_->isSameHost(*decoded));
+    return NIXL_SUCCESS;
+}
+
+nixl_status_t
+Engine::validatePeer(const std::string &connection_info,
+                     const std::string *peer_info,
+                     std::span<const std::string> public_data) const {
+    if (auto status = checkAddress(connection_info); !status.ok()) return failed(std::move(status));
+    RefusedDomains refused;
+    refused.plain = segmentDomains(connection_info);
+    if (peer_info) {
+        auto decoded = decodePeerInfo(*peer_info);
+        if (!decoded.ok()) return failed(decoded);
+        if (!decoded->local_addresses.empty()) refused.local = segmentDomains(decoded->local_addresses.front());
+    }
+    for (const std::string &key : public_data) {
+        if (auto keys = decodeKeys(key, refused); !keys.ok()) return failed(keys);
+    }
     return NIXL_SUCCESS;
 }
 
