@@ -115,8 +115,11 @@ Options::read(const nixl_b_params_t *params) {
 }
 
 std::vector<Setting>
-plainSettings(const Options &options) {
+plainSettings(const Options &options, unsigned minor_version) {
     std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}};
+    // UCX 1.13 aborts when a peer with 1.23 connects that sees its shared memory. Where the death of peers is to be
+    // noticed it does not use shared memory here.
+    if (minor_version < 14 && options.detect_death) append(settings, {{"TLS", "^shm"}});
     if (hasRdmaDevices()) append(settings, {{"IB_PCI_RELAXED_ORDERING", "try"}, {"RC_FENCE", "none"}});
     append(settings, options.engine_config);
     settings = withUsersChoice(std::move(settings));
@@ -126,6 +129,23 @@ plainSettings(const Options &options) {
         settings.push_back({"NET_DEVICES", joined, true});
     }
     return settings;
+}
+
+bool
+allowsSharedMemory(const Options &options) {
+    std::vector<Setting> settings{{"TLS", ""}};
+    append(settings, options.engine_config);
+    std::string choice;
+    for (const Setting &setting : withUsersChoice(std::move(settings))) {
+        if (setting.name == "TLS") choice = setting.value;
+    }
+    const bool excludes = choice.starts_with('^');
+    const auto names = kit::splitList(choice.substr(excludes ? 1 : 0));
+    const auto has = [&](const std::set<std::string> &wanted) {
+        return std::any_of(names.begin(), names.end(), [&](const std::string &name) { return wanted.contains(name); });
+    };
+    if (excludes) return !has({"shm", "sm", "mm"});
+    return names.empty() || has({"all", "shm", "sm", "mm", "posix", "sysv", "xpmem"});
 }
 
 std::vector<Setting>

@@ -36,11 +36,15 @@ struct Options {
 inline constexpr uint32_t kOptionCount = 10;
 extern const nixlx_option kOptionTable[kOptionCount];
 
-/// Settings of the context that every peer meets, also one of NIXL 1.4.
+/// Settings of the context that every peer meets, also one of NIXL 1.4. `minor_version` of the UCX in use.
 std::vector<Setting>
-plainSettings(const Options &options);
+plainSettings(const Options &options, unsigned minor_version);
 
-/// Settings of the context for peers of ours on the same host. `minor_version` of the UCX in use.
+/// False where the user's choice of transports (UCX_TLS, or TLS in engine_config) leaves shared memory out.
+bool
+allowsSharedMemory(const Options &options);
+
+/// Settings of the context for peers of ours on the same host.
 std::vector<Setting>
 localSettings(const Options &options, unsigned minor_version);
 

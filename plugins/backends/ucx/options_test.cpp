@@ -44,7 +44,7 @@ TEST(UcxOptions, AcceptWhatThePluginAdvertises) {
 TEST(UcxOptions, JoinBothDeviceListsAndAddThePort) {
     const Options options = read({{"device_list", "mlx5_0,mlx5_1:2, mlx5_2"}, {"ucx_devices", "mlx5_0 , mlx5_3"}});
     EXPECT_EQ(options.devices, (std::vector<std::string>{"mlx5_0:1", "mlx5_1:2", "mlx5_2:1", "mlx5_3:1"}));
-    EXPECT_EQ(find(plainSettings(options), "NET_DEVICES")->value, "mlx5_0:1,mlx5_1:2,mlx5_2:1,mlx5_3:1");
+    EXPECT_EQ(find(plainSettings(options, 22), "NET_DEVICES")->value, "mlx5_0:1,mlx5_1:2,mlx5_2:1,mlx5_3:1");
 }
 
 TEST(UcxOptions, KeepTheLocalContextOffTheNetwork) {
@@ -61,15 +61,35 @@ TEST(UcxOptions, SwitchSharedMemoryByTheNameTheVersionKnows) {
 }
 
 TEST(UcxOptions, NeverSwitchThePlainContext) {
-    for (const Setting &setting : plainSettings(read({}))) {
+    for (const Setting &setting : plainSettings(read({}), 22)) {
         EXPECT_FALSE(setting.name.ends_with("ERROR_HANDLING")) << setting.name;
     }
 }
 
+TEST(UcxOptions, KeepSharedMemoryFromTheVersionThatNewerPeersWouldAbort) {
+    EXPECT_EQ(find(plainSettings(read({}), 13), "TLS")->value, "^shm");
+    EXPECT_EQ(find(plainSettings(read({}), 14), "TLS"), nullptr);
+    EXPECT_EQ(find(plainSettings(read({{"ucx_error_handling_mode", "none"}}), 13), "TLS"), nullptr);
+    EXPECT_EQ(find(plainSettings(read({{"engine_config", "TLS=tcp"}}), 13), "TLS")->value, "tcp");
+}
+
+TEST(UcxOptions, SayWhetherTheChosenTransportsHaveSharedMemory) {
+    const auto allows = [](const std::string &transports) {
+        return allowsSharedMemory(read({{"engine_config", "TLS=" + transports}}));
+    };
+    EXPECT_TRUE(allowsSharedMemory(read({})));
+    EXPECT_TRUE(allows("all"));
+    EXPECT_TRUE(allows("posix"));
+    EXPECT_TRUE(allows("^tcp"));
+    EXPECT_TRUE(allows("^sysv"));
+    EXPECT_FALSE(allows("tcp"));
+    EXPECT_FALSE(allows("^shm"));
+}
+
 TEST(UcxOptions, ReadEngineConfig) {
     const Options options = read({{"engine_config", "UCX_TLS=tcp, MAX_RMA_RAILS=1"}});
-    EXPECT_EQ(find(plainSettings(options), "TLS")->value, "tcp");
-    EXPECT_EQ(find(plainSettings(options), "MAX_RMA_RAILS")->value, "1");
+    EXPECT_EQ(find(plainSettings(options, 22), "TLS")->value, "tcp");
+    EXPECT_EQ(find(plainSettings(options, 22), "MAX_RMA_RAILS")->value, "1");
 }
 
 TEST(UcxOptions, RefuseWhatTheyCannotRead) {

@@ -27,7 +27,6 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
     : agent_(std::move(agent)),
       options_(std::move(options)),
       progress_thread_wanted_(progress_thread),
-      plain_settings_(plainSettings(options_)),
       host_(hostIdentity()),
       start_thread_("nixl-ucx-start", [this] { start(); }) {}
 
@@ -57,7 +56,9 @@ Runtime::startAll() {
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
     if (auto status = createFabric(Fabric::kPlain); !status.ok()) return status;
-    auto status = createFabric(Fabric::kLocal);
+    auto status = allowsSharedMemory(options_)
+        ? createFabric(Fabric::kLocal)
+        : Status(NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out");
     if (status.ok()) {
         auto beacon = Beacon::create();
         if (beacon.ok()) beacon_ = *std::move(beacon);
@@ -77,7 +78,7 @@ Runtime::createFabric(Fabric fabric) {
     const bool local = fabric == Fabric::kLocal;
     ContextOptions options;
     options.name = agent_;
-    options.settings = local ? localSettings(options_, library_->minorVersion()) : plain_settings_;
+    options.settings = (local ? localSettings : plainSettings)(options_, library_->minorVersion());
     options.wakeup = progress_thread_wanted_ || options_.num_threads > 0;
     auto context = Context::create(*library_, options);
     if (!context.ok()) return std::move(context).status();

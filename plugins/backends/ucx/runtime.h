@@ -172,7 +172,6 @@ private:
     const std::string agent_;
     const Options options_;
     const bool progress_thread_wanted_;
-    const std::vector<Setting> plain_settings_;
     const std::string host_;
     // Constant once started:
     const Library *library_ = nullptr;
