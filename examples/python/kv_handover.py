@@ -17,6 +17,8 @@ import os
 import sys
 import time
 
+from common import Failure, describe
+
 POISON = 0xEE  # in the decode process's cache before the handover
 IN_FLIGHT = 4  # requests posted at a time
 STALL_LIMIT_S = 30.0  # without a sign of progress
@@ -37,16 +39,6 @@ class Shape:
     @property
     def total_bytes(self):
         return self.layers * 2 * self.tensor_bytes
-
-
-class Failure(Exception):
-    """The handover did not succeed; the text says why."""
-
-
-def describe(error):
-    """A Failure and NIXL's errors say everything in their sentence; others need their type."""
-    explained = isinstance(error, Failure) or hasattr(error, "status")
-    return str(error) if explained else f"{type(error).__name__}: {error}"
 
 
 # ---- The cache -------------------------------------------------------------------------------------------------------
@@ -402,7 +394,7 @@ def fitted(shape, terminal):
     return shape
 
 
-def parse_arguments(arguments, program=None):
+def parse_arguments(arguments, program=None, epilog=""):
     def positive(text):
         value = int(text)
         if value < 1:
@@ -418,7 +410,7 @@ def parse_arguments(arguments, program=None):
     parser = argparse.ArgumentParser(
         prog=program or os.environ.get("NIXL_DEMO_PROGRAM"), description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Exit status: 0 every byte is right and every notification arrived, 1 otherwise.")
+        epilog="Exit status: 0 every byte is right and every notification arrived, 1 otherwise. " + epilog)
     parser.add_argument("--layers", type=positive, default=32, help="layers of the model (default 32)")
     parser.add_argument("--blocks", type=positive, default=1024, help="blocks in each K or V (default 1024)")
     parser.add_argument("--block-bytes", type=words, default=16384, help="bytes per block (default 16384)")

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The nixl authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the examples share: options, waits that end, and errors as sentences."""
+
+import argparse
+import ipaddress
+import os
+import socket
+import sys
+import time
+
+TIMEOUT_S = 60.0
+ASK_AGAIN_S = 3.0
+PAUSE_S = 0.0005
+
+
+class Failure(Exception):
+    """The example did not succeed; the text says why."""
+
+
+def describe(error):
+    """A Failure and NIXL's errors say everything in their sentence; others need their type."""
+    explained = isinstance(error, (Failure, RuntimeError)) or hasattr(error, "status")
+    return str(error) if explained else f"{type(error).__name__}: {error}"
+
+
+def run(main):
+    """Exits with 0 if main() returns, otherwise with 1 and the reason on standard error."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # a Failure, or one of NIXL's errors
+        print(f"{os.path.basename(sys.argv[0])}: {describe(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def wait_for(what, predicate, timeout_s=TIMEOUT_S):
+    """The first true result of predicate(). Failure: none within the limit; `what` is what was waited for."""
+    end = time.monotonic() + timeout_s
+    while True:
+        result = predicate()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise Failure(f"{what} did not happen within {timeout_s:g} s")
+        time.sleep(PAUSE_S)
+
+
+def finish(agent, handle, timeout_s=TIMEOUT_S):
+    """Waits until a posted transfer has ended; it raises if it failed."""
+    wait_for("the end of the transfer", lambda: agent.check_xfer_state(handle) == "DONE", timeout_s)
+
+
+def two_peers_parser(description):
+    """The options of an example that runs as two processes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", required=True, choices=["target", "initiator"],
+                        help="which of the two processes this is; the target may be started first or second")
+    parser.add_argument("--ip", type=ipv4_address, default="127.0.0.1",
+                        help="where the target listens, as the initiator reaches it (default 127.0.0.1)")
+    parser.add_argument("--port", type=port_number, default=5555, help="port the target listens on (default 5555)")
+    parser.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS",
+                        help=f"how long to wait for the other process (default {TIMEOUT_S:g})")
+    return parser
+
+
+def meet_target(agent, options, descs=None):
+    """The initiator's first step: swaps metadata with the target, which may not listen yet, and waits for it.
+
+    With `descs`: until it knows this memory of the target. A target answers from the moment it listens, perhaps before
+    it has registered anything.
+    """
+    next_try = 0.0
+
+    def met():
+        nonlocal next_try
+        if agent.check_remote_metadata("target", descs):
+            return True
+        if time.monotonic() >= next_try:
+            agent.fetch_remote_metadata("target", options.ip, options.port)
+            agent.send_local_metadata(options.ip, options.port)
+            next_try = time.monotonic() + ASK_AGAIN_S
+        return False
+
+    wait_for(f"an answer of the target at {options.ip}:{options.port} (start this program with --mode target there)",
+             met, options.timeout)
+
+
+def meet_initiator(agent, options):
+    """The target's first step: waits until an initiator has sent its metadata."""
+    wait_for(f"a visit of an initiator at port {options.port} (start this program with --mode initiator)",
+             lambda: agent.check_remote_metadata("initiator"), options.timeout)
+
+
+def next_message(agent, sender, timeout_s):
+    """Waits for one notification of `sender`, and only one."""
+    messages = wait_for(f"a notification of the {sender}", lambda: agent.get_new_notifs().get(sender), timeout_s)
+    if len(messages) > 1:
+        raise Failure(f"the {sender} sent {len(messages)} notifications instead of one: {messages}")
+    return messages[0]
+
+
+def ipv4_address(text):
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        pass
+    try:
+        return socket.gethostbyname(text)
+    except OSError:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither an IPv4 address nor the name of a host") from None
+
+
+def port_number(text):
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port; it must be 1 to 65535")
+    return int(text)
+
+
+def seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+    return value

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: The nixl authors
+# SPDX-License-Identifier: Apache-2.0
+"""The programs in examples/python do what they say, and say what is wrong."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+EXAMPLES = ROOT / "examples" / "python"
+LIMIT_S = 150
+sys.path.insert(0, str(ROOT / "tools"))
+
+import two_processes  # noqa: E402  (needs the path above)
+
+
+@pytest.fixture(autouse=True)
+def needs_ucx(plugins):
+    if "UCX" not in plugins:
+        pytest.skip("there is no plugin UCX")
+
+
+@pytest.fixture(params=["with torch", "without torch"])
+def environment(request, tmp_path, monkeypatch):
+    """Runs the test with PyTorch and without, which the examples must be able to do."""
+    if request.param == "with torch":
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    else:
+        (tmp_path / "torch.py").write_text("raise ImportError('hidden by the test')\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def run(*command):
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def run_example(name, *arguments):
+    return run(EXAMPLES / name, *arguments)
+
+
+def run_both(name, *arguments):
+    done = run(ROOT / "tools" / "two_processes.py", sys.executable, EXAMPLES / name, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_basic_two_peers(environment):
+    output = run_both("basic_two_peers.py")
+    assert "initiator: all 160 numbers arrived, over UCX" in output
+    assert "target: the initiator has read the tensor" in output
+
+
+def test_expanded_two_peers(environment):
+    output = run_both("expanded_two_peers.py", "--backend", "UCX")
+    assert output.count(": right\n") == 6
+    assert "initiator: every step was right, over UCX" in output
+    assert "target: done" in output and "initiator: done" in output
+
+
+def test_partial_metadata():
+    ports = two_processes.free_port(), two_processes.free_port()
+    done = run_example("partial_md_example.py", "--init-port", ports[0], "--target-port", ports[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "initiator: all 2097152 bytes arrived; target: both halves were read" in done.stdout
+    assert "NIXL_ERR_NOT_FOUND" in done.stdout
+
+
+def test_kv_handover():
+    done = run_example("kv_handover.py", "--layers", 2, "--blocks", 16)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every byte is right" in done.stdout
+
+
+@pytest.mark.parametrize("mode, missing", [
+    ("target", "a visit of an initiator"),
+    ("initiator", "an answer of the target"),
+])
+@pytest.mark.parametrize("name", ["basic_two_peers.py", "expanded_two_peers.py"])
+def test_says_that_nobody_came(name, mode, missing):
+    done = run_example(name, "--mode", mode, "--port", two_processes.free_port(), "--timeout", 0.5)
+    assert done.returncode == 1
+    assert f"{name}: {missing}" in done.stderr and "did not happen within 0.5 s" in done.stderr
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("basic_two_peers.py", ["--mode", "target", "--port"]),
+    ("expanded_two_peers.py", ["--mode", "target", "--port"]),
+    ("partial_md_example.py", ["--target-port"]),
+])
+def test_says_that_the_port_is_taken(name, arguments):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_example(name, *arguments, port)
+    assert done.returncode == 1
+    assert f"{name}: " in done.stderr and str(port) in done.stderr and "in use" in done.stderr
+
+
+@pytest.mark.parametrize("name, arguments, sentence", [
+    ("basic_two_peers.py", [], "required: --mode"),
+    ("basic_two_peers.py", ["--mode", "both"], "invalid choice: 'both'"),
+    ("basic_two_peers.py", ["--mode", "target", "--port", "70000"], "'70000' is no port; it must be 1 to 65535"),
+    ("basic_two_peers.py", ["--mode", "target", "--port", "0"], "'0' is no port"),
+    ("basic_two_peers.py", ["--mode", "initiator", "--ip", "1.2.3.4.5 "], "neither an IPv4 address nor the name"),
+    ("basic_two_peers.py", ["--mode", "target", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
+    ("partial_md_example.py", ["--etcd"], "metadata stores come later"),
+    ("partial_md_example.py", ["--init-port", "7000", "--target-port", "7000"], "two agents need two ports"),
+])
+def test_says_which_argument_is_wrong(name, arguments, sentence):
+    done = run_example(name, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_cuda_needs_torch(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('hidden by the test')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_example("basic_two_peers.py", "--mode", "target", "--use_cuda")
+    assert done.returncode == 2
+    assert "--use_cuda needs PyTorch with CUDA and a GPU; PyTorch is not installed" in done.stderr
+
+
+def test_says_that_there_is_no_such_backend():
+    done = run_example("expanded_two_peers.py", "--mode", "target", "--port", two_processes.free_port(),
+                       "--backend", "TELEPATHY")
+    assert done.returncode == 1
+    assert "expanded_two_peers.py: NIXL_ERR_NOT_FOUND: " in done.stderr and "TELEPATHY" in done.stderr
