@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The nixl authors
 # SPDX-License-Identifier: Apache-2.0
-"""The project's Python: build/venv with pinned tools, and the nixl package built into it; wheels for other Pythons."""
+"""The project's Python: build/venv with pinned tools, and the nixl package built into it; wheels for other Pythons.
+
+Also partners for tests and measurements, never dependencies: the published wheel of the original, and a current UCX.
+"""
 
 import hashlib
 import os
@@ -18,6 +21,10 @@ MINORS = (11, 12, 13)  # Python 3.x that a wheel is made for
 REQUIREMENTS = ROOT / "tools" / "requirements.txt"
 UCX_PACKAGE = "libucx-cu12==1.22.0"  # its core needs no CUDA
 UCX = BUILD / UCX_PACKAGE.replace("==", "-")
+PEER_VENV = BUILD / "peer-venv"
+PEER_PYTHON = PEER_VENV / "bin" / "python"
+# nixl is the package whose name most programs import; the code is in nixl-cu12.
+PEER_PACKAGES = ("nixl-cu12==1.5.1", "nixl==1.5.1", "numpy")
 PACKAGE_SOURCES = ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "cmake", "include", "src", "plugins",
                    "bindings/python")
 
@@ -36,8 +43,8 @@ def _package_files():
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
-def _stamp(name, digest):
-    path = VENV / f".{name}"
+def _stamp(name, digest, folder=VENV):
+    path = folder / f".{name}"
     return path, path.is_file() and path.read_text() == digest
 
 
@@ -103,6 +110,17 @@ def install_wheel(run, python, minor):
                      f"{[path.name for path in WHEELS.glob('*.whl')]}")
     run(*pip, "install", "-q", "--no-deps", wheels[0])
     return inside
+
+
+def ensure_peer(run):
+    """Makes build/peer-venv with the published wheel of the original, unless it is there already."""
+    stamp, current = _stamp("packages", " ".join(PEER_PACKAGES), PEER_VENV)
+    if current:
+        return
+    run(SYSTEM_PYTHON, "-m", "venv", "--clear", PEER_VENV)
+    # Without their dependencies: they name torch, which nothing here uses.
+    run(PEER_PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps", *PEER_PACKAGES)
+    stamp.write_text(" ".join(PEER_PACKAGES))
 
 
 def ensure_ucx(run):
