@@ -173,12 +173,12 @@ Lane::drain() {
     if (given_.blocks_left > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
     const bool gave_some = given_.blocks_left < block_count_ || given_.offset > 0;
     if (transfer_.plan_.operation == NIXL_WRITE && gave_some) {
+        // Counted before it is made: on a connection that breaks in it, UCX reports the end of what was given before
+        // from inside the call, and this lane must not become a task then that outlives its settling below.
+        ++reports_->outstanding;
         const Code code = endpoint_->flush(*reports_);
-        if (code == kPending) {
-            ++reports_->outstanding;
-        } else if (code != kDone) {
-            transfer_.fail(code, *endpoint_);
-        }
+        if (code != kPending) --reports_->outstanding;
+        if (code != kPending && code != kDone) transfer_.fail(code, *endpoint_);
     }
     if (reports_->outstanding == 0) settle();
 }
