@@ -15,6 +15,7 @@ from fleet import AREA, MEMORY_BYTES, ROOT
 
 EXAMPLE = ROOT / "examples" / "python" / "basic_two_peers.py"
 SIZE = 1 << 18
+DEATHS = 3  # a peer is caught in another moment each time
 
 
 @functools.cache
@@ -303,17 +304,17 @@ def test_introductions_example(fleet, initiator):
 def test_death_and_return(pair, fleet):
     """A killed peer is noticed; a new process under its name is a new peer."""
     initiator, target = pair
-    buffers = Buffers(*pair)
-    buffers.makes("WRITE", [(0, 0, SIZE)])
-    initiator.posts("it")
-    target.kill()
-    assert initiator.fails_within("it", 20) == "nixlRemoteDisconnectError"
-    initiator.releases("it")
+    for _ in range(DEATHS):
+        Buffers(initiator, target).makes("WRITE", [(0, 0, SIZE)])
+        initiator.posts("it")
+        target.kill()
+        assert initiator.fails_within("it", 20) == "nixlRemoteDisconnectError"
+        initiator.releases("it")
 
-    fleet.parties[target.whose] = target = fleet.start(target.whose, target.name).ready()
-    if initiator.whose == "theirs":
-        initiator.remove(target.name)  # else it would refuse the new one; ours knows that the old one is gone
-    initiator.load(target.metadata())
-    Buffers(initiator, target).transfers("WRITE", [(0, 0, SIZE)], b"welcome back")
-    assert target.hears(initiator.name, 1) == [b"welcome back"]
+        fleet.parties[target.whose] = target = fleet.start(target.whose, target.name).ready()
+        if initiator.whose == "theirs":
+            initiator.remove(target.name)  # else it would refuse the new one; ours knows that the old one is gone
+        initiator.load(target.metadata())
+        Buffers(initiator, target).transfers("WRITE", [(0, 0, SIZE)], b"welcome back")
+        assert target.hears(initiator.name, 1) == [b"welcome back"]
     fleet.end()
