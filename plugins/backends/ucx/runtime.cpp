@@ -56,9 +56,8 @@ Runtime::startAll() {
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
     if (auto status = createFabric(Fabric::kPlain); !status.ok()) return status;
-    auto status = allowsSharedMemory(options_)
-        ? createFabric(Fabric::kLocal)
-        : Status(NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out");
+    auto status = allowsSharedMemory(options_) ? createFabric(Fabric::kLocal)
+                                               : Status(NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out");
     if (status.ok()) {
         auto beacon = Beacon::create();
         if (beacon.ok()) beacon_ = *std::move(beacon);
