@@ -77,7 +77,7 @@ struct Node {
         const bool local = which.fabric == Fabric::kLocal;
         auto made = Context::create(
             **library,
-            {"node", local ? localSettings(options, (*library)->minorVersion()) : plainSettings(options), false});
+            {"node", (local ? localSettings : plainSettings)(options, (*library)->minorVersion()), false});
         if (!made.ok()) abandon(made.message());
         context = *std::move(made);
         makeWorker();
