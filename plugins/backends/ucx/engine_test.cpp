@@ -7,9 +7,11 @@
 #include "ucx/engine.h"
 
 #include <csignal>
+#include <fcntl.h>
 #include <fstream>
 #include <numeric>
 #include <poll.h>
+#include <sstream>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -618,16 +620,23 @@ TEST_P(EnginePair, EndsWithRequestsInFlight) {
 
 // ---- Another process -----------------------------------------------------------------------------------------------
 
-/// An engine "bob" with a region in a process of its own. It serves until it is killed.
+/// An engine "bob" with a region in a process of its own, which runs this program anew: a fork alone would inherit a UCX
+/// whose thread is gone. It serves until it is killed.
 class Child {
 public:
-    Child(size_t size, bool progress_thread) : size_(size) {
+    static constexpr const char *kTask = "NX_TEST_UCX_CHILD"; ///< "descriptor size threaded" in its environment
+
+    Child(size_t size, bool progress_thread) {
         int fds[2];
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) abort();
+        const std::string task =
+            std::to_string(fds[1]) + " " + std::to_string(size) + " " + std::to_string(progress_thread);
         pid_ = fork();
         if (pid_ == 0) {
-            close(fds[0]);
-            serve(fds[1], progress_thread);
+            fcntl(fds[1], F_SETFD, 0);
+            setenv(kTask, task.c_str(), 1);
+            execl("/proc/self/exe", "ucx-child", "--gtest_filter=*", nullptr);
+            _exit(1);
         }
         close(fds[1]);
         socket_ = Fd(fds[0]);
@@ -651,15 +660,15 @@ public:
     std::string conn_info, peer_info, key;
     uintptr_t address = 0;
 
-private:
-    [[noreturn]] void
-    serve(int fd, bool progress_thread) {
+    /// What the child does.
+    [[noreturn]] static void
+    serve(int fd, size_t size, bool progress_thread) {
         auto engine = makeEngine("bob", progress_thread);
-        Buffer buffer(size_);
-        memset(buffer.data(), 0xbb, size_);
+        Buffer buffer(size);
+        memset(buffer.data(), 0xbb, size);
         nixlBackendMD *md = nullptr;
         std::string bytes;
-        engine->registerMem({buffer.address(), size_, 0, ""}, DRAM_SEG, md);
+        engine->registerMem({buffer.address(), size, 0, ""}, DRAM_SEG, md);
         engine->getConnInfo(bytes);
         send(fd, bytes);
         engine->getPeerInfo(bytes);
@@ -675,6 +684,7 @@ private:
         _exit(0);
     }
 
+private:
     static void
     send(int fd, const std::string &bytes) {
         const uint32_t size = static_cast<uint32_t>(bytes.size());
@@ -691,14 +701,27 @@ private:
         return bytes;
     }
 
-    const size_t size_;
     pid_t pid_ = -1;
     Fd socket_;
 };
 
+/// Turns a process that Child started into one, before the first test.
+class BecomeChild : public testing::Environment {
+    void
+    SetUp() override {
+        const auto task = nixlx::configValue(Child::kTask);
+        if (!task) return;
+        int fd = -1;
+        size_t size = 0;
+        bool progress_thread = false;
+        std::istringstream(*task) >> fd >> size >> progress_thread;
+        Child::serve(fd, size, progress_thread);
+    }
+};
+const auto *const become_child = testing::AddGlobalTestEnvironment(new BecomeChild);
+
 class OtherProcess : public testing::TestWithParam<Setup> {
 protected:
-    // The child is forked before this process starts UCX.
     explicit OtherProcess(size_t size = 256 << 20)
         : child(size, GetParam().progress_thread),
           engine(makeEngine("alice", GetParam().progress_thread)),

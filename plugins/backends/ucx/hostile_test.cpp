@@ -76,8 +76,7 @@ struct Node {
         if (!library.ok()) abandon(library.message());
         const bool local = which.fabric == Fabric::kLocal;
         auto made = Context::create(
-            **library,
-            {"node", (local ? localSettings : plainSettings)(options, (*library)->minorVersion()), false});
+            **library, {"node", (local ? localSettings : plainSettings)(options, (*library)->minorVersion()), false});
         if (!made.ok()) abandon(made.message());
         context = *std::move(made);
         makeWorker();
