@@ -360,6 +360,10 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
     const auto peer = parts.peer;
     auto request = TransferRequest::create(std::move(parts), &backend_args);
     if (!request.ok()) {
+        if (peer && !peer->alive.load() && !peer->lost.load()) {
+            return {NIXL_ERR_NOT_FOUND,
+                    "remote agent " + nx::quoted(peer->name) + " was removed while the request was being made"};
+        }
         if (request.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
         return std::move(request).status();
     }
