@@ -620,8 +620,8 @@ TEST_P(EnginePair, EndsWithRequestsInFlight) {
 
 // ---- Another process -----------------------------------------------------------------------------------------------
 
-/// An engine "bob" with a region in a process of its own, which runs this program anew: a fork alone would inherit a UCX
-/// whose thread is gone. It serves until it is killed.
+/// An engine "bob" with a region in a process of its own, which runs this program anew: a fork alone would inherit a
+/// UCX whose thread is gone. It serves until it is killed.
 class Child {
 public:
     static constexpr const char *kTask = "NX_TEST_UCX_CHILD"; ///< "descriptor size threaded" in its environment
