@@ -6,7 +6,9 @@
 // filled with a pattern, the process goes on, serves again and ends. Over shared memory and over the network, with and
 // without a progress thread.
 #include <csignal>
+#include <fcntl.h>
 #include <poll.h>
+#include <sstream>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +16,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "nixlx/engine.h"
 #include "support/agent_pair.h"
 
 namespace nx::test {
@@ -39,16 +42,22 @@ struct Setup {
     bool progress_thread;
 };
 
-/// An agent "B" with memory that holds a pattern, in a process of its own. It serves until its socket is closed.
+/// An agent "B" with memory that holds a pattern, in a process of its own, which runs this program anew: a fork alone
+/// would inherit a UCX whose thread is gone. It serves until its socket is closed.
 class ServingProcess {
 public:
-    explicit ServingProcess(const PairOptions &options) {
+    static constexpr const char *kTask = "NX_TEST_SERVING_PROCESS"; ///< "socket threaded" in its environment
+
+    explicit ServingProcess(bool progress_thread) {
         int sockets[2];
         if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) abort();
+        const std::string task = std::to_string(sockets[1]) + " " + std::to_string(progress_thread);
         pid_ = fork();
         if (pid_ == 0) {
-            close(sockets[0]);
-            serve(sockets[1], options);
+            fcntl(sockets[1], F_SETFD, 0);
+            setenv(kTask, task.c_str(), 1);
+            execl("/proc/self/exe", "serving-process", "--gtest_filter=*", nullptr);
+            _exit(1);
         }
         close(sockets[1]);
         socket_ = sockets[0];
@@ -88,12 +97,12 @@ public:
     nixl_blob_t metadata;
     nixlBasicDesc there{0, 0, 0}; ///< its memory
 
-private:
+    /// What the process does.
     [[noreturn]] static void
-    serve(int socket, const PairOptions &options) {
+    serve(int socket, bool progress_thread) {
         Buffer memory(kSize);
         memory.fill(kTheirs);
-        const PairedAgent b("B", options);
+        const PairedAgent b("B", {.backend = "UCX", .params = {}, .progress_thread = progress_thread});
         require(b->registerMem(registrationOf({memory.desc()})), "register at B");
         const nixl_blob_t blob = b.metadata();
         const uintptr_t address = memory.address();
@@ -104,10 +113,11 @@ private:
         }
         nixl_notifs_t none;
         pollfd closed{socket, POLLIN, 0};
-        while (::poll(&closed, 1, options.progress_thread ? -1 : 0) == 0) (void)b->getNotifs(none);
+        while (::poll(&closed, 1, progress_thread ? -1 : 0) == 0) (void)b->getNotifs(none);
         _exit(0);
     }
 
+private:
     void
     receive(void *bytes, size_t size) const {
         ASSERT_EQ(recv(socket_, bytes, size, MSG_WAITALL), static_cast<ssize_t>(size));
@@ -117,15 +127,28 @@ private:
     int socket_ = -1;
 };
 
+/// Turns a process that ServingProcess started into one, before the first test.
+class BecomeServingProcess : public ::testing::Environment {
+    void
+    SetUp() override {
+        const auto task = nixlx::configValue(ServingProcess::kTask);
+        if (!task) return;
+        int socket = -1;
+        bool progress_thread = false;
+        std::istringstream(*task) >> socket >> progress_thread;
+        ServingProcess::serve(socket, progress_thread);
+    }
+};
+const auto *const become_serving_process = ::testing::AddGlobalTestEnvironment(new BecomeServingProcess);
+
 class PausedPeer : public ::testing::TestWithParam<Setup> {
 protected:
-    // The process is made before this one starts UCX.
     PausedPeer()
         : sink_(kSize),
           shared_sink_(kSize),
           at_c_(64 << 10),
           for_c_(64 << 10),
-          b(options()),
+          b(GetParam().progress_thread),
           a("A", options()),
           c("C", options()) {
         for (const Buffer *buffer : {&sink_, &shared_sink_, &for_c_}) {
