@@ -353,7 +353,8 @@ TEST_F(Listener, ManyAgentsComeAndGoWithoutTrace) {
     EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("C", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
     const int before = descriptors();
     for (int i = 0; i < 50; ++i) once();
-    EXPECT_TRUE(eventually([&] { return descriptors() == before; })) << descriptors() << " against " << before;
+    // Not more: the first connection may have been open still when they were counted before.
+    EXPECT_TRUE(eventually([&] { return descriptors() <= before; })) << descriptors() << " against " << before;
 }
 
 } // namespace

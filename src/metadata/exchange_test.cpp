@@ -605,7 +605,7 @@ TEST_F(Siege, ConnectAndCloseLeavesNothing) { // W10
     const auto before = openDescriptors();
     for (int i = 0; i < 1000; ++i) Stranger stranger(target->port);
     expectService();
-    EXPECT_TRUE(eventually([&] { return openDescriptors() == before; })) << openDescriptors() << " against " << before;
+    EXPECT_TRUE(eventually([&] { return openDescriptors() <= before; })) << openDescriptors() << " against " << before;
 }
 
 TEST_F(Siege, ADeclaredLengthCostsNothing) { // W11

@@ -606,6 +606,17 @@ TEST_P(EnginePair, RefusesToReleaseAnActiveRequestThe14Way) {
     }));
 }
 
+// A watch of the old connection that fires late must not hit the new one, whose descriptor may have the same number.
+TEST_P(EnginePair, ReconnectsManyTimesWithoutTakingThePeerForDead) {
+    for (int i = 0; i < 500; ++i) {
+        ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+        introduce(*b, "bob", *a, GetParam().way);
+        const auto status = a->genNotif("bob", "hello");
+        ASSERT_EQ(status, NIXL_SUCCESS) << "round " << i << ": " << takeBackendSentence("");
+        pump();
+    }
+}
+
 TEST_P(EnginePair, EndsWithRequestsInFlight) {
     constexpr size_t kSize = 64 << 20;
     Region source(*a, kSize), target(*b, kSize, &kept);
