@@ -93,7 +93,7 @@ ProgressThread::sleep(int64_t timeout_us) {
         const auto it =
             std::find_if(watches_.begin(), watches_.end(), [&](const Watch &watch) { return watch.fd == fds[i].fd; });
         if (it == watches_.end()) continue; // removed meanwhile
-        // What fired may have been closed meanwhile and its number be another watch's: what is watched now does not fire.
+        // What fired may have been closed meanwhile and its number be another watch's, which does not fire.
         pollfd now{it->fd, POLLIN, 0};
         if (::poll(&now, 1, 0) <= 0) continue;
         if (!it->fired()) watches_.erase(it);
