@@ -57,13 +57,17 @@ def test_reader_prints_what_an_agent_did(ring, backend):
 
 def test_reader_follows_until_it_is_interrupted(ring):
     agent = nixl.nixl_agent("followed", config("LOOPBACK"))
+    # A shell's background jobs, of which these tests may be one, ignore Ctrl-C; the reader must not inherit that.
     with subprocess.Popen([sys.executable, READER, "--telemetry_path", ring / "followed"], stdout=subprocess.PIPE,
-                          text=True) as reader:
-        for length in (4096, 8192):
-            agent.register_memory([(0, length, 0, "")], "DRAM")
-            assert reader.stdout.readline() == f"agent_memory_registered {length} bytes\n"
-        reader.send_signal(signal.SIGINT)
-        assert reader.wait(DEADLINE_S) == 0
+                          text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as reader:
+        try:
+            for length in (4096, 8192):
+                agent.register_memory([(0, length, 0, "")], "DRAM")
+                assert reader.stdout.readline() == f"agent_memory_registered {length} bytes\n"
+            reader.send_signal(signal.SIGINT)
+            assert reader.wait(DEADLINE_S) == 0
+        finally:
+            reader.kill()
 
 
 def test_reader_goes_round_the_ring_and_sees_what_was_dropped(ring, monkeypatch):
