@@ -111,7 +111,7 @@ TEST_F(Listener, AnAgentWithoutListenerFetchesAndSends) {
     quiet.listen = false;
     PairedAgent c("C", quiet);
     registerBoth();
-    const auto to_b = pair.b.address("localhost");
+    const auto to_b = pair.b.address();
     ASSERT_EQ(c->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
     ASSERT_EQ(c->sendLocalMD(&to_b), NIXL_SUCCESS);
     EXPECT_EQ(c->waitMetadata(kLong, &to_b), NIXL_SUCCESS);

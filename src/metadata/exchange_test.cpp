@@ -31,6 +31,13 @@ using wire::Verb;
 
 constexpr auto kLong = std::chrono::milliseconds(60'000);
 
+#ifdef __SANITIZE_THREAD__
+constexpr bool kCanLookUp = false; ///< it ends the process in a thread of the C library that it did not see begin
+#else
+constexpr bool kCanLookUp = true;
+#endif
+constexpr const char *kNoLookUp = "the thread sanitizer cannot watch the C library's look-ups of names";
+
 /// An agent as the exchange sees it.
 class Double {
 public:
@@ -379,6 +386,7 @@ TEST(Exchange, AnAgentThatTalksNonsenseIsGivenUp) {
 }
 
 TEST(Exchange, HostNamesAndIpv6AreUnderstood) {
+    if (!kCanLookUp) GTEST_SKIP() << kNoLookUp;
     Double a("a"), b("b");
     b.listen();
     ASSERT_TRUE(a.send(b, "localhost").ok());
@@ -399,6 +407,7 @@ TEST(Exchange, HostNamesAndIpv6AreUnderstood) {
 }
 
 TEST(Exchange, AHostThatDoesNotExistIsNotFound) {
+    if (!kCanLookUp) GTEST_SKIP() << kNoLookUp;
     Double a("a");
     ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "no-such-host.invalid", 1, "x").ok());
     const auto outcome = a.wait();
@@ -455,7 +464,9 @@ TEST(Exchange, EndsSoonWhoeverDoesNotAnswer) {
         ASSERT_TRUE(a.exchange->load("l", "127.0.0.1", deaf.number, std::string(32 << 20, 'x')).ok());
         ASSERT_TRUE(a.exchange->fetch("f", "127.0.0.1", deaf.number, "x").ok());
         ASSERT_TRUE(a.exchange->fetch("f", "127.0.0.1", nobody.number, "x").ok());
-        ASSERT_TRUE(a.exchange->fetch("f", "no-such-host.invalid", 1, "x").ok());
+        if (kCanLookUp) {
+            ASSERT_TRUE(a.exchange->fetch("f", "no-such-host.invalid", 1, "x").ok());
+        }
     }
     EXPECT_LT(std::chrono::steady_clock::now() - start, 30s);
 }
