@@ -104,6 +104,8 @@ public:
     loadRemote(std::string_view blob, std::string &agent_name);
     nx::Status
     loadRemote(const nx::wire::Metadata &metadata);
+    static nx::Result<nx::wire::Metadata>
+    decodeRemote(std::string_view blob);
     nx::Status
     invalidateRemote(const std::string &agent);
     nx::Status

@@ -85,12 +85,17 @@ nixlAgentData::findPeer(const std::string &agent) const {
     return it == known->end() ? nullptr : it->second;
 }
 
+nx::Result<nx::wire::Metadata>
+nixlAgentData::decodeRemote(std::string_view blob) {
+    auto metadata = nx::wire::decodeMetadata(blob);
+    if (metadata.ok()) return metadata;
+    return std::move(metadata).status().withContext("failed to deserialize remote metadata");
+}
+
 Status
 nixlAgentData::loadRemote(std::string_view blob, std::string &agent_name) {
-    auto metadata = nx::wire::decodeMetadata(blob);
-    if (!metadata.ok()) {
-        return std::move(metadata).status().withContext("failed to deserialize remote metadata");
-    }
+    auto metadata = decodeRemote(blob);
+    if (!metadata.ok()) return std::move(metadata).status();
     auto status = loadRemote(*metadata);
     if (status.ok()) agent_name = metadata->agent;
     return status;

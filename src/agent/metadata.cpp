@@ -68,10 +68,8 @@ serviceOf(nixlAgentData &data) {
     service.load = [&data](std::string_view blob) {
         nx::metadata::Loaded loaded;
         loaded.status = guarded([&]() -> Status {
-            auto metadata = nx::wire::decodeMetadata(blob);
-            if (!metadata.ok()) {
-                return std::move(metadata).status().withContext("failed to deserialize remote metadata");
-            }
+            auto metadata = nixlAgentData::decodeRemote(blob);
+            if (!metadata.ok()) return std::move(metadata).status();
             loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
             auto status = data.loadRemote(*metadata);
             if (status.ok()) loaded.agent = metadata->agent;

@@ -109,7 +109,7 @@ TEST_F(LoopTest, AnUnwatchedDescriptorIsNotHeardOfAgainEvenInTheSameRound) {
 }
 
 TEST_F(LoopTest, ANewDescriptorWithAnOldNumberGetsOnlyItsOwnEvents) {
-    std::atomic<int> stale{0}, fresh{0};
+    std::atomic<int> fresh{0};
     SocketPair a;
     SocketPair b;
     onLoop([&] {
@@ -134,7 +134,6 @@ TEST_F(LoopTest, ANewDescriptorWithAnOldNumberGetsOnlyItsOwnEvents) {
     EXPECT_EQ(fresh, 0);
     ASSERT_EQ(::write(b.theirs.get(), "b", 1), 1);
     EXPECT_TRUE(test::eventually([&] { return fresh == 1; }));
-    EXPECT_EQ(stale, 0);
 }
 
 TEST_F(LoopTest, TimersRunInTheOrderOfTheirTimesAndOnce) {
