@@ -13,6 +13,9 @@ _GTEST_SKIPPED = re.compile(r"^\[  SKIPPED \] (\d+) tests?", re.MULTILINE)
 _GTEST_SKIP = re.compile(r"^\S+:\d+: Skipped\n(.*)$", re.MULTILINE)
 _PYTEST_END = re.compile(r"^=* ?((?:\d+ \w+(?:, )?)+) in [\d.]+s", re.MULTILINE)
 _UNITTEST_END = re.compile(r"^Ran (\d+) tests? in [\d.]+s\n\n(?:OK|FAILED)(?: \((.*)\))?$", re.MULTILINE)
+_GTEST_FAILED = re.compile(r"^\[  FAILED  \] ([^\s,]+).* \(\d+ ms\)$", re.MULTILINE)
+_GTEST_WHY = re.compile(r"^\S+:\d+: Failure\n(?:.+\n?){1,8}", re.MULTILINE)
+_FAILURE_LINES = 12
 _PYTEST_SKIP = re.compile(r"^SKIPPED \[(\d+)\] (.*)$", re.MULTILINE)
 
 
@@ -39,6 +42,23 @@ def _program(name, status, text):
     return (0, 1, []) if failed else (1, 0, [])
 
 
+def _failure(name, why):
+    return "\n".join([name, *(f"    {line}" for line in why.strip().splitlines()[:_FAILURE_LINES])])
+
+
+def _describe(name, text):
+    """The failed cases of one ctest entry, each with its first failure where the runner says it."""
+    described = []
+    start = 0
+    for case in _GTEST_FAILED.finditer(text):
+        why = _GTEST_WHY.search(text, start, case.start())
+        described.append(_failure(f"{name}: {case[1]}", why[0] if why else ""))
+        start = case.end()
+    if described:
+        return described
+    return [_failure(name, "\n".join(text.strip().splitlines()[-_FAILURE_LINES:]))]
+
+
 def _finish(outcome):
     parts = [f"{outcome.passed} passed"]
     parts += [f"{outcome.failed} failed"] if outcome.failed else []
@@ -55,14 +75,19 @@ def from_ctest(path):
         outcome.passed += passed
         outcome.failed += failed
         outcome.skipped += skipped
+        if failed:
+            outcome.failures += _describe(case.get("name"), text)
     return _finish(outcome)
 
 
 def from_pytest(path):
     outcome = Outcome()
     for case in ElementTree.parse(path).getroot().iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
+        failure = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if failure is not None:
             outcome.failed += 1
+            name = f"{case.get('classname')}.{case.get('name')}"
+            outcome.failures.append(_failure(name, failure.get("message", "")))
         elif (skip := case.find("skipped")) is not None:
             outcome.skipped.append(skip.get("message", "no reason given"))
         else:

@@ -36,6 +36,7 @@ class Outcome:
     passed: int = 0
     failed: int = 0
     skipped: list = dataclasses.field(default_factory=list)  # one reason per skipped test
+    failures: list = dataclasses.field(default_factory=list)  # what is known of failed tests: name and first lines
 
 
 def colour(code, text):

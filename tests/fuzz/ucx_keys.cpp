@@ -23,7 +23,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     NX_INVARIANT(keys->local.empty() || nx::ucx::checkKey(keys->local).ok());
     uint64_t domains;
     std::memcpy(&domains, keys->plain.data(), sizeof domains);
-    NX_INVARIANT(nx::ucx::decodeKeys(bytes, {.plain = ~domains, .local = 0}).ok());
-    NX_INVARIANT(domains == 0 || !nx::ucx::decodeKeys(bytes, {.plain = domains, .local = 0}).ok());
+    NX_INVARIANT(nx::ucx::decodeKeys(bytes, ~domains).ok());
+    NX_INVARIANT(domains == 0 || !nx::ucx::decodeKeys(bytes, domains).ok());
     return 0;
 }

@@ -131,7 +131,8 @@ public:
     finish(nixlXferReqH *request, nixl_status_t posted) {
         nixl_status_t status = posted;
         eventually([&] {
-            if (status == NIXL_IN_PROG) {
+            // In bursts: an engine may take in as little as one message per call.
+            for (int i = 0; i < 100 && status == NIXL_IN_PROG; ++i) {
                 status = a->getXferStatus(request);
                 progress();
             }

@@ -278,6 +278,25 @@ TEST_P(PausedPeer, EndsTheOtherRequestsToItWithDisconnect) {
     goesOnWithoutHarm();
 }
 
+TEST_P(PausedPeer, EndsAReadBehindAQueueThatIsFull) {
+    nixlXferReqH *write = requestTo("B", NIXL_WRITE, shared_sink_, b.there);
+    nixlXferReqH *read = requestTo("B", NIXL_READ, sink_, b.there);
+    shared_sink_.fill(kTheirs);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(run(read), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(a->setXferLimits(read, {.deadline = kLimit}), NIXL_SUCCESS);
+    b.stop();
+    ASSERT_EQ(a->postXferReq(write), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(a->getXferStatus(write), NIXL_IN_PROG) << nixlx::lastError();
+    ASSERT_EQ(a->postXferReq(read), NIXL_IN_PROG);
+    EXPECT_EQ(finish(read, NIXL_IN_PROG), NIXL_ERR_TIMEOUT) << nixlx::lastError();
+    EXPECT_EQ(finish(write, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT) << nixlx::lastError();
+    sink_.fill(kPattern);
+    EXPECT_EQ(a->releaseXferReq(read), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(a->releaseXferReq(write), NIXL_SUCCESS) << nixlx::lastError();
+    goesOnWithoutHarm();
+}
+
 TEST_P(PausedPeer, LetsGoOfARequestPastItsDeadline) {
     nixlXferReqH *request = requestTo("B", NIXL_READ, sink_, b.there);
     ASSERT_EQ(run(request), NIXL_SUCCESS) << nixlx::lastError();

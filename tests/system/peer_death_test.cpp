@@ -88,6 +88,16 @@ public:
             kHang);
     }
 
+    /// Polls without a pause while `going`.
+    void
+    pollWhile(const std::atomic<bool> &going) {
+        while (going) {
+            for (Request &request : requests_) {
+                if (request.status == NIXL_IN_PROG) request.status = agent_.getXferStatus(request.handle);
+            }
+        }
+    }
+
     /// What was not done before the end ended with a disconnect and says why; what was done is right.
     void
     expectDisconnected() {
@@ -329,6 +339,36 @@ TEST_P(PeerDeath, DoesNotDelayTheEndOfTheAgent) {
         const auto begin = steady_clock::now();
         a.agent.reset();
         EXPECT_LE(steady_clock::now() - begin, 2 * kNoticeLimit) << "one for the death, one for the shutdown";
+    }
+}
+
+class PeerDeathOverSharedMemory : public PeerDeath {};
+
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         PeerDeathOverSharedMemory,
+                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}),
+                         nameOf);
+
+// A process that is killed between taking a place in a queue and filling it stops that queue for ever.
+TEST_P(PeerDeathOverSharedMemory, WhileItAnswersStopsNobodysQueue) {
+    constexpr int kVictims = 25;
+    auto &bystander = start("C", kSize, 1);
+    for (int i = 0; i < kVictims; ++i) {
+        SCOPED_TRACE("victim " + std::to_string(i));
+        auto &victim = start("B", kSize, kSeed);
+        InFlight requests(*this, victim, 4);
+        std::atomic<bool> going{true};
+        std::thread killing([&] {
+            victim.process.kill();
+            going = false;
+        });
+        requests.pollWhile(going);
+        killing.join();
+        ASSERT_TRUE(requests.settle());
+        requests.expectDisconnected();
+        ASSERT_EQ(run(NIXL_READ, bystander), NIXL_SUCCESS) << nixlx::lastError();
+        ASSERT_TRUE(eventually([&] { return a->genNotif("B", "x") == NIXL_ERR_NOT_FOUND; }));
+        requests.expectRefusedAndRelease();
     }
 }
 

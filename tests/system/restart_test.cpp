@@ -89,7 +89,7 @@ TEST_P(Restarts, LeaveNothingBehind) {
         if (round + 1 == kWarmUp) before = usage();
     }
     const Usage after = usage();
-    // Who watches our beacon is let go some time after leaving: one or two may be there at either moment.
+    // A link ends on a thread of its own: one or two may still be there at either moment.
     EXPECT_LE(after.descriptors, before.descriptors + 2);
     EXPECT_EQ(after.threads, before.threads);
     const int64_t growth = after.resident_bytes - before.resident_bytes;

@@ -46,6 +46,15 @@ class FromCtest(unittest.TestCase):
         text = GTEST.format(failure=GTEST_FAILURE, passed="1 test")
         self.assert_counts(ctest("fail", text), 1, 1, ["t: no such device"])
 
+    def test_names_the_failed_cases_and_says_why(self):
+        text = GTEST.format(failure=GTEST_FAILURE, passed="1 test")
+        self.assertEqual(ctest("fail", text).failures,
+                         ["t: A.Fails\n    /src/t.cpp:4: Failure\n    Expected equality of these values:"])
+
+    def test_gives_the_last_lines_of_what_crashed(self):
+        self.assertEqual(ctest("fail", "one\n" * 50 + "Segmentation fault\n").failures,
+                         ["t\n" + "    one\n" * 11 + "    Segmentation fault"])
+
     def test_a_crash_is_one_failure(self):
         self.assert_counts(ctest("fail", ""), 0, 1)
 
@@ -71,11 +80,12 @@ class FromCtest(unittest.TestCase):
 class FromPytest(unittest.TestCase):
     def test_counts_each_kind(self):
         outcome = from_text(results.from_pytest,
-                            '<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="x"/>'
+                            '<testsuites><testsuite><testcase name="a"/><testcase classname="m" name="b"><failure message="x"/>'
                             '</testcase><testcase name="c"><skipped message="no torch"/></testcase></testsuite>'
                             "</testsuites>")
         self.assertEqual((outcome.passed, outcome.failed, outcome.skipped), (1, 1, ["no torch"]))
         self.assertEqual(outcome.note, "1 passed, 1 failed, 1 skipped")
+        self.assertEqual(outcome.failures, ["m.b\n    x"])
 
 
 if __name__ == "__main__":

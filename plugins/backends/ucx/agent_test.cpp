@@ -3,10 +3,15 @@
 //
 // Goal: metadata with a damaged address or key in it is refused by an agent with a sentence and changes nothing.
 // Method: take genuine metadata apart, damage one part, load it, then load the genuine one and transfer.
+#include <sys/socket.h>
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "support/agent_pair.h"
+#include "support/eventually.h"
 #include "ucx/address.h"
+#include "ucx/link.h"
 #include "ucx/peer_info.h"
 #include "wire/metadata.h"
 
@@ -74,21 +79,58 @@ TEST_F(AgentOverUcx, RefusesADamagedKeyAndLoadsTheGenuineOneAfterwards) {
     expectThatTheGenuineOneStillLoads();
 }
 
-TEST_F(AgentOverUcx, RefusesADamagedSameHostAddressAndLoadsTheGenuineOneAfterwards) {
-    bool has_one = false;
-    const auto [status, sentence] = offer([&](wire::Metadata &metadata) {
-        std::string &bytes = metadata.trailer->peer_info.at(0).info;
-        auto info = decodePeerInfo(bytes);
-        ASSERT_TRUE(info.ok()) << info.message();
-        has_one = !info->local_addresses.empty();
-        if (!has_one) return;
-        info->local_addresses[0].pop_back();
-        bytes = encodePeerInfo(*info);
-    });
-    if (!has_one) GTEST_SKIP() << "UCX has no shared memory here";
-    EXPECT_EQ(status, NIXL_ERR_MISMATCH);
-    EXPECT_NE(sentence.find("no worker address of UCX"), std::string::npos) << sentence;
-    expectThatTheGenuineOneStillLoads();
+TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatOffersNothingSoundOverItsLink) {
+    auto genuine = wire::decodeMetadata(pair.b.metadata());
+    ASSERT_TRUE(genuine.ok());
+    auto info = decodePeerInfo(genuine->trailer->peer_info.at(0).info);
+    ASSERT_TRUE(info.ok()) << info.message();
+    if (info->link.empty()) GTEST_SKIP() << "UCX has no shared memory here";
+    Buffer source(4096);
+    ASSERT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
+    pair.b.load(pair.a.metadata());
+    const std::string sound = encodeOffer({std::string("\x20", 1) + "12345678\xff"});
+    for (const std::string &offer : {std::string("garbage"), sound.substr(0, sound.size() - 2), encodeOffer({}),
+                                     encodeOffer({std::string("\x20", 1) + "1234567"}), sound, std::string()}) {
+        SCOPED_TRACE("an offer of " + std::to_string(offer.size()) + " bytes");
+        auto listener = LinkListener::create();
+        ASSERT_TRUE(listener.ok()) << listener.message();
+        auto metadata = *genuine;
+        metadata.trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
+        pair.a.load(wire::encodeMetadata(metadata));
+        const Fd link = listener->accept();
+        ASSERT_TRUE(link);
+        if (!offer.empty()) { // else it is silent
+            ASSERT_EQ(::send(link.get(), offer.data(), offer.size(), 0), static_cast<ssize_t>(offer.size()));
+        }
+        nixlXferReqH *request = nullptr;
+        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
+                                        nx::test::listOf({target.desc()}), pair.b.name, request),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        nixlx::Report report;
+        ASSERT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+        EXPECT_THAT(report.path, testing::HasSubstr(", network"));
+        source.fill(offer.size() + 1);
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        EXPECT_EQ(target.firstDifference(offer.size() + 1), target.size());
+        EXPECT_EQ(pair.a->invalidateRemoteMD(pair.b.name), NIXL_SUCCESS);
+    }
+}
+
+TEST_F(AgentOverUcx, TakesAPeerForGoneWhoseLinkEnds) {
+    auto metadata = wire::decodeMetadata(pair.b.metadata());
+    ASSERT_TRUE(metadata.ok());
+    auto info = decodePeerInfo(metadata->trailer->peer_info.at(0).info);
+    ASSERT_TRUE(info.ok()) << info.message();
+    if (info->link.empty()) GTEST_SKIP() << "UCX has no shared memory here";
+    auto listener = LinkListener::create();
+    ASSERT_TRUE(listener.ok()) << listener.message();
+    metadata->trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
+    pair.a.load(wire::encodeMetadata(*metadata));
+    listener->accept(); // and away
+    EXPECT_TRUE(nx::test::eventually([&] { return pair.a->genNotif(pair.b.name, "x") == NIXL_ERR_NOT_FOUND; }))
+        << nixlx::lastError();
 }
 
 TEST_F(AgentOverUcx, ADamagedBlobOfAnotherStartLeavesTheKnownStartAsItWas) {

@@ -2,17 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/connection.h"
 
-#include <poll.h>
+#include <chrono>
 
 #include "ucx/address.h"
-#include "ucx/beacon.h"
 #include "ucx/runtime.h"
+#include "utils/common/nixl_log.h"
 
 namespace nx::ucx {
 
 namespace {
 
 constexpr int kUndecided = -1;
+// A process that is not stopped answers within milliseconds; one that starts on a busy machine gets some more.
+constexpr auto kAnswerLimit = std::chrono::seconds(3);
 
 } // namespace
 
@@ -22,24 +24,23 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
       address_(std::move(address)),
       fabric_(static_cast<int>(Fabric::kPlain)) {
     for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
-    refused_domains_.plain = segmentDomains(address_);
+    refused_domains_[static_cast<size_t>(Fabric::kPlain)] = segmentDomains(address_);
 }
 
 Connection::~Connection() {
-    if (beacon_) runtime_.unwatch(beacon_.get());
+    if (link_) runtime_.links().unwatch(link_);
+    for (auto &slots : endpoints_) slots.clear();
+    if (local_workers_) runtime_.links().part(std::move(link_), std::move(local_workers_));
 }
 
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
-    if (!same_host || info.local_addresses.empty()) return;
-    // Over shared memory nothing else tells of the peer's end.
-    auto beacon = watchBeacon(info.beacon);
-    if (!beacon.ok()) return;
-    beacon_ = *std::move(beacon);
-    local_addresses_ = info.local_addresses;
-    refused_domains_.local = segmentDomains(local_addresses_.front());
+    if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return;
+    auto link = connectLink(info.link);
+    if (!link.ok()) return;
+    link_ = *std::move(link);
     fabric_ = kUndecided;
-    runtime_.watch(*this);
+    runtime_.links().watch(link_, [this] { abandon("it has ended"); });
 }
 
 Fabric
@@ -47,14 +48,34 @@ Connection::fabric() {
     if (const int known = fabric_.load(std::memory_order_acquire); known != kUndecided) {
         return static_cast<Fabric>(known);
     }
-    Fabric chosen = Fabric::kPlain;
-    if (runtime_.hasLocalFabric()) {
-        std::lock_guard lock(runtime_.worker(Fabric::kLocal, 0).mutex());
-        if (endpoint(Fabric::kLocal, 0).ok()) chosen = Fabric::kLocal;
-    }
-    int undecided = kUndecided;
-    fabric_.compare_exchange_strong(undecided, static_cast<int>(chosen));
+    std::lock_guard lock(fabric_mutex_);
+    if (fabric_ == kUndecided) fabric_ = static_cast<int>(makeLocal() ? Fabric::kLocal : Fabric::kPlain);
     return static_cast<Fabric>(fabric_.load());
+}
+
+bool
+Connection::makeLocal() {
+    const auto refused = [&](const std::string &why) {
+        NIXL_INFO << "ucx: peer " << quoted(name_) << " is on this host and is reached over the network: " << why;
+        return false;
+    };
+    auto offer = receiveOffer(link_, kAnswerLimit);
+    if (!offer.ok()) return refused(offer.message());
+    if (offer->empty()) return refused("it has no shared memory to offer");
+    auto workers = LocalWorkers::create(runtime_, LocalWorkers::Side::kInitiator, runtime_.workerCount());
+    if (!workers.ok()) return refused(workers.message());
+    local_workers_ = *std::move(workers);
+    local_addresses_ = *std::move(offer);
+    refused_domains_[static_cast<size_t>(Fabric::kLocal)] = segmentDomains(local_addresses_.front());
+    local_ = local_workers_.get();
+    std::lock_guard lock(worker(Fabric::kLocal, 0).mutex());
+    auto first = endpoint(Fabric::kLocal, 0);
+    return first.ok() || refused(first.message());
+}
+
+Worker &
+Connection::worker(Fabric fabric, size_t index) noexcept {
+    return fabric == Fabric::kLocal ? (*local_workers_)[index] : runtime_.worker(index);
 }
 
 Result<Endpoint *>
@@ -68,7 +89,7 @@ Connection::endpoint(Fabric fabric, size_t worker) {
     }
     const std::string &address =
         fabric == Fabric::kLocal ? local_addresses_[worker % local_addresses_.size()] : address_;
-    auto created = Endpoint::create(runtime_.worker(fabric, worker), address, runtime_.options().detect_death);
+    auto created = Endpoint::create(this->worker(fabric, worker), address, runtime_.options().detect_death);
     if (!created.ok()) return std::move(created).status().withContext("peer " + quoted(name_));
     slots[worker] = *std::move(created);
     return slots[worker].get();
@@ -80,19 +101,12 @@ Connection::forEachEndpoint(Visit visit) {
     if (!runtime_.started()) return; // no workers, no endpoints
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         auto &slots = endpoints_[fabric];
-        if (static_cast<Fabric>(fabric) == Fabric::kLocal && !runtime_.hasLocalFabric()) continue;
+        if (static_cast<Fabric>(fabric) == Fabric::kLocal && !local_) continue;
         for (size_t i = 0; i < slots.size(); ++i) {
-            std::lock_guard lock(runtime_.worker(static_cast<Fabric>(fabric), i).mutex());
+            std::lock_guard lock(worker(static_cast<Fabric>(fabric), i).mutex());
             if (slots[i]) visit(*slots[i]);
         }
     }
-}
-
-void
-Connection::lookForDeath() {
-    if (!beacon_ || ended_.load(std::memory_order_relaxed)) return;
-    pollfd fd{beacon_.get(), POLLIN, 0};
-    if (::poll(&fd, 1, 0) > 0) abandon("it has ended");
 }
 
 std::string
@@ -105,14 +119,13 @@ void
 Connection::setGone(const std::string &reason) {
     std::lock_guard lock(mutex_);
     if (reason_.empty()) reason_ = reason;
-    gone_.store(true, std::memory_order_release);
+    gone_ = true;
 }
 
 void
 Connection::close(bool orderly) {
-    lookForDeath(); // nothing can be waited for then
+    if (link_ && hasEnded(link_)) return abandon("it has ended"); // nothing can be waited for
     setGone("this agent has disconnected it; load its metadata again");
-    if (beacon_) runtime_.unwatch(beacon_.get());
     forEachEndpoint([&](Endpoint &endpoint) { endpoint.close(orderly); });
 }
 
@@ -126,8 +139,8 @@ Connection::closed() {
 void
 Connection::abandon(const std::string &reason) {
     setGone(reason);
-    ended_.store(true, std::memory_order_relaxed);
     forEachEndpoint([](Endpoint &endpoint) { endpoint.abandon(kNotConnected); });
+    if (LocalWorkers *local = local_) local->retire();
 }
 
 void

@@ -15,6 +15,7 @@
 
 #include "base/fd.h"
 #include "ucx/driver.h"
+#include "ucx/local_workers.h"
 #include "ucx/peer_info.h"
 
 namespace nx::ucx {
@@ -41,37 +42,31 @@ public:
         return address_;
     }
 
-    /// Which keys of this peer must not be used.
-    const RefusedDomains &
-    refusedDomains() const noexcept {
-        return refused_domains_;
+    /// The domains whose keys must not be used, see segmentDomains. That of the local context: once it is chosen.
+    uint64_t
+    refusedDomains(Fabric fabric) const noexcept {
+        return refused_domains_[static_cast<size_t>(fabric)];
     }
 
     /// The peer is one of ours; call before the first use.
     void
     setPeerInfo(const PeerInfo &info, bool same_host);
 
-    /// Which context serves this peer. Decided at the first call.
+    /// Which context serves this peer. Decided at the first call, which waits for the peer's process to answer.
     Fabric
     fabric();
+
+    /// Of the context that fabric() gave, or of the plain one.
+    Worker &
+    worker(Fabric fabric, size_t index) noexcept;
 
     /// Lock of that worker held. REMOTE_DISCONNECT once the peer is gone.
     Result<Endpoint *>
     endpoint(Fabric fabric, size_t worker);
 
-    /// Takes the peer for gone if its beacon is. Costs a system call where there is one.
-    void
-    lookForDeath();
-
-    /// Readable when the peer has ended; -1 if there is no beacon.
-    int
-    beaconFd() const noexcept {
-        return beacon_.get();
-    }
-
     bool
     gone() const noexcept {
-        return gone_.load(std::memory_order_acquire);
+        return gone_;
     }
 
     /// Why the peer cannot be used any more, for people.
@@ -93,8 +88,7 @@ public:
     void
     abandon(const std::string &reason);
 
-    /// The same for a peer that may still live. UCX may keep operations that it cannot call back from it (see
-    /// Endpoint::abandon); they end when it goes on or ends.
+    /// The same for a peer that may still live.
     void
     sever(const std::string &reason);
 
@@ -102,16 +96,21 @@ private:
     template<class Visit>
     void
     forEachEndpoint(Visit visit);
+    bool
+    makeLocal();
 
     Runtime &runtime_;
     const std::string name_;
     const std::string address_;
-    std::vector<std::string> local_addresses_; ///< constant after setPeerInfo
-    RefusedDomains refused_domains_;           ///< constant after setPeerInfo
-    Fd beacon_;                                ///< constant after setPeerInfo
+    std::array<uint64_t, kFabricCount> refused_domains_{};
+    Fd link_; ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
-    std::atomic<bool> ended_{false}; ///< it is known to have ended
-    std::atomic<int> fabric_;        ///< -1: not decided
+    std::atomic<int> fabric_; ///< -1: not decided
+    std::mutex fabric_mutex_; ///< held while it is being decided
+    std::unique_ptr<LocalWorkers> local_workers_;
+    // Constant once fabric_ is kLocal, except that local_ is set before the first endpoint is made:
+    std::vector<std::string> local_addresses_;
+    std::atomic<LocalWorkers *> local_{nullptr};
 
     mutable std::mutex mutex_;
     // Guarded by mutex_:

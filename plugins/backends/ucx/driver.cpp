@@ -384,7 +384,7 @@ Worker::~Worker() {
 
 bool
 Worker::progress() {
-    bool happened = context_.library().api().ucp_worker_progress(handle_) != 0;
+    bool happened = !retired_ && context_.library().api().ucp_worker_progress(handle_) != 0;
     if (some_failed_) closeFailed();
     for (size_t i = 0; i < tasks_.size();) {
         happened = true;
@@ -400,6 +400,7 @@ Worker::progress() {
 bool
 Worker::arm() {
     if (!tasks_.empty() || some_failed_) return false;
+    if (retired_) return true;
     return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
 }
 

@@ -236,6 +236,25 @@ public:
     bool
     idle();
 
+    /// Lock held. UCX is not driven any more: nothing that peers have sent or will send to this worker is taken in.
+    /// Tasks are still continued.
+    void
+    retire() noexcept {
+        retired_ = true;
+    }
+
+    /// Lock held.
+    bool
+    retired() const noexcept {
+        return retired_;
+    }
+
+    /// Lock held. `object`, which UCX may still refer to, lives as long as the worker.
+    void
+    keep(std::shared_ptr<void> object) {
+        kept_.push_back(std::move(object));
+    }
+
     /// Lock held.
     void
     addTask(Task &task) {
@@ -260,6 +279,8 @@ private:
     std::vector<Task *> tasks_;
     std::vector<Endpoint *> endpoints_; ///< open ones
     bool some_failed_ = false;
+    bool retired_ = false;
+    std::vector<std::shared_ptr<void>> kept_;
     Forgotten forgotten_;
 };
 
@@ -311,10 +332,11 @@ public:
     void
     abandon(Code reason);
 
-    /// UCX or abandon() has found the peer dead, as opposed to closed from here.
+    /// Nothing of this connection can arrive any more, once the worker's queue is worked off: the peer is dead, or the
+    /// worker is retired.
     bool
-    peerDied() const noexcept {
-        return died_;
+    isSilent() const noexcept {
+        return died_ || worker_.retired();
     }
 
     /// Ends the connection: after what was given so far when `orderly`, at once otherwise (outstanding operations end

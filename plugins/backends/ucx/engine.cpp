@@ -167,7 +167,7 @@ Engine::loadRemoteMD(const nixlBlobDesc &mem,
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains());
+    auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains(Fabric::kPlain));
     if (!keys.ok()) return failed(keys);
     out = new RemoteMemory(std::make_shared<RemoteRegion>(*runtime_, std::move(connection), *std::move(keys)));
     return NIXL_SUCCESS;
@@ -200,7 +200,7 @@ Engine::prepMemView(const nixl_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_
 nixl_status_t
 Engine::getConnInfo(std::string &out) const {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
-    out = runtime_->worker(Fabric::kPlain, 0).address();
+    out = runtime_->worker(0).address();
     return NIXL_SUCCESS;
 }
 
@@ -224,6 +224,7 @@ nixl_status_t
 Engine::loadPeerInfo(const std::string &remote_agent, const std::string &info) {
     auto decoded = decodePeerInfo(info);
     if (!decoded.ok()) return failed(decoded);
+    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     connection->setPeerInfo(*decoded, runtime_->isSameHost(*decoded));
@@ -235,15 +236,12 @@ Engine::validatePeer(const std::string &connection_info,
                      const std::string *peer_info,
                      std::span<const std::string> public_data) const {
     if (auto status = checkAddress(connection_info); !status.ok()) return failed(std::move(status));
-    RefusedDomains refused;
-    refused.plain = segmentDomains(connection_info);
     if (peer_info) {
-        auto decoded = decodePeerInfo(*peer_info);
-        if (!decoded.ok()) return failed(decoded);
-        if (!decoded->local_addresses.empty()) refused.local = segmentDomains(decoded->local_addresses.front());
+        if (auto decoded = decodePeerInfo(*peer_info); !decoded.ok()) return failed(decoded);
     }
+    const uint64_t refused_domains = segmentDomains(connection_info);
     for (const std::string &key : public_data) {
-        if (auto keys = decodeKeys(key, refused); !keys.ok()) return failed(keys);
+        if (auto keys = decodeKeys(key, refused_domains); !keys.ok()) return failed(keys);
     }
     return NIXL_SUCCESS;
 }
@@ -256,7 +254,7 @@ Engine::connect(const std::string &remote_agent) {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     const Fabric fabric = connection->fabric();
     {
-        std::lock_guard lock(runtime_->worker(fabric, 0).mutex());
+        std::lock_guard lock(connection->worker(fabric, 0).mutex());
         if (auto endpoint = connection->endpoint(fabric, 0); !endpoint.ok()) return failed(endpoint);
     }
     runtime_->nudge(0);
@@ -288,13 +286,11 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    // Over shared memory the dead take messages, as long as their queue has room.
-    if (!runtime_->hasProgressThread()) connection->lookForDeath();
     const Fabric fabric = connection->fabric();
     const size_t index = runtime_->workerOfThisThread();
     auto notice = std::make_unique<Notice>(localAgent, message);
     {
-        std::lock_guard lock(runtime_->worker(fabric, index).mutex());
+        std::lock_guard lock(connection->worker(fabric, index).mutex());
         auto endpoint = connection->endpoint(fabric, index);
         if (!endpoint.ok()) return failed(endpoint);
         const Code code = (*endpoint)->send(notice->bytes(), *notice);
@@ -381,7 +377,7 @@ Engine::predictSeconds(const std::string &remote_agent, uint64_t bytes, uint64_t
     const CostModel &model = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
     const double modelled =
         model.start + model.block * static_cast<double>(blocks) + model.byte * static_cast<double>(bytes);
-    std::unique_lock lock(runtime_->worker(fabric, 0).mutex(), std::try_to_lock);
+    std::unique_lock lock(connection->worker(fabric, 0).mutex(), std::try_to_lock);
     if (!lock) return modelled;
     auto endpoint = connection->endpoint(fabric, 0);
     const auto seconds = endpoint.ok() ? (*endpoint)->estimate(bytes) : std::nullopt;

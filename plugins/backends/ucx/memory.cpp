@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/memory.h"
 
+#include "ucx/address.h"
 #include "ucx/runtime.h"
 
 namespace nx::ucx {
@@ -74,7 +75,8 @@ RemoteRegion::RemoteRegion(Runtime &runtime, std::shared_ptr<Connection> connect
 RemoteRegion::~RemoteRegion() {
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         for (size_t i = 0; i < unpacked_[fabric].size(); ++i) {
-            if (ucp_rkey *key = unpacked_[fabric][i]) releaseKey(runtime_.worker(static_cast<Fabric>(fabric), i), key);
+            if (ucp_rkey *key = unpacked_[fabric][i])
+                releaseKey(connection_->worker(static_cast<Fabric>(fabric), i), key);
         }
     }
 }
@@ -83,7 +85,9 @@ Result<ucp_rkey *>
 RemoteRegion::key(Fabric fabric, size_t worker, Endpoint &endpoint) {
     ucp_rkey *&slot = unpacked_[static_cast<size_t>(fabric)][worker];
     if (slot) return slot;
-    auto unpacked = endpoint.unpackKey(fabric == Fabric::kLocal ? keys_.local : keys_.plain);
+    const std::string &packed = fabric == Fabric::kLocal ? keys_.local : keys_.plain;
+    if (auto status = checkKey(packed, connection_->refusedDomains(fabric)); !status.ok()) return status;
+    auto unpacked = endpoint.unpackKey(packed);
     if (unpacked.ok()) slot = *unpacked;
     return unpacked;
 }

@@ -150,7 +150,7 @@ allowsSharedMemory(const Options &options) {
 
 std::vector<Setting>
 localSettings(const Options &options, unsigned minor_version) {
-    // Beacons tell of deaths, and earlier. UCX's own look (seen with 1.13 and 1.18) ends this process if a peer died
+    // Links tell of deaths, and earlier. UCX's own look (seen with 1.13 and 1.18) ends this process if a peer died
     // while it was connecting.
     std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}, {"KEEPALIVE_INTERVAL", "inf"}};
     append(settings, options.engine_config);

@@ -15,7 +15,7 @@ namespace nx::ucx {
 namespace {
 
 constexpr uint32_t kFormat = 1;
-constexpr size_t kHostBytesMax = 512, kBeaconBytesMax = 64;
+constexpr size_t kHostBytesMax = 512, kLinkBytesMax = 64;
 constexpr std::string_view kKeyMagic{"\x8bnxkeys\x01", 8};
 constexpr size_t kTailBytes = 2 * sizeof(uint32_t) + kKeyMagic.size();
 
@@ -40,9 +40,7 @@ encodePeerInfo(const PeerInfo &info) {
     writer.prefix();
     writer.integer("version", kFormat);
     writer.field("host", info.host);
-    writer.field("beacon", info.beacon);
-    writer.integer("workers", static_cast<uint64_t>(info.local_addresses.size()));
-    for (const std::string &address : info.local_addresses) writer.field("address", address);
+    writer.field("link", info.link);
     return bytes;
 }
 
@@ -54,20 +52,41 @@ decodePeerInfo(std::string_view bytes) {
     // Later formats append fields.
     if (reader.takeInteger<uint32_t>("version") < kFormat) reader.fail("format 0");
     info.host = reader.takeName("host", kHostBytesMax);
-    info.beacon = reader.take("beacon");
-    if (info.beacon.size() > kBeaconBytesMax) reader.fail("the beacon's name is too long");
-    const size_t count = reader.takeCount("workers", wire::fieldSize("address", kAddressBytesMin), kPeerWorkersMax);
+    info.link = reader.take("link");
+    if (info.link.size() > kLinkBytesMax) reader.fail("the name for links is too long");
+    if (!reader.ok()) return std::move(reader).status().withContext("peer info");
+    return info;
+}
+
+std::string
+encodeOffer(const std::vector<std::string> &addresses) {
+    std::string bytes;
+    wire::Writer writer(bytes);
+    writer.prefix();
+    writer.integer("version", kFormat);
+    writer.integer("workers", static_cast<uint64_t>(addresses.size()));
+    for (const std::string &address : addresses) writer.field("address", address);
+    return bytes;
+}
+
+Result<std::vector<std::string>>
+decodeOffer(std::string_view bytes) {
+    wire::Reader reader(bytes);
+    reader.takePrefix();
+    if (reader.takeInteger<uint32_t>("version") < kFormat) reader.fail("format 0");
+    const size_t count = reader.takeCount("workers", wire::fieldSize("address", kAddressBytesMin), kOfferWorkersMax);
+    std::vector<std::string> addresses;
     for (size_t i = 0; i < count && reader.ok(); ++i) {
         const std::string_view address = reader.takeName("address", kAddressBytesMax);
         if (!reader.ok()) break;
         if (auto status = checkAddress(address); !status.ok()) {
             reader.fail(status.message());
         } else {
-            info.local_addresses.emplace_back(address);
+            addresses.emplace_back(address);
         }
     }
-    if (!reader.ok()) return std::move(reader).status().withContext("peer info");
-    return info;
+    if (!reader.ok()) return std::move(reader).status().withContext("offer of a link");
+    return addresses;
 }
 
 std::string
@@ -82,7 +101,7 @@ encodeKeys(const Keys &keys) {
 }
 
 Result<Keys>
-decodeKeys(std::string_view bytes, const RefusedDomains &refused) {
+decodeKeys(std::string_view bytes, uint64_t refused_domains) {
     Keys keys;
     if (bytes.size() > kTailBytes && bytes.ends_with(kKeyMagic)) {
         uint32_t lengths[2];
@@ -93,9 +112,9 @@ decodeKeys(std::string_view bytes, const RefusedDomains &refused) {
             bytes = bytes.substr(0, lengths[0]);
         }
     }
-    if (auto status = checkKey(bytes, refused.plain); !status.ok()) return status;
+    if (auto status = checkKey(bytes, refused_domains); !status.ok()) return status;
     if (!keys.local.empty()) {
-        auto status = checkKey(keys.local, refused.local);
+        auto status = checkKey(keys.local, 0);
         if (!status.ok()) return std::move(status).withContext("same-host key");
     }
     keys.plain = bytes;

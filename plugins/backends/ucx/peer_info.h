@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What engines of ours tell each other beyond NIXL 1.4: where the process runs and how its same-host context is
-// reached; and the public data of a registration with the keys of both contexts. Pure functions, except the first.
+// What engines of ours tell each other beyond NIXL 1.4: where the process runs and how those of its host meet it; what
+// they are offered there; and the public data of a registration with the keys of both contexts. Pure functions, except
+// the first.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +15,32 @@
 
 namespace nx::ucx {
 
-inline constexpr size_t kPeerWorkersMax = 128;
+inline constexpr size_t kOfferWorkersMax = 64;
+inline constexpr size_t kOfferBytesMax = size_t{128} << 10;
 
 /// Processes with equal identities may share memory: same boot of a machine, same namespaces, same user.
 std::string
 hostIdentity();
 
 struct PeerInfo {
-    std::string host;                         ///< hostIdentity() of the peer
-    std::string beacon;                       ///< lit while the peer's engine lives; empty: there is none
-    std::vector<std::string> local_addresses; ///< of the same-host context's workers; empty: there is none
+    std::string host; ///< hostIdentity() of the peer
+    std::string link; ///< the name that connectLink takes; empty: no shared memory
 };
 
 std::string
 encodePeerInfo(const PeerInfo &info);
 
-/// MISMATCH: not a peer info. The addresses in it are checked.
+/// MISMATCH: not a peer info.
 Result<PeerInfo>
 decodePeerInfo(std::string_view bytes);
+
+/// The addresses of workers, see link.h.
+std::string
+encodeOffer(const std::vector<std::string> &addresses);
+
+/// MISMATCH: not an offer. The addresses in it are checked.
+Result<std::vector<std::string>>
+decodeOffer(std::string_view bytes);
 
 struct Keys {
     std::string plain;
@@ -42,14 +51,9 @@ struct Keys {
 std::string
 encodeKeys(const Keys &keys);
 
-/// See segmentDomains; those of the addresses that belong to the keys.
-struct RefusedDomains {
-    uint64_t plain = 0;
-    uint64_t local = 0;
-};
-
-/// Bytes without a sound tail of ours are a plain key. INVALID_PARAM: a key is none, see checkKey.
+/// Bytes without a sound tail of ours are a plain key. INVALID_PARAM: a key is none, see checkKey, which gets
+/// `refused_domains` for the plain one. The other is checked for nothing but its form: its address comes later.
 Result<Keys>
-decodeKeys(std::string_view bytes, const RefusedDomains &refused = {});
+decodeKeys(std::string_view bytes, uint64_t refused_domains = 0);
 
 } // namespace nx::ucx

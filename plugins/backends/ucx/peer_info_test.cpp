@@ -20,54 +20,66 @@ const std::string kAddress = "\x20"
 const std::string kPlainKey = std::string("\x01\0\0\0\0\0\0\0\0\0", 10);
 const std::string kLocalKey = std::string("\x02\0\0\0\0\0\0\0\0\3abc", 13);
 
-PeerInfo
-sample() {
-    return {hostIdentity(),
-            "lighthouse",
-            {kAddress,
-             "\x20"
-             "abcdefgh\xff"}};
-}
+const PeerInfo kInfo{"a host", "a name"};
+const std::vector<std::string> kOffer{kAddress,
+                                      "\x20"
+                                      "abcdefgh\xff"};
 
 TEST(PeerInfo, SurvivesTheWire) {
-    const auto read = decodePeerInfo(encodePeerInfo(sample()));
+    const auto read = decodePeerInfo(encodePeerInfo(kInfo));
     ASSERT_TRUE(read.ok()) << read.message();
-    EXPECT_EQ(read->host, sample().host);
-    EXPECT_EQ(read->beacon, "lighthouse");
-    EXPECT_EQ(read->local_addresses, sample().local_addresses);
+    EXPECT_EQ(read->host, kInfo.host);
+    EXPECT_EQ(read->link, kInfo.link);
 }
 
 TEST(PeerInfo, ReadsWhatALaterVersionAppended) {
-    EXPECT_TRUE(decodePeerInfo(encodePeerInfo(sample()) + "more").ok());
+    EXPECT_TRUE(decodePeerInfo(encodePeerInfo(kInfo) + "more").ok());
 }
 
 TEST(PeerInfo, RefusesEveryTruncation) {
-    const std::string bytes = encodePeerInfo(sample());
+    const std::string bytes = encodePeerInfo(kInfo);
     for (size_t length = 0; length < bytes.size(); ++length) {
         EXPECT_EQ(decodePeerInfo(bytes.substr(0, length)).code(), NIXL_ERR_MISMATCH) << length;
     }
 }
 
-TEST(PeerInfo, NeverGivesAnAddressThatCannotBeOne) {
-    const std::string good = encodePeerInfo(sample());
+TEST(PeerInfo, RefusesNamesThatAreTooLong) {
+    EXPECT_EQ(decodePeerInfo(encodePeerInfo({std::string(513, 'h'), "a name"})).code(), NIXL_ERR_MISMATCH);
+    EXPECT_EQ(decodePeerInfo(encodePeerInfo({"", "a name"})).code(), NIXL_ERR_MISMATCH);
+    EXPECT_EQ(decodePeerInfo(encodePeerInfo({"a host", std::string(65, 'n')})).code(), NIXL_ERR_MISMATCH);
+}
+
+TEST(Offer, SurvivesTheWire) {
+    for (const auto &offer : {kOffer, std::vector<std::string>{}}) {
+        const auto read = decodeOffer(encodeOffer(offer));
+        ASSERT_TRUE(read.ok()) << read.message();
+        EXPECT_EQ(*read, offer);
+    }
+}
+
+TEST(Offer, RefusesEveryTruncation) {
+    const std::string bytes = encodeOffer(kOffer);
+    for (size_t length = 0; length < bytes.size(); ++length) {
+        EXPECT_EQ(decodeOffer(bytes.substr(0, length)).code(), NIXL_ERR_MISMATCH) << length;
+    }
+}
+
+TEST(Offer, NeverGivesAnAddressThatCannotBeOne) {
+    const std::string good = encodeOffer(kOffer);
     std::mt19937 random(42);
     for (int i = 0; i < 20000; ++i) {
         std::string bytes = good;
         for (int flips = 0; flips < 3; ++flips) bytes[random() % bytes.size()] = static_cast<char>(random());
-        const auto read = decodePeerInfo(bytes);
+        const auto read = decodeOffer(bytes);
         if (!read.ok()) continue;
-        ASSERT_LE(read->local_addresses.size(), kPeerWorkersMax);
-        for (const std::string &address : read->local_addresses) ASSERT_TRUE(checkAddress(address).ok());
+        ASSERT_LE(read->size(), kOfferWorkersMax);
+        for (const std::string &address : *read) ASSERT_TRUE(checkAddress(address).ok());
     }
 }
 
-TEST(PeerInfo, RefusesTooManyWorkersAndShortAddresses) {
-    PeerInfo many = sample();
-    many.local_addresses.assign(kPeerWorkersMax + 1, kAddress);
-    EXPECT_FALSE(decodePeerInfo(encodePeerInfo(many)).ok());
-    PeerInfo brief = sample();
-    brief.local_addresses = {std::string("\x20", 1)};
-    EXPECT_FALSE(decodePeerInfo(encodePeerInfo(brief)).ok());
+TEST(Offer, RefusesTooManyWorkersAndShortAddresses) {
+    EXPECT_FALSE(decodeOffer(encodeOffer(std::vector<std::string>(kOfferWorkersMax + 1, kAddress))).ok());
+    EXPECT_FALSE(decodeOffer(encodeOffer({std::string("\x20", 1)})).ok());
 }
 
 TEST(HostIdentity, IsStableAndNotEmpty) {
@@ -114,9 +126,8 @@ TEST(Keys, OfImpossibleLengthAreRefused) {
 
 TEST(Keys, OfRefusedDomainsAreRefused) {
     const std::string bytes = encodeKeys({kPlainKey, kLocalKey});
-    EXPECT_TRUE(decodeKeys(bytes, {.plain = 2, .local = 1}).ok());
-    EXPECT_EQ(decodeKeys(bytes, {.plain = 1, .local = 0}).code(), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(decodeKeys(bytes, {.plain = 0, .local = 2}).code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_TRUE(decodeKeys(bytes, 2).ok());
+    EXPECT_EQ(decodeKeys(bytes, 1).code(), NIXL_ERR_INVALID_PARAM);
 }
 
 } // namespace

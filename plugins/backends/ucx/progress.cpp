@@ -23,33 +23,47 @@ constexpr int64_t kBusyNapUs = 1000;
 
 } // namespace
 
-ProgressThread::ProgressThread(const std::string &name, std::vector<Worker *> workers, WakeFd wake)
-    : workers_(std::move(workers)),
-      wake_(std::move(wake)),
+ProgressThread::ProgressThread(const std::string &name, WakeFd wake)
+    : wake_(std::move(wake)),
       thread_(name, [this] { run(); }) {}
 
 ProgressThread::~ProgressThread() {
+    stop();
+}
+
+void
+ProgressThread::stop() {
     stop_ = true;
     wake_.wake();
+    thread_.join();
 }
 
+template<class Change>
 void
-ProgressThread::watch(int fd, std::function<bool()> fired) {
+ProgressThread::changeWorkers(Change change) {
+    // The busy thread lets go of the mutex for an instant only, too short for one who sleeps on it.
+    changes_.fetch_add(1, std::memory_order_relaxed);
     {
-        std::lock_guard lock(watch_mutex_);
-        watches_.push_back({fd, std::move(fired)});
+        std::lock_guard lock(mutex_);
+        change(workers_);
     }
-    wake_.wake();
+    changes_.fetch_sub(1, std::memory_order_relaxed);
+    wake_.wake(); // it sleeps on the workers' descriptors
 }
 
 void
-ProgressThread::unwatch(int fd) {
-    std::lock_guard lock(watch_mutex_);
-    std::erase_if(watches_, [&](const Watch &watch) { return watch.fd == fd; });
+ProgressThread::add(Worker &worker) {
+    changeWorkers([&](auto &workers) { workers.push_back(&worker); });
+}
+
+void
+ProgressThread::remove(Worker &worker) {
+    changeWorkers([&](auto &workers) { std::erase(workers, &worker); });
 }
 
 bool
 ProgressThread::progressAll() {
+    std::lock_guard workers_lock(mutex_);
     bool happened = false;
     for (Worker *worker : workers_) {
         std::unique_lock lock(worker->mutex(), std::try_to_lock);
@@ -64,6 +78,7 @@ ProgressThread::progressAll() {
 
 bool
 ProgressThread::armAll() {
+    std::lock_guard workers_lock(mutex_);
     for (Worker *worker : workers_) {
         std::lock_guard lock(worker->mutex());
         if (worker->progress() || !worker->arm()) return false;
@@ -77,27 +92,12 @@ ProgressThread::sleep(int64_t timeout_us) {
     std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
     const bool for_events = timeout_us < 0;
     if (for_events) {
+        std::lock_guard lock(mutex_);
         for (Worker *worker : workers_) fds.push_back({worker->eventFd(), POLLIN, 0});
     }
-    const size_t watches_begin = fds.size();
-    {
-        std::lock_guard lock(watch_mutex_);
-        for (const Watch &watch : watches_) fds.push_back({watch.fd, POLLIN, 0});
-    }
     const timespec timeout{timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
-    if (::ppoll(fds.data(), fds.size(), for_events ? nullptr : &timeout, nullptr) <= 0) return;
-    if (fds[0].revents) wake_.drain();
-    for (size_t i = watches_begin; i < fds.size(); ++i) {
-        if (!fds[i].revents) continue;
-        std::lock_guard lock(watch_mutex_);
-        const auto it =
-            std::find_if(watches_.begin(), watches_.end(), [&](const Watch &watch) { return watch.fd == fds[i].fd; });
-        if (it == watches_.end()) continue; // removed meanwhile
-        // What fired may have been closed meanwhile and its number be another watch's, which does not fire.
-        pollfd now{it->fd, POLLIN, 0};
-        if (::poll(&now, 1, 0) <= 0) continue;
-        if (!it->fired()) watches_.erase(it);
-    }
+    ::ppoll(fds.data(), fds.size(), for_events ? nullptr : &timeout, nullptr);
+    if (fds[0].revents & POLLIN) wake_.drain();
 }
 
 void
@@ -106,6 +106,7 @@ ProgressThread::run() {
     int64_t nap_us = kNapMinUs;
     auto last_event = Clock::now();
     while (!stop_) {
+        while (changes_.load(std::memory_order_relaxed) > 0) std::this_thread::yield();
         if (const uint64_t visits = visits_.load(std::memory_order_relaxed); visits != seen) {
             seen = visits;
             sleep(nap_us);

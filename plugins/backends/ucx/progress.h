@@ -9,7 +9,6 @@
 #pragma once
 
 #include <atomic>
-#include <functional>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -22,9 +21,20 @@ namespace nx::ucx {
 
 class ProgressThread {
 public:
-    /// The workers outlive the thread and were created with wakeup. Throws std::system_error.
-    ProgressThread(const std::string &name, std::vector<Worker *> workers, WakeFd wake);
+    /// Throws std::system_error.
+    ProgressThread(const std::string &name, WakeFd wake);
     ~ProgressThread();
+
+    /// The thread ends; the workers stay added.
+    void
+    stop();
+
+    /// The worker was created with wakeup and outlives the thread, unless it is removed.
+    void
+    add(Worker &worker);
+    /// After it returns the thread does not touch the worker. Lock of the worker not held.
+    void
+    remove(Worker &worker);
 
     /// A caller is about to drive these workers itself. A few nanoseconds.
     void
@@ -38,20 +48,10 @@ public:
         if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false)) wake_.wake();
     }
 
-    /// Calls `fired` on the thread when `fd` is readable, until it returns false. The descriptor stays the caller's.
-    void
-    watch(int fd, std::function<bool()> fired);
-
-    /// After it returns `fired` neither runs nor will. Not from within `fired`.
-    void
-    unwatch(int fd);
-
 private:
-    struct Watch {
-        int fd;
-        std::function<bool()> fired;
-    };
-
+    template<class Change>
+    void
+    changeWorkers(Change change);
     void
     run();
     bool
@@ -61,14 +61,14 @@ private:
     void
     sleep(int64_t timeout_us);
 
-    const std::vector<Worker *> workers_;
     WakeFd wake_;
     std::atomic<bool> stop_{false};
     std::atomic<bool> sleeping_{false};
     std::atomic<uint64_t> visits_{0};
-    std::mutex watch_mutex_; ///< held while `fired` runs
-    // Guarded by watch_mutex_:
-    std::vector<Watch> watches_;
+    std::atomic<int> changes_{0}; ///< under way
+    std::mutex mutex_;
+    // Guarded by mutex_:
+    std::vector<Worker *> workers_;
     Thread thread_; ///< last: it uses the others
 };
 

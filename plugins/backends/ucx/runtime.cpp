@@ -16,10 +16,10 @@ namespace {
 // How long nothing must happen before workers are destroyed.
 constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
+constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatEndsBusyWorkers = 21;
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
-constexpr unsigned kTendEvery = 8192;
 
 } // namespace
 
@@ -55,68 +55,67 @@ Runtime::startAll() {
     auto library = Library::load(options_.library);
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
-    if (auto status = createFabric(Fabric::kPlain); !status.ok()) return status;
-    auto status = allowsSharedMemory(options_) ? createFabric(Fabric::kLocal)
-                                               : Status(NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out");
-    if (status.ok()) {
-        auto beacon = Beacon::create();
-        if (beacon.ok()) beacon_ = *std::move(beacon);
-        status = std::move(beacon).status();
+    if (auto status = createContext(Fabric::kPlain); !status.ok()) return status;
+    for (size_t i = 0; i < workerCount(); ++i) {
+        auto worker = createWorker(Fabric::kPlain, i);
+        if (!worker.ok()) return std::move(worker).status();
+        workers_.push_back(*std::move(worker));
+        roster_.push_back({workers_.back().get(), i});
     }
-    if (!status.ok()) {
+    if (auto status = createThreads(); !status.ok()) return status;
+    if (auto status = createLocalFabric(); !status.ok()) {
         NIXL_INFO << "ucx: no shared memory with peers of this host: " << status.message();
-        workers_[static_cast<size_t>(Fabric::kLocal)].clear();
         contexts_[static_cast<size_t>(Fabric::kLocal)].reset();
     }
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path();
-    return createThreads();
-}
-
-Status
-Runtime::createFabric(Fabric fabric) {
-    const bool local = fabric == Fabric::kLocal;
-    ContextOptions options;
-    options.name = agent_;
-    options.settings = (local ? localSettings : plainSettings)(options_, library_->minorVersion());
-    options.wakeup = progress_thread_wanted_ || options_.num_threads > 0;
-    auto context = Context::create(*library_, options);
-    if (!context.ok()) return std::move(context).status();
-    contexts_[static_cast<size_t>(fabric)] = *std::move(context);
-    for (size_t i = 0; i < workerCount(); ++i) {
-        auto worker = Worker::create(this->context(fabric), agent_ + ":" + std::to_string(i), inbox_);
-        if (!worker.ok()) return std::move(worker).status();
-        workers_[static_cast<size_t>(fabric)].push_back(*std::move(worker));
-    }
     return {};
 }
 
 Status
+Runtime::createContext(Fabric fabric) {
+    ContextOptions options;
+    options.name = agent_;
+    options.settings = (fabric == Fabric::kLocal ? localSettings : plainSettings)(options_, library_->minorVersion());
+    options.wakeup = progress_thread_wanted_ || options_.num_threads > 0;
+    auto context = Context::create(*library_, options);
+    if (!context.ok()) return std::move(context).status();
+    contexts_[static_cast<size_t>(fabric)] = *std::move(context);
+    return {};
+}
+
+Status
+Runtime::createLocalFabric() {
+    if (!allowsSharedMemory(options_)) return {NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out"};
+    if (auto status = createContext(Fabric::kLocal); !status.ok()) return status;
+    auto links = LinkServer::create(*this);
+    if (!links.ok()) return std::move(links).status();
+    links_ = *std::move(links);
+    return {};
+}
+
+Result<std::unique_ptr<Worker>>
+Runtime::createWorker(Fabric fabric, size_t index) {
+    return Worker::create(context(fabric), agent_ + ":" + std::to_string(index), inbox_);
+}
+
+Status
 Runtime::createThreads() {
-    const auto make = [&](const std::string &name, size_t first,
-                          size_t count) -> Result<std::unique_ptr<ProgressThread>> {
+    const auto make = [&](const std::string &name) -> Result<std::unique_ptr<ProgressThread>> {
         auto wake = WakeFd::create();
         if (!wake.ok()) return std::move(wake).status();
-        std::vector<Worker *> workers;
-        for (auto &fabric : workers_) {
-            for (size_t i = first; i < first + count && i < fabric.size(); ++i) workers.push_back(fabric[i].get());
-        }
-        return std::make_unique<ProgressThread>(name, std::move(workers), *std::move(wake));
+        return std::make_unique<ProgressThread>(name, *std::move(wake));
     };
     if (progress_thread_wanted_) {
-        auto thread = make("nixl-ucx", 0, options_.num_workers);
+        auto thread = make("nixl-ucx");
         if (!thread.ok()) return std::move(thread).status();
         progress_thread_ = *std::move(thread);
-        if (beacon_) {
-            progress_thread_->watch(beacon_->get(), [this] {
-                tendBeacon();
-                return true;
-            });
-        }
+        for (size_t i = 0; i < options_.num_workers; ++i) progress_thread_->add(*workers_[i]);
     }
     for (size_t i = 0; i < options_.num_threads; ++i) {
-        auto thread = make("nixl-ucx-" + std::to_string(i), options_.num_workers + i, 1);
+        auto thread = make("nixl-ucx-" + std::to_string(i));
         if (!thread.ok()) return std::move(thread).status();
         pool_.push_back(*std::move(thread));
+        pool_.back()->add(*workers_[options_.num_workers + i]);
     }
     return {};
 }
@@ -140,37 +139,56 @@ Runtime::workerOfThisThread() const noexcept {
     return number % options_.num_workers;
 }
 
+bool
+Runtime::drive(Worker &worker) {
+    std::unique_lock lock(worker.mutex(), std::try_to_lock);
+    return lock && worker.progress(); // who holds the lock does the same
+}
+
 void
 Runtime::progress(Worker *first) {
     if (progress_thread_) progress_thread_->visit();
-    bool happened = false;
-    const auto drive = [&](Worker *worker) {
-        std::unique_lock lock(worker->mutex(), std::try_to_lock);
-        if (!lock || !worker->progress()) return; // who holds the lock does the same
-        happened = true;
-        if (hot_.load(std::memory_order_relaxed) != worker) hot_.store(worker, std::memory_order_relaxed);
-    };
-    if (!first) first = hot_.load(std::memory_order_relaxed);
+    bool happened = first && drive(*first);
     const unsigned turn = turns_.load(std::memory_order_relaxed);
     turns_.store(turn + 1, std::memory_order_relaxed); // a lost count does no harm
-    if (first) drive(first);
-    if (!first || turn % kRoundEvery == 0) {
-        for (auto &fabric : workers_) {
-            for (size_t i = 0; i < options_.num_workers && i < fabric.size(); ++i) {
-                if (fabric[i].get() != first) drive(fabric[i].get());
+    const bool round = turn % kRoundEvery == 0;
+    if (!first || round) {
+        std::unique_lock lock(roster_mutex_, std::try_to_lock);
+        if (lock && hot_ && !round) {
+            happened |= drive(*hot_);
+        } else if (lock) {
+            for (const auto &[worker, index] : roster_) {
+                if (index >= options_.num_workers || worker == first || !drive(*worker)) continue;
+                happened = true;
+                hot_ = worker;
             }
         }
     }
     if (happened && progress_thread_) progress_thread_->nudge();
-    if (turn % kTendEvery == 0) tendBeacon();
 }
 
-/// Those who watch the beacon wait in the listener's queue, which is bounded.
 void
-Runtime::tendBeacon() {
-    if (!beacon_) return;
-    std::unique_lock lock(beacon_mutex_, std::try_to_lock);
-    if (lock) beacon_->accept();
+Runtime::enlist(Worker &worker, size_t index) {
+    {
+        std::lock_guard lock(roster_mutex_);
+        roster_.push_back({&worker, index});
+    }
+    if (index >= options_.num_workers) {
+        pool_[index - options_.num_workers]->add(worker);
+    } else if (progress_thread_) {
+        progress_thread_->add(worker);
+    }
+}
+
+void
+Runtime::dismiss(Worker &worker) {
+    {
+        std::lock_guard lock(roster_mutex_);
+        std::erase_if(roster_, [&](const Driven &driven) { return driven.worker == &worker; });
+        if (hot_ == &worker) hot_ = nullptr;
+    }
+    if (progress_thread_) progress_thread_->remove(worker);
+    for (auto &thread : pool_) thread->remove(worker);
 }
 
 void
@@ -180,20 +198,6 @@ Runtime::nudge(size_t worker_index) noexcept {
     } else if (progress_thread_) {
         progress_thread_->nudge();
     }
-}
-
-void
-Runtime::watch(Connection &connection) {
-    if (!progress_thread_ || connection.beaconFd() < 0) return;
-    progress_thread_->watch(connection.beaconFd(), [&connection] {
-        connection.abandon("it has ended");
-        return false;
-    });
-}
-
-void
-Runtime::unwatch(int fd) {
-    if (progress_thread_) progress_thread_->unwatch(fd);
 }
 
 // ---- Peers ---------------------------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ Runtime::peer(const std::string &name) {
     std::lock_guard lock(mutex_);
     if (const auto it = peers_.find(name); it != peers_.end()) return it->second;
     if (name != agent_ || !started()) return nullptr;
-    auto self = std::make_shared<Connection>(*this, name, worker(Fabric::kPlain, 0).address());
+    auto self = std::make_shared<Connection>(*this, name, worker(0).address());
     self->setPeerInfo(ownInfo(), true);
     peers_.emplace(name, self);
     return self;
@@ -258,13 +262,7 @@ Runtime::bury(std::shared_ptr<Connection> connection) {
 
 PeerInfo
 Runtime::ownInfo() const {
-    PeerInfo info;
-    info.host = host_;
-    if (beacon_) info.beacon = beacon_->name();
-    for (const auto &worker : workers_[static_cast<size_t>(Fabric::kLocal)]) {
-        if (info.local_addresses.size() < options_.num_workers) info.local_addresses.push_back(worker->address());
-    }
-    return info;
+    return {host_, links_ ? links_->name() : std::string()};
 }
 
 // ---- End -----------------------------------------------------------------------------------------------------------
@@ -281,74 +279,90 @@ Runtime::removeMemory(LocalMemory &memory) {
     memories_.erase(&memory);
 }
 
-/// The plain workers are neither destroyed nor driven any more. What UCX holds goes with the process.
 void
-Runtime::leaveInPlace() {
-    static auto &workers = *new std::vector<std::unique_ptr<Worker>>;
-    static auto &contexts = *new std::vector<std::unique_ptr<Context>>;
+Runtime::end(std::unique_ptr<Worker> worker) {
+    const auto idle = [&] {
+        std::lock_guard lock(worker->mutex());
+        return worker->idle();
+    };
+    if (library_->minorVersion() >= kMinorThatEndsBusyWorkers || idle()) return;
+    static auto &left = *new std::vector<std::unique_ptr<Worker>>;
     static std::mutex mutex;
+    const bool local = hasLocalFabric() && &worker->context() == &context(Fabric::kLocal);
+    NIXL_INFO << "ucx: agent " << quoted(agent_) << " owes " << (local ? "a peer of this host" : "peers on the network")
+              << " an answer; UCX's worker for that stays in place";
+    {
+        std::lock_guard lock(mutex_);
+        left_workers_[static_cast<size_t>(local ? Fabric::kLocal : Fabric::kPlain)] = true;
+    }
     std::lock_guard lock(mutex);
-    auto &plain = workers_[static_cast<size_t>(Fabric::kPlain)];
-    std::move(plain.begin(), plain.end(), std::back_inserter(workers));
-    plain.clear();
-    contexts.push_back(std::move(contexts_[static_cast<size_t>(Fabric::kPlain)]));
+    left.push_back(std::move(worker));
+}
+
+bool
+Runtime::driveAll() {
+    std::lock_guard roster_lock(roster_mutex_);
+    bool happened = false;
+    for (const auto &[worker, index] : roster_) {
+        std::lock_guard lock(worker->mutex());
+        happened |= worker->progress();
+    }
+    return happened;
 }
 
 void
 Runtime::shutDown() {
+    if (links_) links_->refuse();
     for (auto &[name, connection] : peers_) {
         connection->close(!options_.close_by_force);
         closing_.push_back(connection);
     }
     peers_.clear();
-    progress_thread_.reset();
-    pool_.clear();
+    if (progress_thread_) progress_thread_->stop();
+    for (auto &thread : pool_) thread->stop();
 
     const auto deadline = std::chrono::steady_clock::now() + kShutDownLimit;
-    const auto progressAll = [&] {
-        bool happened = false;
-        for (auto &fabric : workers_) {
-            for (auto &worker : fabric) {
-                std::lock_guard lock(worker->mutex());
-                happened |= worker->progress();
-            }
-        }
-        return happened;
-    };
     const auto allClosed = [&] {
         return std::all_of(closing_.begin(), closing_.end(),
                            [](const auto &connection) { return connection->closed(); });
     };
-    while (!allClosed() && std::chrono::steady_clock::now() < deadline) progressAll();
+    while (!allClosed() && std::chrono::steady_clock::now() < deadline) driveAll();
     if (!allClosed()) {
         for (auto &connection : closing_) connection->abandon("this agent has shut down");
-        progressAll(); // requests that were outstanding learn of it
+        driveAll(); // requests that were outstanding learn of it
     }
     closing_.clear();
-    const auto answersAll = [&] { // over shared memory an open answer does no harm, and one to the dead stays open
-        auto &plain = workers_[static_cast<size_t>(Fabric::kPlain)];
-        return std::all_of(plain.begin(), plain.end(), [](const auto &worker) {
+    const auto nothingOwed = [&] { // over shared memory only what can be had without a pause
+        const auto isIdle = [](const auto &worker) {
             std::lock_guard lock(worker->mutex());
             return worker->idle();
-        });
+        };
+        return (!links_ || links_->hasParted()) && std::all_of(workers_.begin(), workers_.end(), isIdle);
     };
     // Let them answer the greetings and transfers of peers.
-    bool idle = false;
-    for (auto silent_since = std::chrono::steady_clock::now(), now = silent_since; !idle && now < deadline;
-         now = std::chrono::steady_clock::now()) {
-        if (progressAll()) silent_since = now;
-        idle = now >= silent_since + kSilence && answersAll();
+    auto silent_since = std::chrono::steady_clock::now();
+    for (auto now = silent_since; now < deadline; now = std::chrono::steady_clock::now()) {
+        if (driveAll()) {
+            silent_since = now;
+        } else {
+            std::this_thread::sleep_for(kBreath);
+        }
+        if (now >= silent_since + kSilence && nothingOwed()) break;
     }
 
-    for (LocalMemory *memory : memories_) memory->unmap();
-    if (!idle && library_->minorVersion() < kMinorThatEndsBusyWorkers) {
-        NIXL_INFO << "ucx: agent " << quoted(agent_)
-                  << " shuts down while peers on the network use it; UCX's workers for them stay in place";
-        leaveInPlace();
+    if (links_) {
+        links_->stop();
+        links_->dropWorkers();
     }
-    for (auto &fabric : workers_) fabric.clear();
-    for (auto &context : contexts_) context.reset();
-    beacon_.reset(); // peers may now count on silence
+    for (LocalMemory *memory : memories_) memory->unmap();
+    roster_.clear();
+    for (auto &worker : workers_) end(std::move(worker));
+    workers_.clear();
+    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
+        if (left_workers_[fabric]) static_cast<void>(contexts_[fabric].release());
+        contexts_[fabric].reset();
+    }
+    links_.reset(); // peers may now count on silence
 }
 
 } // namespace nx::ucx

@@ -8,25 +8,24 @@
 // with the shared-memory transports switched to notice the death of peers; a plain and a switched context must not
 // meet, a plain target crashes. Without shared memory there is no local context.
 //
-// Workers 0 ... num_workers-1 are shared by the calling threads, the others belong to a pool thread each.
+// Workers: the plain context has one set for all peers, the local one a set for each link (local_workers.h). In a set,
+// workers 0 ... num_workers-1 are shared by the calling threads, the others belong to a pool thread each.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <condition_variable>
-#include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/thread.h"
-#include "ucx/beacon.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
 #include "ucx/inbox.h"
+#include "ucx/link_server.h"
 #include "ucx/options.h"
 #include "ucx/progress.h"
 
@@ -78,7 +77,7 @@ public:
 
     bool
     hasLocalFabric() const noexcept {
-        return contexts_[static_cast<size_t>(Fabric::kLocal)] != nullptr;
+        return links_ != nullptr;
     }
 
     Context &
@@ -86,10 +85,27 @@ public:
         return *contexts_[static_cast<size_t>(fabric)];
     }
 
+    /// Of the plain context.
     Worker &
-    worker(Fabric fabric, size_t index) noexcept {
-        return *workers_[static_cast<size_t>(fabric)][index];
+    worker(size_t index) noexcept {
+        return *workers_[index];
     }
+
+    /// `index` in its set.
+    Result<std::unique_ptr<Worker>>
+    createWorker(Fabric fabric, size_t index);
+
+    /// Drives a worker that is not one of worker(), from now on until dismiss(). Its lock not held.
+    void
+    enlist(Worker &worker, size_t index);
+    /// After it returns nobody drives the worker.
+    void
+    dismiss(Worker &worker);
+
+    /// Destroys a dismissed worker. One that owes an answer is left in place where UCX would end the process: neither
+    /// destroyed nor driven, it goes with the process.
+    void
+    end(std::unique_ptr<Worker> worker);
 
     /// The shared worker that the calling thread uses.
     size_t
@@ -136,11 +152,11 @@ public:
         return info.host == host_;
     }
 
-    /// Starts and stops looking after the peer's end, if there is a progress thread for it.
-    void
-    watch(Connection &connection);
-    void
-    unwatch(int fd);
+    /// Requires hasLocalFabric().
+    LinkServer &
+    links() noexcept {
+        return *links_;
+    }
 
     // ---- Registrations, so that none outlives its context ----
 
@@ -157,15 +173,17 @@ private:
     Status
     startAll();
     Status
-    createFabric(Fabric fabric);
+    createContext(Fabric fabric);
     Status
     createThreads();
-    void
-    tendBeacon();
+    Status
+    createLocalFabric();
+    bool
+    drive(Worker &worker);
+    bool
+    driveAll();
     void
     bury(std::shared_ptr<Connection> connection);
-    void
-    leaveInPlace();
     void
     shutDown();
 
@@ -176,15 +194,14 @@ private:
     // Constant once started:
     const Library *library_ = nullptr;
     Inbox inbox_;
-    std::optional<Beacon> beacon_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
-    std::array<std::vector<std::unique_ptr<Worker>>, kFabricCount> workers_;
+    std::vector<std::unique_ptr<Worker>> workers_; ///< of the plain context
     std::unique_ptr<ProgressThread> progress_thread_;
     std::vector<std::unique_ptr<ProgressThread>> pool_;
+    std::unique_ptr<LinkServer> links_; ///< null: no local context
     Status start_status_;
     // Self-synchronised:
     std::atomic<State> state_{State::kStarting};
-    std::atomic<Worker *> hot_{nullptr}; ///< the one where something happened last
     std::atomic<unsigned> turns_{0};
     mutable std::mutex state_mutex_;
     mutable std::condition_variable state_changed_;
@@ -194,8 +211,16 @@ private:
     std::unordered_map<std::string, std::shared_ptr<Connection>> peers_;
     std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
     std::set<LocalMemory *> memories_;
+    std::array<bool, kFabricCount> left_workers_{}; ///< some of the context's workers stay in place
 
-    std::mutex beacon_mutex_; ///< guards the beacon's watchers
+    struct Driven {
+        Worker *worker;
+        size_t index; ///< in its set
+    };
+    std::mutex roster_mutex_;
+    // Guarded by roster_mutex_:
+    std::vector<Driven> roster_; ///< all workers
+    Worker *hot_ = nullptr;      ///< the one where something happened last
 
     Thread start_thread_; ///< last: it uses the others
 };

@@ -26,7 +26,6 @@ constexpr unsigned kPiecesPerClockRead = 16;
 constexpr auto kSmallTime = microseconds(4);
 constexpr uint64_t kSmallBytes = 64 << 10;
 constexpr int kLastSteps = 1000;
-constexpr auto kDeathLookInterval = std::chrono::milliseconds(5);
 
 } // namespace
 
@@ -54,7 +53,7 @@ Cursor::step(uint64_t length) {
 
 Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count)
     : transfer_(transfer),
-      worker_(transfer.runtime_.worker(transfer.fabric_, worker_index)),
+      worker_(transfer.connection_->worker(transfer.fabric_, worker_index)),
       worker_index_(worker_index),
       first_block_(first_block),
       block_count_(block_count),
@@ -186,8 +185,7 @@ Lane::drain() {
 void
 Lane::Reports::finished(Code code) {
     --outstanding;
-    if (lane) return lane->reported(code);
-    if (outstanding == 0) delete this;
+    if (lane) lane->reported(code);
 }
 
 void
@@ -210,13 +208,14 @@ Lane::reported(Code code) {
 }
 
 void
-Lane::giveUpOnTheDead() {
+Lane::giveUp(bool by_force) {
     std::lock_guard lock(worker_.mutex());
-    if (!endpoint_->peerDied()) return;
+    if (!by_force && !endpoint_->isSilent()) return;
     // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
-    // many steps it is not. Nothing else can come.
+    // many steps it is not. The same steps end what a closing by force ends.
     for (int i = 0; i < kLastSteps && !transfer_.quiet(); ++i) worker_.progress();
     if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling) return;
+    if (by_force) worker_.retire();
     transfer_.fail(endpoint_->failure(), *endpoint_);
     if (stage_ == Stage::kIssuing) {
         if (!parked_) return; // among the tasks: it will stop by itself
@@ -224,7 +223,7 @@ Lane::giveUpOnTheDead() {
     }
     if (reports_->outstanding > 0) {
         reports_->lane = nullptr;
-        static_cast<void>(reports_.release());
+        worker_.keep(std::move(reports_));
         reports_ = std::make_unique<Reports>(*this);
     }
     settle();
@@ -347,7 +346,6 @@ Transfer::post(const std::string *notification) {
     const nixl_status_t status = status_.load(std::memory_order_acquire);
     if (status == NIXL_IN_PROG) {
         for (Lane &lane : lanes_) runtime_.nudge(lane.workerIndex());
-        looked_at_ = Clock::now();
         return status;
     }
     if (status < 0) return nixlx::fail(status, error());
@@ -361,16 +359,8 @@ Transfer::check() {
         Lane &lane = lanes_.front();
         const bool shared = lane.workerIndex() < runtime_.options().num_workers;
         runtime_.progress(shared ? &lane.worker() : nullptr);
-        // With a progress thread that one watches the beacon, as long as the peer is known.
-        if ((!runtime_.hasProgressThread() || connection_->gone()) && connection_->beaconFd() >= 0) {
-            const auto now = Clock::now();
-            if (now - looked_at_ > kDeathLookInterval) {
-                looked_at_ = now;
-                connection_->lookForDeath();
-            }
-        }
         if (fabric_ == Fabric::kLocal && connection_->gone()) {
-            for (Lane &each : lanes_) each.giveUpOnTheDead();
+            for (Lane &each : lanes_) each.giveUp(false);
         }
         status = status_.load(std::memory_order_acquire);
     }
@@ -393,7 +383,10 @@ Transfer::forceQuiet() {
     cancel();
     connection_->sever("it did not go on with a transfer in time, and its connection was dropped; load its metadata "
                        "again");
-    for (Lane &lane : lanes_) runtime_.nudge(lane.workerIndex());
+    for (Lane &lane : lanes_) {
+        if (fabric_ == Fabric::kLocal) lane.giveUp(true);
+        runtime_.nudge(lane.workerIndex());
+    }
     return true;
 }
 

@@ -108,14 +108,15 @@ public:
     bool
     advance() override;
 
-    /// For a peer that is dead: settles without what UCX keeps for ever. Takes the lock.
+    /// If nothing of the peer can arrive any more: settles without what UCX keeps for ever. `by_force`: sees to it that
+    /// nothing can; the connection is severed, and the worker serves no other peer. Takes the lock.
     void
-    giveUpOnTheDead();
+    giveUp(bool by_force);
 
 private:
     enum class Stage { kIdle, kIssuing, kDraining, kSettling, kNotifying };
 
-    /// What UCX reports to. It outlives the lane if UCX keeps an operation for ever.
+    /// What UCX reports to. The worker keeps it if UCX keeps an operation for ever.
     struct Reports final : Operation {
         explicit Reports(Lane &lane) : lane(&lane) {}
 
@@ -248,7 +249,6 @@ private:
     // Of the posted request; changed by the owner while quiet:
     bool notify_ = false;
     std::string message_;
-    std::chrono::steady_clock::time_point looked_at_;
     // Shared by the lanes:
     std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
     std::atomic<bool> stop_{false}; ///< cancelled or failed: give no more blocks

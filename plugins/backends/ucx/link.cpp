@@ -1,0 +1,120 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/link.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <poll.h>
+#include <random>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "ucx/peer_info.h"
+
+namespace nx::ucx {
+
+namespace {
+
+// Peers name listeners to us: with this prefix none of them can make us connect to something else.
+constexpr std::string_view kPrefix = "nixl-ucx-";
+constexpr size_t kRandomDigits = 32;
+constexpr int kBacklog = 4096;
+
+socklen_t
+fillAddress(sockaddr_un &address, std::string_view name) {
+    address = {};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path + 1, name.data(), name.size()); // a leading zero: abstract
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+}
+
+Fd
+openSocket() {
+    return Fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+bool
+isOfThisUser(const Fd &link) {
+    ucred other{};
+    socklen_t size = sizeof other;
+    return ::getsockopt(link.get(), SOL_SOCKET, SO_PEERCRED, &other, &size) == 0 && other.uid == ::geteuid();
+}
+
+} // namespace
+
+Result<LinkListener>
+LinkListener::create() {
+    static const char digits[] = "0123456789abcdef";
+    std::string name(kPrefix);
+    std::random_device random;
+    for (size_t i = 0; i < kRandomDigits; ++i) name += digits[random() & 15];
+
+    Fd socket = openSocket();
+    sockaddr_un address;
+    const socklen_t size = fillAddress(address, name);
+    if (!socket || ::bind(socket.get(), reinterpret_cast<sockaddr *>(&address), size) != 0 ||
+        ::listen(socket.get(), kBacklog) != 0) {
+        return {NIXL_ERR_BACKEND, withErrno("opening a Unix socket", errno)};
+    }
+    return LinkListener(std::move(name), std::move(socket));
+}
+
+Fd
+LinkListener::accept() {
+    for (;;) {
+        Fd link(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        if (!link || isOfThisUser(link)) return link;
+    }
+}
+
+Result<Fd>
+connectLink(std::string_view name) {
+    const auto isDigit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+    if (name.size() != kPrefix.size() + kRandomDigits || !name.starts_with(kPrefix) ||
+        !std::all_of(name.begin() + kPrefix.size(), name.end(), isDigit)) {
+        return {NIXL_ERR_INVALID_PARAM, "not the name of a listener for links"};
+    }
+    Fd socket = openSocket();
+    sockaddr_un address;
+    const socklen_t size = fillAddress(address, name);
+    if (!socket || ::connect(socket.get(), reinterpret_cast<sockaddr *>(&address), size) != 0) {
+        return {NIXL_ERR_NOT_FOUND, withErrno("connecting to an engine of this host", errno)};
+    }
+    return socket;
+}
+
+Status
+sendOffer(const Fd &link, const std::vector<std::string> &addresses) {
+    const std::string bytes = encodeOffer(addresses);
+    if (::send(link.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size())) return {};
+    return {NIXL_ERR_BACKEND, withErrno("answering an engine of this host", errno)};
+}
+
+Result<std::vector<std::string>>
+receiveOffer(const Fd &link, std::chrono::milliseconds limit) {
+    pollfd fd{link.get(), POLLIN, 0};
+    if (::poll(&fd, 1, static_cast<int>(limit.count())) <= 0) {
+        return {NIXL_ERR_NOT_FOUND, "the peer's process does not answer"};
+    }
+    std::string bytes(kOfferBytesMax, '\0');
+    const ssize_t size = ::recv(link.get(), bytes.data(), bytes.size(), 0);
+    if (size <= 0) return {NIXL_ERR_NOT_FOUND, "the peer's engine has ended"};
+    bytes.resize(static_cast<size_t>(size));
+    return decodeOffer(bytes);
+}
+
+bool
+hasEnded(const Fd &link) noexcept {
+    pollfd fd{link.get(), POLLRDHUP, 0};
+    return ::poll(&fd, 1, 0) > 0;
+}
+
+bool
+isClosed(const Fd &link) noexcept {
+    pollfd fd{link.get(), 0, 0};
+    return ::poll(&fd, 1, 0) > 0; // POLLHUP
+}
+
+} // namespace nx::ucx

@@ -1,0 +1,72 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/local_workers.h"
+
+#include <algorithm>
+
+#include "ucx/runtime.h"
+
+namespace nx::ucx {
+
+namespace {
+
+// Far more than it takes to work off a queue, which is bounded; a peer that lives could go on filling it.
+constexpr int kLastSteps = 1000;
+
+} // namespace
+
+Result<std::unique_ptr<LocalWorkers>>
+LocalWorkers::create(Runtime &runtime, Side side, size_t count) {
+    std::unique_ptr<LocalWorkers> made(new LocalWorkers(runtime, side));
+    made->workers_.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+        auto worker = runtime.createWorker(Fabric::kLocal, i);
+        if (!worker.ok()) return std::move(worker).status();
+        made->workers_.push_back(*std::move(worker));
+        runtime.enlist(*made->workers_.back(), i);
+    }
+    return made;
+}
+
+LocalWorkers::~LocalWorkers() {
+    for (auto &worker : workers_) runtime_.dismiss(*worker);
+    drive();
+    if (side_ == Side::kInitiator) return; // what is under way is ours, and ended with the endpoints
+    for (auto &worker : workers_) runtime_.end(std::move(worker));
+}
+
+bool
+LocalWorkers::drive() {
+    bool happened = false;
+    for (auto &worker : workers_) {
+        std::lock_guard lock(worker->mutex());
+        for (int i = 0; i < kLastSteps && worker->progress(); ++i) happened = true;
+    }
+    return happened;
+}
+
+bool
+LocalWorkers::idle() {
+    return std::all_of(workers_.begin(), workers_.end(), [](const auto &worker) {
+        std::lock_guard lock(worker->mutex());
+        return worker->idle();
+    });
+}
+
+void
+LocalWorkers::retire() {
+    for (auto &worker : workers_) {
+        std::lock_guard lock(worker->mutex());
+        for (int i = 0; i < kLastSteps; ++i) worker->progress();
+        worker->retire();
+    }
+}
+
+std::vector<std::string>
+LocalWorkers::addresses() const {
+    std::vector<std::string> addresses;
+    for (const auto &worker : workers_) addresses.push_back(worker->address());
+    return addresses;
+}
+
+} // namespace nx::ucx
