@@ -3,6 +3,7 @@
 #include "memory/plan.h"
 
 #include <algorithm>
+#include <array>
 
 namespace nx::memory {
 
@@ -18,6 +19,12 @@ public:
           remote_(remote),
           local_numbers_(local.windows().size(), kUnused),
           remote_numbers_(remote.windows().size(), kUnused) {}
+
+    /// At most so many blocks will be added.
+    void
+    expect(size_t blocks) {
+        plan_->runs.reserve(blocks);
+    }
 
     void
     add(uint64_t local, uint32_t local_window, uint64_t remote, uint32_t remote_window, uint64_t length) {
@@ -151,6 +158,13 @@ lengthsDiffer(uint64_t pair, uint64_t local_length, uint64_t remote_length) {
                 " bytes, the remote one " + std::to_string(remote_length)};
 }
 
+Status
+outside(const char *which, int index, size_t position, const Side &side) {
+    return {NIXL_ERR_INVALID_PARAM,
+            std::string(which) + " index " + std::to_string(index) + " at position " + std::to_string(position) +
+                " is outside the prepared list of " + std::to_string(side.size()) + " elements"};
+}
+
 } // namespace
 
 Result<std::unique_ptr<OwnedPlan>>
@@ -192,24 +206,37 @@ planIndexed(const PlanRequest &request,
                     " remote indices: the counts must be equal and not zero"};
     }
     Builder builder(request, local, remote);
+    builder.expect(local_indices.size());
+    // In random order nearly every element is a cache miss on either side. A chunk's are waited for together.
+    struct Place {
+        uint64_t index;
+        const Side::Run *run;
+    };
+    constexpr size_t kChunk = 64;
+    std::array<Place, kChunk> locals, remotes;
     size_t l = 0, r = 0;
-    for (size_t i = 0; i < local_indices.size(); ++i) {
-        const auto li = static_cast<uint64_t>(static_cast<int64_t>(local_indices[i]));
-        const auto ri = static_cast<uint64_t>(static_cast<int64_t>(remote_indices[i]));
-        if (li >= local.size() || ri >= remote.size()) {
-            const bool is_local = li >= local.size();
-            return {NIXL_ERR_INVALID_PARAM,
-                    std::string(is_local ? "local" : "remote") + " index " +
-                        std::to_string(is_local ? local_indices[i] : remote_indices[i]) + " at position " +
-                        std::to_string(i) + " is outside the prepared list of " +
-                        std::to_string(is_local ? local.size() : remote.size()) + " elements"};
+    const auto place = [](const Side &side, int index, size_t &hint, Place &out) {
+        out.index = static_cast<uint64_t>(static_cast<int64_t>(index));
+        if (out.index >= side.size()) return false;
+        out.run = &side.runOf(out.index, hint);
+        side.prefetch(*out.run, out.index);
+        return true;
+    };
+    for (size_t first = 0; first < local_indices.size(); first += kChunk) {
+        const size_t count = std::min(kChunk, local_indices.size() - first);
+        for (size_t i = 0; i < count; ++i) {
+            const size_t at = first + i;
+            if (!place(local, local_indices[at], l, locals[i])) return outside("local", local_indices[at], at, local);
+            if (!place(remote, remote_indices[at], r, remotes[i])) {
+                return outside("remote", remote_indices[at], at, remote);
+            }
         }
-        const auto &lr = local.runOf(li, l);
-        const auto &rr = remote.runOf(ri, r);
-        const auto le = local.element(lr, li);
-        const auto re = remote.element(rr, ri);
-        if (le.length != re.length) return lengthsDiffer(i, le.length, re.length);
-        builder.addPair(lr, le, rr, re);
+        for (size_t i = 0; i < count; ++i) {
+            const auto le = local.element(*locals[i].run, locals[i].index);
+            const auto re = remote.element(*remotes[i].run, remotes[i].index);
+            if (le.length != re.length) return lengthsDiffer(first + i, le.length, re.length);
+            builder.addPair(*locals[i].run, le, *remotes[i].run, re);
+        }
     }
     return builder.finish();
 }

@@ -105,6 +105,11 @@ TEST(Plan, RefusesCountsIndicesAndLengthsThatDoNotFit) {
     expect({3}, {0}, "local index 3");
     expect({0}, {-1}, "remote index -1");
     expect({0, 2}, {0, 1}, "pair 1");
+    std::vector<int> many(100, 0), with_one_beyond(100, 0), with_another_length(100, 0);
+    with_one_beyond[90] = 3;
+    with_another_length[70] = 2;
+    expect(with_one_beyond, many, "local index 3 at position 90");
+    expect(with_another_length, many, "pair 70");
 }
 
 TEST(Plan, CutElementsMeetPieceByPiece) {
@@ -173,18 +178,19 @@ TEST(Plan, MovesExactlyTheBytesAskedFor) {
         std::mt19937 random(seed);
         std::vector<nixlBasicDesc> local, remote;
         const uint64_t block = 4;
-        for (uint64_t i = 0; i < 64; ++i) {
+        constexpr int kCount = 200; // more than are looked up at once
+        for (uint64_t i = 0; i < kCount; ++i) {
             local.emplace_back(i * block * (seed % 3 ? 1 : 2), block, 0);
             remote.emplace_back(100000 + i * block, block, 0);
         }
         const auto l = side(kEverything, local), r = side(kEverything, remote);
         std::vector<int> li, ri;
         std::vector<std::pair<uint64_t, uint64_t>> expected;
-        std::vector<int> order(64);
+        std::vector<int> order(kCount);
         std::iota(order.begin(), order.end(), 0);
         std::shuffle(order.begin(), order.end(), random);
-        for (int i = 0; i < 64;) {
-            int length = std::min<int>(64 - i, 1 + static_cast<int>(random() % 5));
+        for (int i = 0; i < kCount;) {
+            int length = std::min<int>(kCount - i, 1 + static_cast<int>(random() % 5));
             for (int k = 0; k < length; ++k, ++i) {
                 li.push_back(i);
                 ri.push_back(random() % 2 ? i : order[i]);

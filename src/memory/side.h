@@ -86,6 +86,12 @@ public:
         return {run.address + offset * run.stride, run.length, run.window};
     }
 
+    /// element() of it will follow: the table is too large for the caches.
+    void
+    prefetch(const Run &run, uint64_t index) const noexcept {
+        if (run.window == kTable) __builtin_prefetch(&rows_[run.address + (index - run.first)]);
+    }
+
     std::span<const Extent>
     pieces(const Run &cut) const noexcept {
         return {pieces_.data() + cut.address, static_cast<size_t>(cut.stride)};

@@ -13,7 +13,7 @@ namespace nx::ucx {
 
 namespace {
 
-// Each costs some megabytes of shared memory. Further peers use the network.
+// Each costs shared memory, up to 2 MB. Further peers use the network.
 constexpr size_t kLinksMax = 256;
 constexpr auto kPartingLimit = std::chrono::seconds(1);
 constexpr auto kPartingLook = std::chrono::milliseconds(1);

@@ -158,11 +158,16 @@ localSettings(const Options &options, unsigned minor_version) {
     append(settings, {{"TLS", "^tcp"}});
     settings = withUsersChoice(std::move(settings));
     settings.push_back({"NET_DEVICES", "lo", true});
-    // The transports' switch that lets them be used where the death of peers is noticed.
+    // ERROR_HANDLING is the switch that lets the transports be used where the death of peers is noticed. RX_BUFS_GROW
+    // keeps a worker, of which there is one per peer, to what its queue of 256 (before 1.18: 64) needs.
     if (minor_version >= 18) {
-        append(settings, withUsersChoice({{"POSIX_ERROR_HANDLING", "y"}, {"SYSV_ERROR_HANDLING", "y"}}));
+        append(settings,
+               withUsersChoice({{"POSIX_ERROR_HANDLING", "y"},
+                                {"SYSV_ERROR_HANDLING", "y"},
+                                {"POSIX_RX_BUFS_GROW", "264"},
+                                {"SYSV_RX_BUFS_GROW", "264"}}));
     } else {
-        append(settings, {{"MM_ERROR_HANDLING", "y"}});
+        append(settings, {{"MM_ERROR_HANDLING", "y"}, {"MM_RX_BUFS_GROW", "72"}});
     }
     return settings;
 }

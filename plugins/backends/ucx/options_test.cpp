@@ -58,6 +58,8 @@ TEST(UcxOptions, SwitchSharedMemoryByTheNameTheVersionKnows) {
     EXPECT_EQ(find(localSettings(options, 13), "POSIX_ERROR_HANDLING"), nullptr);
     EXPECT_EQ(find(localSettings(options, 22), "POSIX_ERROR_HANDLING")->value, "y");
     EXPECT_EQ(find(localSettings(options, 22), "SYSV_ERROR_HANDLING")->value, "y");
+    EXPECT_EQ(find(localSettings(options, 13), "MM_RX_BUFS_GROW")->value, "72");
+    EXPECT_EQ(find(localSettings(options, 22), "SYSV_RX_BUFS_GROW")->value, "264");
 }
 
 TEST(UcxOptions, NeverSwitchThePlainContext) {
