@@ -149,6 +149,7 @@ statusOf(Code code) noexcept {
     case UCS_ERR_CONNECTION_RESET:
     case UCS_ERR_ENDPOINT_TIMEOUT:
     case UCS_ERR_CANCELED:
+    case UCS_ERR_SHMEM_SEGMENT: // the peer has just given its memory back
     case UCS_ERR_UNREACHABLE: return NIXL_ERR_REMOTE_DISCONNECT;
     case UCS_ERR_INVALID_PARAM: return NIXL_ERR_INVALID_PARAM;
     default: return NIXL_ERR_BACKEND;
