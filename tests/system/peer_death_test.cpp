@@ -372,5 +372,27 @@ TEST_P(PeerDeathOverSharedMemory, WhileItAnswersStopsNobodysQueue) {
     }
 }
 
+TEST_P(PeerDeathOverSharedMemory, IsNoticedThoughAChildOfItLives) {
+    for (const bool orderly : {false, true}) {
+        SCOPED_TRACE(orderly ? "closed" : "killed");
+        auto &victim = start("B", kSize, kSeed);
+        ASSERT_EQ(run(NIXL_READ, victim), NIXL_SUCCESS) << nixlx::lastError();
+        victim.process.ask("fork");
+        if (!orderly) victim.process.signal(SIGSTOP);
+        InFlight requests(*this, victim, 2);
+        if (orderly) {
+            EXPECT_EQ(victim.process.quit(), 0);
+        } else {
+            victim.process.kill();
+        }
+        const auto gone = steady_clock::now();
+        EXPECT_TRUE(requests.settle());
+        EXPECT_TRUE(eventually([&] { return a->genNotif("B", "x") == NIXL_ERR_NOT_FOUND; }));
+        EXPECT_LE(steady_clock::now(), gone + kNoticeLimit);
+        requests.expectDisconnected();
+        requests.expectRefusedAndRelease();
+    }
+}
+
 } // namespace
 } // namespace nx::test

@@ -10,10 +10,12 @@
 //   metadata / load HEX           its metadata blob / the name of the agent whose metadata it has loaded
 //   notify AGENT TEXT / received  sends a message / how many have arrived
 //   post READ|WRITE AGENT ADDRESS SIZE   between the memory registered last and the agent's; does not wait
+//   fork                          leaves a child behind that holds all it holds, until the socket's other end is closed
 //   quit                          destroys the agent; no answer
 #include <memory>
 #include <poll.h>
 #include <sstream>
+#include <unistd.h>
 #include <vector>
 
 #include "support/peer_process.h"
@@ -37,6 +39,7 @@ public:
         if (verb == "notify") return notify(in);
         if (verb == "received") return received();
         if (verb == "post") return post(in);
+        if (verb == "fork") return leaveChild();
         throw std::runtime_error("what is " + verb + "?");
     }
 
@@ -115,6 +118,16 @@ private:
                 "create");
         if ((*agent_)->postXferReq(request) < 0) require(NIXL_ERR_BACKEND, "post");
         return "";
+    }
+
+    static std::string
+    leaveChild() {
+        const pid_t child = fork();
+        if (child < 0) throw std::runtime_error("fork");
+        if (child > 0) return "";
+        pollfd hung_up{PeerProcess::kPeerSocket, 0, 0};
+        ::poll(&hung_up, 1, -1);
+        _exit(0);
     }
 
     PairOptions options_;

@@ -97,8 +97,9 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatOffersNothingSoundOverItsLink) {
         auto metadata = *genuine;
         metadata.trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
         pair.a.load(wire::encodeMetadata(metadata));
-        const Fd link = listener->accept();
-        ASSERT_TRUE(link);
+        const auto accepted = listener->accept();
+        ASSERT_TRUE(accepted.ok() && *accepted);
+        const Fd &link = *accepted;
         if (!offer.empty()) { // else it is silent
             ASSERT_EQ(::send(link.get(), offer.data(), offer.size(), 0), static_cast<ssize_t>(offer.size()));
         }
@@ -118,6 +119,47 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatOffersNothingSoundOverItsLink) {
     }
 }
 
+TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatServesTooManyAlready) {
+    const auto metadata = wire::decodeMetadata(pair.b.metadata());
+    ASSERT_TRUE(metadata.ok());
+    const auto info = decodePeerInfo(metadata->trailer->peer_info.at(0).info);
+    ASSERT_TRUE(info.ok()) << info.message();
+    if (info->link.empty()) GTEST_SKIP() << "UCX has no shared memory here";
+    std::vector<Fd> links;
+    for (bool served = true; served;) {
+        ASSERT_LT(links.size(), 300u);
+        auto link = connectLink(info->link);
+        ASSERT_TRUE(link.ok()) << link.message();
+        const auto offer = receiveOffer(*link, std::chrono::seconds(20));
+        ASSERT_TRUE(offer.ok()) << offer.message();
+        served = !offer->empty();
+        links.push_back(*std::move(link));
+    }
+    EXPECT_EQ(links.size(), 257u);
+    const auto path = [&] {
+        Buffer source(4096);
+        EXPECT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
+        pair.exchange();
+        nixlXferReqH *request = nullptr;
+        EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
+                                        nx::test::listOf({target.desc()}), pair.b.name, request),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        source.fill(links.size());
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(target.firstDifference(links.size()), target.size());
+        nixlx::Report report;
+        EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        EXPECT_EQ(pair.a->deregisterMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
+        EXPECT_EQ(pair.a->invalidateRemoteMD(pair.b.name), NIXL_SUCCESS);
+        return report.path;
+    };
+    EXPECT_THAT(path(), testing::HasSubstr(", network"));
+    links.clear();
+    EXPECT_TRUE(nx::test::eventually([&] { return path().find("shared memory") != std::string::npos; }));
+}
+
 TEST_F(AgentOverUcx, TakesAPeerForGoneWhoseLinkEnds) {
     auto metadata = wire::decodeMetadata(pair.b.metadata());
     ASSERT_TRUE(metadata.ok());
@@ -128,7 +170,7 @@ TEST_F(AgentOverUcx, TakesAPeerForGoneWhoseLinkEnds) {
     ASSERT_TRUE(listener.ok()) << listener.message();
     metadata->trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
     pair.a.load(wire::encodeMetadata(*metadata));
-    listener->accept(); // and away
+    static_cast<void>(listener->accept()); // and away
     EXPECT_TRUE(nx::test::eventually([&] { return pair.a->genNotif(pair.b.name, "x") == NIXL_ERR_NOT_FOUND; }))
         << nixlx::lastError();
 }

@@ -30,17 +30,36 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
 Connection::~Connection() {
     if (link_) runtime_.links().unwatch(link_);
     for (auto &slots : endpoints_) slots.clear();
-    if (local_workers_) runtime_.links().part(std::move(link_), std::move(local_workers_));
+    if (local_workers_) {
+        runtime_.links().part(std::move(link_), std::move(local_workers_));
+    } else if (link_) {
+        endLink(link_);
+    }
 }
 
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return;
-    auto link = connectLink(info.link);
-    if (!link.ok()) return;
-    link_ = *std::move(link);
+    link_name_ = info.link;
+    // The own agent does not end, and few move anything within themselves.
+    if (name_ != runtime_.agent()) {
+        if (auto status = connect(); !status.ok()) return usesNetwork(status.message());
+    }
     fabric_ = kUndecided;
+}
+
+Status
+Connection::connect() {
+    auto link = connectLink(link_name_);
+    if (!link.ok()) return std::move(link).status();
+    link_ = *std::move(link);
     runtime_.links().watch(link_, [this] { abandon("it has ended"); });
+    return {};
+}
+
+void
+Connection::usesNetwork(const std::string &why) const {
+    NIXL_INFO << "ucx: peer " << quoted(name_) << " is on this host and is reached over the network: " << why;
 }
 
 Fabric
@@ -56,9 +75,12 @@ Connection::fabric() {
 bool
 Connection::makeLocal() {
     const auto refused = [&](const std::string &why) {
-        NIXL_INFO << "ucx: peer " << quoted(name_) << " is on this host and is reached over the network: " << why;
+        usesNetwork(why);
         return false;
     };
+    if (!link_) {
+        if (auto status = connect(); !status.ok()) return refused(status.message());
+    }
     auto offer = receiveOffer(link_, kAnswerLimit);
     if (!offer.ok()) return refused(offer.message());
     if (offer->empty()) return refused("it has no shared memory to offer");
@@ -141,6 +163,7 @@ Connection::abandon(const std::string &reason) {
     setGone(reason);
     forEachEndpoint([](Endpoint &endpoint) { endpoint.abandon(kNotConnected); });
     if (LocalWorkers *local = local_) local->retire();
+    for (size_t i = 0; i < runtime_.workerCount(); ++i) runtime_.nudge(i); // for what is to be settled
 }
 
 void

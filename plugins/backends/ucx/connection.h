@@ -96,14 +96,19 @@ private:
     template<class Visit>
     void
     forEachEndpoint(Visit visit);
+    Status
+    connect();
     bool
     makeLocal();
+    void
+    usesNetwork(const std::string &why) const;
 
     Runtime &runtime_;
     const std::string name_;
     const std::string address_;
     std::array<uint64_t, kFabricCount> refused_domains_{};
-    Fd link_; ///< constant after setPeerInfo
+    std::string link_name_; ///< constant after setPeerInfo
+    Fd link_;               ///< likewise; of the own agent once fabric_ is decided
     std::atomic<bool> gone_{false};
     std::atomic<int> fabric_; ///< -1: not decided
     std::mutex fabric_mutex_; ///< held while it is being decided

@@ -218,10 +218,10 @@ public:
         return address_;
     }
 
-    /// Readable when an armed worker has something to do; -1 without wakeup.
+    /// Readable when an armed worker has something to do; -1 without wakeup, and once it is retired.
     int
     eventFd() const noexcept {
-        return event_fd_;
+        return retired_ ? -1 : event_fd_;
     }
 
     /// Lock held. Works off what is there, continues tasks, closes failed endpoints. True if anything happened.
@@ -279,7 +279,7 @@ private:
     std::vector<Task *> tasks_;
     std::vector<Endpoint *> endpoints_; ///< open ones
     bool some_failed_ = false;
-    bool retired_ = false;
+    std::atomic<bool> retired_{false};
     std::vector<std::shared_ptr<void>> kept_;
     Forgotten forgotten_;
 };
@@ -295,11 +295,6 @@ public:
     Endpoint(const Endpoint &) = delete;
     Endpoint &
     operator=(const Endpoint &) = delete;
-
-    Worker &
-    worker() noexcept {
-        return worker_;
-    }
 
     /// Each: kDone, kPending (`operation` hears of the end), or why it could not start.
     Code

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <random>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -35,11 +36,19 @@ openSocket() {
     return Fd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
-bool
-isOfThisUser(const Fd &link) {
+/// Who is on the other side; a process number of 0: unknown.
+ucred
+otherSide(int link) {
     ucred other{};
     socklen_t size = sizeof other;
-    return ::getsockopt(link.get(), SOL_SOCKET, SO_PEERCRED, &other, &size) == 0 && other.uid == ::geteuid();
+    if (::getsockopt(link, SOL_SOCKET, SO_PEERCRED, &other, &size) != 0) other.pid = 0;
+    return other;
+}
+
+bool
+isOfThisUser(const Fd &link) {
+    const ucred other = otherSide(link.get());
+    return other.pid != 0 && other.uid == ::geteuid();
 }
 
 } // namespace
@@ -61,12 +70,14 @@ LinkListener::create() {
     return LinkListener(std::move(name), std::move(socket));
 }
 
-Fd
+Result<Fd>
 LinkListener::accept() {
-    for (;;) {
-        Fd link(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-        if (!link || isOfThisUser(link)) return link;
+    Fd link(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!link && errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
+        return {NIXL_ERR_BACKEND, withErrno("meeting an engine of this host", errno)};
     }
+    if (link && !isOfThisUser(link)) return Fd();
+    return link;
 }
 
 Result<Fd>
@@ -80,8 +91,9 @@ connectLink(std::string_view name) {
     sockaddr_un address;
     const socklen_t size = fillAddress(address, name);
     if (!socket || ::connect(socket.get(), reinterpret_cast<sockaddr *>(&address), size) != 0) {
-        return {NIXL_ERR_NOT_FOUND, withErrno("connecting to an engine of this host", errno)};
+        return {NIXL_ERR_NOT_FOUND, withErrno("connecting to its engine", errno)};
     }
+    if (!isOfThisUser(socket)) return {NIXL_ERR_NOT_FOUND, "another user's process listens in its engine's place"};
     return socket;
 }
 
@@ -94,15 +106,30 @@ sendOffer(const Fd &link, const std::vector<std::string> &addresses) {
 
 Result<std::vector<std::string>>
 receiveOffer(const Fd &link, std::chrono::milliseconds limit) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
     pollfd fd{link.get(), POLLIN, 0};
-    if (::poll(&fd, 1, static_cast<int>(limit.count())) <= 0) {
-        return {NIXL_ERR_NOT_FOUND, "the peer's process does not answer"};
+    for (int ready = -1; ready <= 0;) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+        ready = ::poll(&fd, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
+        const bool interrupted = ready < 0 && errno == EINTR;
+        if (ready <= 0 && !interrupted) return {NIXL_ERR_NOT_FOUND, "its process does not answer"};
     }
     std::string bytes(kOfferBytesMax, '\0');
     const ssize_t size = ::recv(link.get(), bytes.data(), bytes.size(), 0);
-    if (size <= 0) return {NIXL_ERR_NOT_FOUND, "the peer's engine has ended"};
+    if (size <= 0) return {NIXL_ERR_NOT_FOUND, "its engine has ended"};
     bytes.resize(static_cast<size_t>(size));
     return decodeOffer(bytes);
+}
+
+Fd
+processOf(int link) {
+    const pid_t process = otherSide(link).pid;
+    return process == 0 ? Fd() : Fd(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+}
+
+void
+endLink(const Fd &link) noexcept {
+    ::shutdown(link.get(), SHUT_RDWR);
 }
 
 bool

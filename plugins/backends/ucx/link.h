@@ -3,8 +3,8 @@
 //
 // How engines of one host meet. Each listens on a Unix socket with a random abstract name; who wants to reach it over
 // shared memory connects and is sent an offer: the addresses of workers that serve this link alone. Nothing else is
-// ever exchanged. Either side reads end-of-file when the other is gone, with its process or without: UCX itself
-// notices a dead process after about a second and a closed engine never.
+// ever exchanged. Either side learns of the other's end at once, with its process or without: UCX notices a closed
+// engine never, and its look after dead processes is off for peers of the host.
 #pragma once
 
 #include <chrono>
@@ -35,8 +35,9 @@ public:
         return socket_.get();
     }
 
-    /// The next who has connected; none: nobody has. Processes of other users are sent away. Does not block.
-    Fd
+    /// The next who has connected; none: nobody has, or it was a process of another user, which is sent away. BACKEND:
+    /// the system refuses. Does not block.
+    Result<Fd>
     accept();
 
 private:
@@ -46,8 +47,8 @@ private:
     Fd socket_;
 };
 
-/// NOT_FOUND: nobody listens there any more, or it cannot be reached. INVALID_PARAM: `name` is not one of a listener.
-/// Does not block.
+/// NOT_FOUND: nobody of this user listens there any more, or it cannot be reached. INVALID_PARAM: `name` is not one of a
+/// listener. Does not block.
 Result<Fd>
 connectLink(std::string_view name);
 
@@ -59,6 +60,15 @@ sendOffer(const Fd &link, const std::vector<std::string> &addresses);
 /// side is gone or says nothing for so long. MISMATCH: it sent something else.
 Result<std::vector<std::string>>
 receiveOffer(const Fd &link, std::chrono::milliseconds limit);
+
+/// Readable when the process on the other side has ended, even if a child of it keeps the link open. None: this system
+/// cannot tell.
+Fd
+processOf(int link);
+
+/// Ends this side of the link for the other one, even if a child of this process keeps it open.
+void
+endLink(const Fd &link) noexcept;
 
 /// The other side has ended the link, or is gone.
 bool

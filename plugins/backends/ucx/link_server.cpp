@@ -13,8 +13,9 @@ namespace nx::ucx {
 
 namespace {
 
-// Each costs shared memory, up to 2 MB. Further peers use the network.
-constexpr size_t kLinksMax = 256;
+// Each costs shared memory, up to 2 MB. Further peers are told to use the network.
+constexpr size_t kServedMax = 256;
+constexpr auto kListenAgain = std::chrono::milliseconds(100);
 constexpr auto kPartingLimit = std::chrono::seconds(1);
 constexpr auto kPartingLook = std::chrono::milliseconds(1);
 
@@ -27,8 +28,7 @@ LinkServer::create(Runtime &runtime) {
     auto loop = Loop::create();
     if (!loop.ok()) return std::move(loop).status();
     std::unique_ptr<LinkServer> server(new LinkServer(runtime, *std::move(listener), *std::move(loop)));
-    auto status = server->loop_->watch(server->listener_.get(), EPOLLIN, [&self = *server](uint32_t) { self.meet(); });
-    if (!status.ok()) return status;
+    server->listen();
     server->thread_ = Thread("nixl-ucx-links", [&self = *server] { self.loop_->run(); });
     return server;
 }
@@ -39,7 +39,10 @@ LinkServer::~LinkServer() {
 
 void
 LinkServer::refuse() {
-    onLoop([this] { loop_->unwatch(listener_.get()); });
+    onLoop([this] {
+        refusing_ = true;
+        loop_->unwatch(listener_.get());
+    });
 }
 
 void
@@ -67,44 +70,92 @@ LinkServer::onLoop(const std::function<void()> &task) {
 }
 
 void
-LinkServer::meet() {
-    while (Fd socket = listener_.accept()) {
-        if (links_.size() >= kLinksMax) {
-            NIXL_INFO << "ucx: agent " << quoted(runtime_.agent()) << " serves " << kLinksMax
-                      << " peers over shared memory; one more has to use the network";
-            continue;
-        }
-        Link link{std::move(socket), nullptr};
-        auto workers = LocalWorkers::create(runtime_, LocalWorkers::Side::kTarget, runtime_.options().num_workers);
-        if (workers.ok()) {
-            link.workers = *std::move(workers);
-        } else {
-            NIXL_INFO << "ucx: a peer of this host has to use the network: " << workers.message();
-        }
-        const auto sent = sendOffer(link.socket, link.workers ? link.workers->addresses() : std::vector<std::string>{});
-        const int fd = link.socket.get();
-        const auto ended = [this, fd](uint32_t) {
-            loop_->unwatch(fd);
-            addParting(std::move(links_.extract(fd).mapped()));
-        };
-        if (sent.ok() && loop_->watch(fd, EPOLLRDHUP, ended).ok()) links_.emplace(fd, std::move(link));
+LinkServer::listen() {
+    if (refusing_) return;
+    // Without it peers wait for an answer in vain, and use the network.
+    if (!loop_->watch(listener_.get(), EPOLLIN, [this](uint32_t) { meet(); }).ok()) {
+        loop_->after(kListenAgain, [this] { listen(); });
     }
+}
+
+/// One at a time: what else the thread is to do comes in between, however many connect.
+void
+LinkServer::meet() {
+    Status status;
+    try {
+        status = meetNext();
+    }
+    catch (const std::exception &error) {
+        status = {NIXL_ERR_BACKEND, error.what()};
+    }
+    if (status.ok()) return;
+    NIXL_INFO << "ucx: agent " << quoted(runtime_.agent()) << " cannot meet a peer of this host: " << status.message();
+    loop_->unwatch(listener_.get());
+    loop_->after(kListenAgain, [this] { listen(); });
+}
+
+Status
+LinkServer::meetNext() {
+    auto socket = listener_.accept();
+    if (!socket.ok()) return std::move(socket).status();
+    if (!*socket) return {};
+    Link link{*std::move(socket), nullptr};
+    Result<std::unique_ptr<LocalWorkers>> workers(
+        NIXL_ERR_NOT_SUPPORTED, std::to_string(kServedMax) + " are served over shared memory already");
+    if (served_ < kServedMax) {
+        workers = LocalWorkers::create(runtime_, LocalWorkers::Side::kTarget, runtime_.options().num_workers);
+    }
+    if (workers.ok()) {
+        link.workers = *std::move(workers);
+    } else {
+        NIXL_INFO << "ucx: a peer of this host has to use the network: " << workers.message();
+    }
+    const auto sent = sendOffer(link.socket, link.workers ? link.workers->addresses() : std::vector<std::string>{});
+    const int fd = link.socket.get();
+    const auto ended = [this, fd] {
+        Link link = std::move(links_.extract(fd).mapped());
+        if (!link.workers) return;
+        --served_;
+        addParting(std::move(link));
+    };
+    if (!sent.ok() || !watchHere(fd, ended)) return {}; // it has left already
+    served_ += link.workers != nullptr;
+    links_.emplace(fd, std::move(link));
+    return {};
+}
+
+/// On the thread. Calls `ended` once.
+bool
+LinkServer::watchHere(int socket, std::function<void()> ended) {
+    const auto once = [this, socket, ended = std::move(ended)](uint32_t) {
+        unwatchHere(socket);
+        ended();
+    };
+    if (!loop_->watch(socket, EPOLLRDHUP, once).ok()) return false;
+    Fd process = processOf(socket);
+    if (process && loop_->watch(process.get(), EPOLLIN, once).ok()) processes_.emplace(socket, std::move(process));
+    return true;
+}
+
+void
+LinkServer::unwatchHere(int socket) {
+    loop_->unwatch(socket);
+    const auto it = processes_.find(socket);
+    if (it == processes_.end()) return;
+    loop_->unwatch(it->second.get());
+    processes_.erase(it);
 }
 
 void
 LinkServer::watch(const Fd &link, std::function<void()> ended) {
     loop_->post([this, fd = link.get(), ended = std::move(ended)] {
-        const auto once = [this, fd, ended](uint32_t) {
-            loop_->unwatch(fd);
-            ended();
-        };
-        if (!loop_->watch(fd, EPOLLRDHUP, once).ok()) ended(); // better gone than never noticed
+        if (!watchHere(fd, ended)) ended(); // better gone than never noticed
     });
 }
 
 void
 LinkServer::unwatch(const Fd &link) {
-    onLoop([&] { loop_->unwatch(link.get()); });
+    onLoop([&] { unwatchHere(link.get()); });
 }
 
 void
@@ -116,7 +167,6 @@ LinkServer::part(Fd link, std::unique_ptr<LocalWorkers> workers) {
 
 void
 LinkServer::addParting(Link link) {
-    if (!link.workers) return;
     parting_.push_back({std::move(link), Clock::now() + kPartingLimit});
     lookAtParting();
 }
@@ -127,6 +177,7 @@ LinkServer::lookAtParting() {
         if (!isOver(parting)) return false;
         const bool here = parting.link.workers->side() == LocalWorkers::Side::kInitiator;
         parting.link.workers.reset();
+        endLink(parting.link.socket);
         if (here) --parting_here_;
         return true;
     });

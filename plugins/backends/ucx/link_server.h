@@ -73,6 +73,17 @@ private:
     using Clock = std::chrono::steady_clock;
 
     struct Link {
+        Link(Fd socket, std::unique_ptr<LocalWorkers> workers)
+            : socket(std::move(socket)),
+              workers(std::move(workers)) {}
+        Link(Link &&) = default;
+        Link &
+        operator=(Link &&) = default;
+        ~Link() {
+            workers.reset();
+            if (socket) endLink(socket);
+        }
+
         Fd socket;
         std::unique_ptr<LocalWorkers> workers; ///< null: none could be made
     };
@@ -92,7 +103,15 @@ private:
     void
     onLoop(const std::function<void()> &task);
     void
+    listen();
+    void
     meet();
+    Status
+    meetNext();
+    bool
+    watchHere(int socket, std::function<void()> ended);
+    void
+    unwatchHere(int socket);
     void
     addParting(Link link);
     void
@@ -105,7 +124,10 @@ private:
     const std::unique_ptr<Loop> loop_;
     std::atomic<size_t> parting_here_{0};
     // Confined to the thread while it runs:
-    std::unordered_map<int, Link> links_; ///< served ones, by descriptor
+    std::unordered_map<int, Link> links_;   ///< served ones, by descriptor
+    std::unordered_map<int, Fd> processes_; ///< of links that are watched, by descriptor
+    size_t served_ = 0;                     ///< links with workers
+    bool refusing_ = false;
     std::vector<Parting> parting_;
     bool waiting_ = false; ///< a look at them is due
     Thread thread_;

@@ -3,8 +3,8 @@
 //
 // A thread that keeps workers going while no caller does, and sleeps while there is nothing to do. Self-synchronised.
 //
-// Only this thread arms its workers. Invariant: it sleeps without limit only if since arming nobody else has worked on
-// them; whoever does calls nudge() afterwards. While callers poll it stays out of their way: it naps, and takes over
+// Only this thread arms its workers. Invariant: it sleeps without limit only if since arming nobody else has given them
+// work; whoever does calls nudge() afterwards. While callers poll it stays out of their way: it naps, and takes over
 // when a nap passes without a visit.
 #pragma once
 

@@ -86,10 +86,17 @@ Runtime::createContext(Fabric fabric) {
 Status
 Runtime::createLocalFabric() {
     if (!allowsSharedMemory(options_)) return {NIXL_ERR_NOT_SUPPORTED, "the transports chosen leave it out"};
+    // Links end by force, which UCX allows only there.
+    if (!options_.detect_death) return {NIXL_ERR_NOT_SUPPORTED, "ucx_error_handling_mode is none"};
     if (auto status = createContext(Fabric::kLocal); !status.ok()) return status;
-    auto links = LinkServer::create(*this);
-    if (!links.ok()) return std::move(links).status();
-    links_ = *std::move(links);
+    try {
+        auto links = LinkServer::create(*this);
+        if (!links.ok()) return std::move(links).status();
+        links_ = *std::move(links);
+    }
+    catch (const std::system_error &error) {
+        return {NIXL_ERR_BACKEND, std::string("starting a thread: ") + error.what()};
+    }
     return {};
 }
 
@@ -355,6 +362,12 @@ Runtime::shutDown() {
         links_->dropWorkers();
     }
     for (LocalMemory *memory : memories_) memory->unmap();
+    // A request that could not be ended keeps its workers.
+    for (const auto &[worker, index] : roster_) {
+        if (links_ && &worker->context() == &context(Fabric::kLocal)) {
+            left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
+        }
+    }
     roster_.clear();
     for (auto &worker : workers_) end(std::move(worker));
     workers_.clear();

@@ -9,7 +9,8 @@
 // meet, a plain target crashes. Without shared memory there is no local context.
 //
 // Workers: the plain context has one set for all peers, the local one a set for each link (local_workers.h). In a set,
-// workers 0 ... num_workers-1 are shared by the calling threads, the others belong to a pool thread each.
+// workers 0 ... num_workers-1 are shared by the calling threads, the others belong to a pool thread each; a set that
+// serves a link lacks these.
 #pragma once
 
 #include <array>
@@ -118,11 +119,6 @@ public:
     /// After work was given to a worker, lock not held: its thread, if it has one, will go on with it.
     void
     nudge(size_t worker_index) noexcept;
-
-    bool
-    hasProgressThread() const noexcept {
-        return progress_thread_wanted_;
-    }
 
     Inbox &
     inbox() noexcept {
