@@ -47,8 +47,8 @@ private:
     Fd socket_;
 };
 
-/// NOT_FOUND: nobody of this user listens there any more, or it cannot be reached. INVALID_PARAM: `name` is not one of a
-/// listener. Does not block.
+/// NOT_FOUND: nobody of this user listens there any more, or it cannot be reached. INVALID_PARAM: `name` is not that of
+/// a listener. Does not block.
 Result<Fd>
 connectLink(std::string_view name);
 
