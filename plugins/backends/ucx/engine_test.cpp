@@ -608,7 +608,8 @@ TEST_P(EnginePair, RefusesToReleaseAnActiveRequestThe14Way) {
 
 // A watch of the old connection that fires late must not hit the new one, whose descriptor may have the same number.
 TEST_P(EnginePair, ReconnectsManyTimesWithoutTakingThePeerForDead) {
-    for (int i = 0; i < 500; ++i) {
+    const int rounds = GetParam().way == Way::kLocal ? 500 : 50; // only links are watched
+    for (int i = 0; i < rounds; ++i) {
         ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
         introduce(*b, "bob", *a, GetParam().way);
         const auto status = a->genNotif("bob", "hello");
