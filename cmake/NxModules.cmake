@@ -68,7 +68,7 @@ endfunction()
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
 # programs nx_backend_<name>_tests, ..._agent_tests (for tests with an agent that loads the plugin) and
 # ..._hostile_tests (for tests that fork before the vendor's library is there). All see the backend's own headers.
-# DEPENDS are module names (wire, kit).
+# DEPENDS are module names (wire, loop, kit).
 function(nx_add_backend name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS" ${ARGN})
   if(name IN_LIST NIXL_DISABLE_PLUGINS)

@@ -44,18 +44,29 @@ protected:
     void
     expectThatTheGenuineOneStillLoads() {
         Buffer source(4096);
-        source.fill(7);
         EXPECT_EQ(pair.a->checkRemoteMD(pair.b.name, nx::test::listOf({})), NIXL_ERR_NOT_FOUND);
         EXPECT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
         pair.exchange();
+        write(source, 7);
+    }
+
+    /// Writes the pattern of `seed` from A's memory to B's; the report's path.
+    std::string
+    write(Buffer &source, uint64_t seed) {
         nixlXferReqH *request = nullptr;
-        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
+        EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
                                         nx::test::listOf({target.desc()}), pair.b.name, request),
                   NIXL_SUCCESS)
             << nixlx::lastError();
+        if (!request) return "";
+        source.fill(seed);
+        target.clear();
         EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(target.firstDifference(seed), target.size());
+        nixlx::Report report;
+        EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
         EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
-        EXPECT_EQ(target.firstDifference(7), target.size());
+        return report.path;
     }
 
     AgentPair pair{{.backend = "UCX", .params = {}}};
@@ -103,18 +114,7 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatOffersNothingSoundOverItsLink) {
         if (!offer.empty()) { // else it is silent
             ASSERT_EQ(::send(link.get(), offer.data(), offer.size(), 0), static_cast<ssize_t>(offer.size()));
         }
-        nixlXferReqH *request = nullptr;
-        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
-                                        nx::test::listOf({target.desc()}), pair.b.name, request),
-                  NIXL_SUCCESS)
-            << nixlx::lastError();
-        nixlx::Report report;
-        ASSERT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
-        EXPECT_THAT(report.path, testing::HasSubstr(", network"));
-        source.fill(offer.size() + 1);
-        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
-        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
-        EXPECT_EQ(target.firstDifference(offer.size() + 1), target.size());
+        EXPECT_THAT(write(source, offer.size() + 1), testing::HasSubstr(", network"));
         EXPECT_EQ(pair.a->invalidateRemoteMD(pair.b.name), NIXL_SUCCESS);
     }
 }
@@ -140,20 +140,10 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatServesTooManyAlready) {
         Buffer source(4096);
         EXPECT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
         pair.exchange();
-        nixlXferReqH *request = nullptr;
-        EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
-                                        nx::test::listOf({target.desc()}), pair.b.name, request),
-                  NIXL_SUCCESS)
-            << nixlx::lastError();
-        source.fill(links.size());
-        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
-        EXPECT_EQ(target.firstDifference(links.size()), target.size());
-        nixlx::Report report;
-        EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
-        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        std::string taken = write(source, links.size());
         EXPECT_EQ(pair.a->deregisterMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
         EXPECT_EQ(pair.a->invalidateRemoteMD(pair.b.name), NIXL_SUCCESS);
-        return report.path;
+        return taken;
     };
     EXPECT_THAT(path(), testing::HasSubstr(", network"));
     links.clear();
@@ -177,7 +167,6 @@ TEST_F(AgentOverUcx, TakesAPeerForGoneWhoseLinkEnds) {
 
 TEST_F(AgentOverUcx, ADamagedBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
     Buffer source(4096), other(4096);
-    source.fill(9);
     ASSERT_EQ(pair.a->registerMem(nx::test::registrationOf({source.desc()})), NIXL_SUCCESS);
     pair.exchange();
     nx::test::PairedAgent restarted(pair.b.name, {.backend = "UCX", .params = {}});
@@ -192,15 +181,7 @@ TEST_F(AgentOverUcx, ADamagedBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
         std::string loaded;
         EXPECT_LT(pair.a->loadRemoteMD(wire::encodeMetadata(metadata), loaded), 0);
         EXPECT_NE(nixlx::lastError().find("the one that is known stays"), std::string::npos) << nixlx::lastError();
-        nixlXferReqH *request = nullptr;
-        ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, nx::test::listOf({source.desc()}),
-                                        nx::test::listOf({target.desc()}), pair.b.name, request),
-                  NIXL_SUCCESS)
-            << nixlx::lastError();
-        target.clear();
-        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
-        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
-        EXPECT_EQ(target.firstDifference(9), target.size());
+        write(source, 9);
     }
     pair.a.load(restarted.metadata());
     EXPECT_EQ(pair.a->checkRemoteMD(pair.b.name, nx::test::listOf({other.desc()})), NIXL_SUCCESS);

@@ -40,17 +40,16 @@ Connection::~Connection() {
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return;
-    link_name_ = info.link;
     // The own agent does not end, and few move anything within themselves.
     if (name_ != runtime_.agent()) {
-        if (auto status = connect(); !status.ok()) return usesNetwork(status.message());
+        if (auto status = connect(info.link); !status.ok()) return usesNetwork(status.message());
     }
     fabric_ = kUndecided;
 }
 
 Status
-Connection::connect() {
-    auto link = connectLink(link_name_);
+Connection::connect(const std::string &link_name) {
+    auto link = connectLink(link_name);
     if (!link.ok()) return std::move(link).status();
     link_ = *std::move(link);
     runtime_.links().watch(link_, [this] { abandon("it has ended"); });
@@ -78,8 +77,8 @@ Connection::makeLocal() {
         usesNetwork(why);
         return false;
     };
-    if (!link_) {
-        if (auto status = connect(); !status.ok()) return refused(status.message());
+    if (!link_) { // the own agent's
+        if (auto status = connect(runtime_.links().name()); !status.ok()) return refused(status.message());
     }
     auto offer = receiveOffer(link_, kAnswerLimit);
     if (!offer.ok()) return refused(offer.message());

@@ -97,7 +97,7 @@ private:
     void
     forEachEndpoint(Visit visit);
     Status
-    connect();
+    connect(const std::string &link_name);
     bool
     makeLocal();
     void
@@ -107,8 +107,7 @@ private:
     const std::string name_;
     const std::string address_;
     std::array<uint64_t, kFabricCount> refused_domains_{};
-    std::string link_name_; ///< constant after setPeerInfo
-    Fd link_;               ///< likewise; of the own agent once fabric_ is decided
+    Fd link_; ///< constant after setPeerInfo; of the own agent once fabric_ is decided
     std::atomic<bool> gone_{false};
     std::atomic<int> fabric_; ///< -1: not decided
     std::mutex fabric_mutex_; ///< held while it is being decided

@@ -193,6 +193,9 @@ class Endpoint;
 
 class Worker {
 public:
+    /// More calls of progress() than it takes to work off a full queue; a peer that lives could go on filling it.
+    static constexpr int kStepsPerQueue = 1000;
+
     /// `sink` outlives the worker.
     static Result<std::unique_ptr<Worker>>
     create(Context &context, const std::string &name, MessageSink &sink);
@@ -232,7 +235,7 @@ public:
     bool
     arm();
 
-    /// Lock held. Nothing that was given to it, or that a peer has asked it for, is still under way.
+    /// Takes the lock. Nothing that was given to it, or that a peer has asked it for, is still under way.
     bool
     idle();
 

@@ -8,13 +8,6 @@
 
 namespace nx::ucx {
 
-namespace {
-
-// Far more than it takes to work off a queue, which is bounded; a peer that lives could go on filling it.
-constexpr int kLastSteps = 1000;
-
-} // namespace
-
 Result<std::unique_ptr<LocalWorkers>>
 LocalWorkers::create(Runtime &runtime, Side side, size_t count) {
     std::unique_ptr<LocalWorkers> made(new LocalWorkers(runtime, side));
@@ -40,24 +33,21 @@ LocalWorkers::drive() {
     bool happened = false;
     for (auto &worker : workers_) {
         std::lock_guard lock(worker->mutex());
-        for (int i = 0; i < kLastSteps && worker->progress(); ++i) happened = true;
+        for (int i = 0; i < Worker::kStepsPerQueue && worker->progress(); ++i) happened = true;
     }
     return happened;
 }
 
 bool
 LocalWorkers::idle() {
-    return std::all_of(workers_.begin(), workers_.end(), [](const auto &worker) {
-        std::lock_guard lock(worker->mutex());
-        return worker->idle();
-    });
+    return std::all_of(workers_.begin(), workers_.end(), [](const auto &worker) { return worker->idle(); });
 }
 
 void
 LocalWorkers::retire() {
     for (auto &worker : workers_) {
         std::lock_guard lock(worker->mutex());
-        for (int i = 0; i < kLastSteps; ++i) worker->progress();
+        for (int i = 0; i < Worker::kStepsPerQueue; ++i) worker->progress();
         worker->retire();
     }
 }

@@ -73,10 +73,10 @@ RemoteRegion::RemoteRegion(Runtime &runtime, std::shared_ptr<Connection> connect
 }
 
 RemoteRegion::~RemoteRegion() {
-    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
-        for (size_t i = 0; i < unpacked_[fabric].size(); ++i) {
-            if (ucp_rkey *key = unpacked_[fabric][i])
-                releaseKey(connection_->worker(static_cast<Fabric>(fabric), i), key);
+    for (const Fabric fabric : {Fabric::kPlain, Fabric::kLocal}) {
+        const auto &keys = unpacked_[static_cast<size_t>(fabric)];
+        for (size_t i = 0; i < keys.size(); ++i) {
+            if (keys[i]) releaseKey(connection_->worker(fabric, i), keys[i]);
         }
     }
 }

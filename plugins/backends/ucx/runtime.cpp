@@ -288,22 +288,24 @@ Runtime::removeMemory(LocalMemory &memory) {
 
 void
 Runtime::end(std::unique_ptr<Worker> worker) {
-    const auto idle = [&] {
-        std::lock_guard lock(worker->mutex());
-        return worker->idle();
-    };
-    if (library_->minorVersion() >= kMinorThatEndsBusyWorkers || idle()) return;
+    if (library_->minorVersion() >= kMinorThatEndsBusyWorkers || worker->idle()) return;
     static auto &left = *new std::vector<std::unique_ptr<Worker>>;
     static std::mutex mutex;
-    const bool local = hasLocalFabric() && &worker->context() == &context(Fabric::kLocal);
-    NIXL_INFO << "ucx: agent " << quoted(agent_) << " owes " << (local ? "a peer of this host" : "peers on the network")
+    const Fabric fabric = fabricOf(*worker);
+    NIXL_INFO << "ucx: agent " << quoted(agent_) << " owes "
+              << (fabric == Fabric::kLocal ? "a peer of this host" : "peers on the network")
               << " an answer; UCX's worker for that stays in place";
     {
         std::lock_guard lock(mutex_);
-        left_workers_[static_cast<size_t>(local ? Fabric::kLocal : Fabric::kPlain)] = true;
+        left_workers_[static_cast<size_t>(fabric)] = true;
     }
     std::lock_guard lock(mutex);
     left.push_back(std::move(worker));
+}
+
+Fabric
+Runtime::fabricOf(Worker &worker) const noexcept {
+    return &worker.context() == contexts_[static_cast<size_t>(Fabric::kLocal)].get() ? Fabric::kLocal : Fabric::kPlain;
 }
 
 bool
@@ -340,11 +342,8 @@ Runtime::shutDown() {
     }
     closing_.clear();
     const auto nothingOwed = [&] { // over shared memory only what can be had without a pause
-        const auto isIdle = [](const auto &worker) {
-            std::lock_guard lock(worker->mutex());
-            return worker->idle();
-        };
-        return (!links_ || links_->hasParted()) && std::all_of(workers_.begin(), workers_.end(), isIdle);
+        return (!links_ || links_->hasParted()) &&
+            std::all_of(workers_.begin(), workers_.end(), [](const auto &worker) { return worker->idle(); });
     };
     // Let them answer the greetings and transfers of peers.
     auto silent_since = std::chrono::steady_clock::now();
@@ -364,9 +363,7 @@ Runtime::shutDown() {
     for (LocalMemory *memory : memories_) memory->unmap();
     // A request that could not be ended keeps its workers.
     for (const auto &[worker, index] : roster_) {
-        if (links_ && &worker->context() == &context(Fabric::kLocal)) {
-            left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
-        }
+        if (fabricOf(*worker) == Fabric::kLocal) left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
     }
     roster_.clear();
     for (auto &worker : workers_) end(std::move(worker));

@@ -178,6 +178,8 @@ private:
     drive(Worker &worker);
     bool
     driveAll();
+    Fabric
+    fabricOf(Worker &worker) const noexcept;
     void
     bury(std::shared_ptr<Connection> connection);
     void

@@ -25,7 +25,6 @@ constexpr unsigned kPiecesPerClockRead = 16;
 // progress thread is not woken for it.
 constexpr auto kSmallTime = microseconds(4);
 constexpr uint64_t kSmallBytes = 64 << 10;
-constexpr int kLastSteps = 1000;
 
 } // namespace
 
@@ -213,7 +212,7 @@ Lane::giveUp(bool by_force) {
     if (!by_force && !endpoint_->isSilent()) return;
     // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
     // many steps it is not. The same steps end what a closing by force ends.
-    for (int i = 0; i < kLastSteps && !transfer_.quiet(); ++i) worker_.progress();
+    for (int i = 0; i < Worker::kStepsPerQueue && !transfer_.quiet(); ++i) worker_.progress();
     if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling) return;
     if (by_force) worker_.retire();
     transfer_.fail(endpoint_->failure(), *endpoint_);
