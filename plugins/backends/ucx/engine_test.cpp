@@ -23,6 +23,7 @@
 #include "base/last_error.h"
 #include "support/buffer.h"
 #include "support/eventually.h"
+#include "ucx/runtime.h"
 #include "wire/notification.h"
 
 namespace nx::ucx {
@@ -999,6 +1000,14 @@ TEST(Engine, RefusesBadParametersWithASentence) {
     catch (const std::invalid_argument &error) {
         EXPECT_NE(std::string(error.what()).find("num_workers"), std::string::npos);
     }
+}
+
+// UCX rewrites the code of mmap while it is loaded: whoever calls that meanwhile may crash.
+TEST(Engine, HasLoadedUcxWhenItIsThere) {
+    auto options = Options::read(nullptr);
+    ASSERT_TRUE(options.ok()) << options.message();
+    const Runtime runtime("alice", *std::move(options), true);
+    EXPECT_TRUE(runtime.started());
 }
 
 TEST(Engine, SaysWhyUcxCannotBeLoaded) {

@@ -27,11 +27,13 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
     : agent_(std::move(agent)),
       options_(std::move(options)),
       progress_thread_wanted_(progress_thread),
-      host_(hostIdentity()),
-      start_thread_("nixl-ucx-start", [this] { start(); }) {}
+      host_(hostIdentity()) {
+    // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The
+    // thread is for UCX's own, which inherits that signals are blocked.
+    Thread("nixl-ucx-start", [this] { start(); }).join();
+}
 
 Runtime::~Runtime() {
-    start_thread_.join();
     if (started()) shutDown();
 }
 
@@ -45,9 +47,6 @@ Runtime::start() noexcept {
     catch (const std::exception &error) {
         start_status_ = Status(NIXL_ERR_BACKEND, std::string("starting UCX failed: ") + error.what());
     }
-    std::lock_guard lock(state_mutex_);
-    state_ = start_status_.ok() ? State::kStarted : State::kFailed;
-    state_changed_.notify_all();
 }
 
 Status
@@ -129,10 +128,6 @@ Runtime::createThreads() {
 
 Status
 Runtime::ready() const {
-    if (state_.load(std::memory_order_acquire) == State::kStarting) {
-        std::unique_lock lock(state_mutex_);
-        state_changed_.wait(lock, [&] { return state_.load() != State::kStarting; });
-    }
     if (started()) return {};
     return {start_status_.code(), start_status_.message()};
 }

@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What an engine runs on: UCX, the two contexts, their workers, the threads and the inbox. Loading UCX takes up to half
-// a second, so it happens on a thread of its own; whoever needs it calls ready() first. Self-synchronised.
+// What an engine runs on: UCX, the two contexts, their workers, the threads and the inbox. Self-synchronised.
 //
 // Plain context: what every peer meets, set up as NIXL 1.4 does. Local context: for peers of ours on the same host,
 // with the shared-memory transports switched to notice the death of peers; a plain and a switched context must not
@@ -15,7 +14,6 @@
 
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -36,7 +34,7 @@ class LocalMemory;
 
 class Runtime {
 public:
-    /// Returns at once; starting goes on behind it.
+    /// Loads UCX, which takes 15 ms to 0.4 s. How that ended says ready(). Throws std::system_error.
     Runtime(std::string agent, Options options, bool progress_thread);
     /// Ends all connections, in an orderly way within a second.
     ~Runtime();
@@ -54,14 +52,13 @@ public:
         return agent_;
     }
 
-    /// Waits for the start; how it ended.
+    /// How the start ended.
     Status
     ready() const;
 
-    /// True once ready() would succeed without waiting.
     bool
     started() const noexcept {
-        return state_.load(std::memory_order_acquire) == State::kStarted;
+        return start_status_.ok();
     }
 
     size_t
@@ -162,8 +159,6 @@ public:
     removeMemory(LocalMemory &memory);
 
 private:
-    enum class State { kStarting, kStarted, kFailed };
-
     void
     start() noexcept;
     Status
@@ -189,7 +184,7 @@ private:
     const Options options_;
     const bool progress_thread_wanted_;
     const std::string host_;
-    // Constant once started:
+    // Constant after the constructor:
     const Library *library_ = nullptr;
     Inbox inbox_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
@@ -199,10 +194,7 @@ private:
     std::unique_ptr<LinkServer> links_; ///< null: no local context
     Status start_status_;
     // Self-synchronised:
-    std::atomic<State> state_{State::kStarting};
     std::atomic<unsigned> turns_{0};
-    mutable std::mutex state_mutex_;
-    mutable std::condition_variable state_changed_;
 
     std::mutex mutex_;
     // Guarded by mutex_:
@@ -219,8 +211,6 @@ private:
     // Guarded by roster_mutex_:
     std::vector<Driven> roster_; ///< all workers
     Worker *hot_ = nullptr;      ///< the one where something happened last
-
-    Thread start_thread_; ///< last: it uses the others
 };
 
 } // namespace nx::ucx
