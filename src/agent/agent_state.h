@@ -104,6 +104,9 @@ public:
     loadRemote(std::string_view blob, std::string &agent_name);
     nx::Status
     loadRemote(const nx::wire::Metadata &metadata);
+    /// False: the metadata offers connections, and no backend created so far could use one.
+    bool
+    sharesBackend(const nx::wire::Metadata &metadata) const;
     static nx::Result<nx::wire::Metadata>
     decodeRemote(std::string_view blob);
     nx::Status

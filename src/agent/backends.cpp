@@ -83,16 +83,21 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
         }
     }
 
-    std::lock_guard lock(local_mutex);
-    auto all = *backends.get();
-    backend->order = all.size();
-    const uint64_t token = backend_handles.insert(std::make_unique<std::shared_ptr<Backend>>(backend));
-    backend_tokens.push_back(token);
-    all.push_back(std::move(backend));
-    backends.set(std::move(all));
-    reservation.data = nullptr;
-    handle = reinterpret_cast<nixlBackendH *>(token);
+    {
+        std::lock_guard lock(local_mutex);
+        auto all = *backends.get();
+        backend->order = all.size();
+        const uint64_t token = backend_handles.insert(std::make_unique<std::shared_ptr<Backend>>(backend));
+        backend_tokens.push_back(token);
+        all.push_back(std::move(backend));
+        backends.set(std::move(all));
+        reservation.data = nullptr;
+        handle = reinterpret_cast<nixlBackendH *>(token);
+    }
     NIXL_DEBUG << "agent " << nx::quoted(name) << ": created backend " << type;
+    // Peers may have been quicker than this agent.
+    std::lock_guard lock(exchange_mutex);
+    if (exchange) exchange->retry();
     return {};
 }
 

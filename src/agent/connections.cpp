@@ -108,6 +108,14 @@ nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
     return loadLocked(metadata);
 }
 
+bool
+nixlAgentData::sharesBackend(const nx::wire::Metadata &metadata) const {
+    const auto all = backends.get();
+    return metadata.connections.empty() ||
+        std::any_of(metadata.connections.begin(), metadata.connections.end(),
+                    [&](const auto &connection) { return remoteBackend(*all, connection.backend) != nullptr; });
+}
+
 Status
 nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     const auto all = backends.get();

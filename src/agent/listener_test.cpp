@@ -61,15 +61,15 @@ protected:
         return pair.release(request) == NIXL_SUCCESS && done;
     }
 
-    /// A frame written by hand to B's listener.
-    void
-    sayToB(const std::string &verb, const std::string &payload) {
+    /// A socket on which a frame written by hand has gone to the listener at `port`.
+    static int
+    say(int port, const std::string &verb, const std::string &payload) {
         const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         sockaddr_in address{};
         address.sin_family = AF_INET;
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        address.sin_port = htons(static_cast<uint16_t>(pair.b.address().port));
-        ASSERT_EQ(::connect(socket, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+        address.sin_port = htons(static_cast<uint16_t>(port));
+        EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
         const std::string body = "NIXLCOMM:" + verb + payload;
         const uint64_t length = body.size();
         const std::string frame = std::string(reinterpret_cast<const char *>(&length), sizeof length) + body;
@@ -78,6 +78,12 @@ protected:
             if (put <= 0) break;
             at += static_cast<size_t>(put);
         }
+        return socket;
+    }
+
+    void
+    sayToB(const std::string &verb, const std::string &payload) {
+        const int socket = say(pair.b.address().port, verb, payload);
         ::shutdown(socket, SHUT_WR);
         char byte;
         while (::recv(socket, &byte, 1, 0) > 0) {} // until B has dealt with it
@@ -195,6 +201,35 @@ TEST_F(Listener, ABlobOfTheAgentItselfAndOneWithoutCommonBackendAreRefused) {
     ASSERT_EQ(pair.a->sendLocalMD(&to_bare), NIXL_SUCCESS);
     EXPECT_EQ(pair.a->waitMetadata(kLong), NIXL_ERR_BACKEND);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("no common backend found"));
+}
+
+TEST_F(Listener, APeerMayBeQuickerThanTheAgentsFirstBackend) {
+    registerBoth();
+    nixlAgentConfig config;
+    config.useListenThread = true;
+    config.listenPort = 0;
+    nixlAgent late("late", config);
+    uint16_t port = 0;
+    ASSERT_EQ(late.getListenPort(port), NIXL_SUCCESS);
+    std::string blob;
+    ASSERT_EQ(pair.a->getLocalMD(blob), NIXL_SUCCESS);
+    const int socket = say(port, "LOAD", blob);
+    std::string heard;
+    const auto hearAnswers = [&](size_t count) {
+        char byte;
+        while (count > 0 && ::recv(socket, &byte, 1, 0) > 0) {
+            heard += byte;
+            if (heard.ends_with("NIXLCOMM:DONE")) --count;
+        }
+    };
+    hearAnswers(1);
+    EXPECT_EQ(late.checkRemoteMD("A", {DRAM_SEG}), NIXL_ERR_NOT_FOUND);
+
+    nixlBackendH *backend = nullptr;
+    ASSERT_EQ(late.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+    hearAnswers(1);
+    EXPECT_EQ(late.checkRemoteMD("A", listOf({x.desc()})), NIXL_SUCCESS);
+    ::close(socket);
 }
 
 // W1, W2, W13 and others: frames whose blob is hostile. The recorded ones of the fuzz corpus are sent too, by

@@ -71,8 +71,11 @@ serviceOf(nixlAgentData &data) {
             auto metadata = nixlAgentData::decodeRemote(blob);
             if (!metadata.ok()) return std::move(metadata).status();
             loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
+            // Asked before: a backend that comes meanwhile makes the exchange look again.
+            const bool shared = data.sharesBackend(*metadata);
             auto status = data.loadRemote(*metadata);
             if (status.ok()) loaded.agent = metadata->agent;
+            loaded.too_early = !status.ok() && !shared;
             return status;
         });
         return loaded;

@@ -97,6 +97,8 @@ Channel::send(std::string frame) {
 void
 Channel::onReady(uint32_t events) {
     const auto self = shared_from_this(); // the owner may drop us
+    // Nothing is read now, and nothing else would take note of it.
+    if (held_ && (events & (EPOLLHUP | EPOLLERR))) return end({NIXL_ERR_REMOTE_DISCONNECT, "the connection broke"});
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) write();
     // What has arrived is read before its end is seen.
     if (isOpen() && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read();
@@ -106,7 +108,7 @@ Channel::onReady(uint32_t events) {
 void
 Channel::read() {
     char bytes[kReadBytes];
-    for (size_t turn = 0; turn < kTurnBytes && written();) {
+    for (size_t turn = 0; turn < kTurnBytes && written() && !held_;) {
         const ssize_t got = ::recv(socket_.get(), bytes, sizeof bytes, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
@@ -128,7 +130,7 @@ Channel::read() {
 bool
 Channel::giveOutMessages() {
     // While an answer is not taken, what follows waits: nobody can make us pile up answers.
-    while (written()) {
+    while (written() && !held_) {
         auto message = in_.next();
         if (!message.ok()) {
             end(std::move(message).status());
@@ -140,7 +142,7 @@ Channel::giveOutMessages() {
         if (!isOpen()) return false;
         frame_due_ = Loop::Clock::now() + limits_.frame; // of the next one
     }
-    if (!in_.midFrame()) frame_due_ = Time::max();
+    if (!in_.midFrame() || held_) frame_due_ = Time::max();
     count();
     return isOpen();
 }
@@ -182,16 +184,42 @@ Channel::write() {
             write_due_ = Time::max();
         }
     }
-    const uint32_t wanted = written() ? EPOLLIN : EPOLLOUT;
-    if (wanted == events_) return;
+    watchSocket();
+    if (waited && written()) giveOutLater(true);
+}
+
+void
+Channel::hold() {
+    held_ = true;
+    watchSocket();
+}
+
+void
+Channel::release() {
+    held_ = false;
+    if (!isOpen()) return;
+    watchSocket();
+    giveOutLater(false);
+}
+
+void
+Channel::watchSocket() {
+    const uint32_t reading = held_ ? 0U : EPOLLIN;
+    const uint32_t wanted = written() ? reading : EPOLLOUT;
+    if (!isOpen() || wanted == events_) return;
     events_ = wanted;
     loop_.change(socket_.get(), events_);
-    if (!waited) return;
-    // Later, since the caller may be in the middle of using us.
-    loop_.post([self = shared_from_this()] {
+}
+
+/// Messages that waited. Later, since the caller may be in the middle of using us.
+void
+Channel::giveOutLater(bool tell_owner) {
+    loop_.post([self = shared_from_this(), tell_owner] {
         if (!self->isOpen() || !self->written()) return;
-        self->owner_.onWritten(*self);
-        if (self->isOpen() && self->giveOutMessages()) self->watchTime(); // messages that waited
+        if (tell_owner) self->owner_.onWritten(*self);
+        if (!self->isOpen()) return;
+        if (self->in_.midFrame()) self->frame_due_ = Loop::Clock::now() + self->limits_.frame;
+        if (self->giveOutMessages()) self->watchTime();
     });
 }
 

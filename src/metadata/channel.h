@@ -58,6 +58,12 @@ public:
     void
     send(std::string frame);
 
+    /// Until release(), messages that follow are neither read nor given out.
+    void
+    hold();
+    void
+    release();
+
     void
     close();
 
@@ -106,6 +112,10 @@ private:
     void
     write();
     void
+    watchSocket();
+    void
+    giveOutLater(bool tell_owner);
+    void
     count();
     void
     watchTime();
@@ -125,6 +135,7 @@ private:
     size_t out_sent_ = 0; ///< of out_
     size_t counted_ = 0;  ///< in the budget
     bool proven_ = false;
+    bool held_ = false;
     uint32_t events_ = 0;
     // Limits of time; the maximum: none.
     Time first_due_ = Time::max();

@@ -230,8 +230,8 @@ private:
         while (!waiting_.empty() && !again_due_ && channel_) {
             Open open = std::move(waiting_.front());
             waiting_.pop_front();
-            const auto limit = open.call.kind == Call::Kind::kFetch ? client_.limits_.answer : client_.limits_.confirm;
-            open.due = Clock::now() + limit;
+            const bool will_answer = open.call.kind == Call::Kind::kFetch || answers_;
+            open.due = Clock::now() + (will_answer ? client_.limits_.answer : client_.limits_.confirm);
             sent_.push_back(std::move(open));
             channel_->send(sent_.back().call.frame);
         }
@@ -320,6 +320,12 @@ private:
     answered(Channel &channel, std::string_view payload) {
         auto answer = wire::decodeAnswer(payload);
         if (!answer.ok()) return drop(std::move(answer).status());
+        answers_ = true;
+        if (answer->status == NIXL_IN_PROG) {
+            // It waits for a backend in common, and all that follows waits too.
+            for (auto &open : sent_) open.due = Clock::now() + client_.limits_.answer;
+            return watchAnswers();
+        }
         const auto asked = firstSent(Call::Kind::kLoad);
         if (asked == sent_.end()) return; // it came too late
         const Open open = takeSent(asked);
@@ -338,6 +344,7 @@ private:
     lost(const Status &why) {
         client_.loop_.post([channel = std::move(channel_)] {}); // it may be calling us
         channel_ = nullptr;
+        answers_ = false;
         const bool was_old = !fresh_;
         std::deque<Open> failed;
         while (!sent_.empty()) {
@@ -390,7 +397,7 @@ private:
             Open open = std::move(*it);
             it = sent_.erase(it);
             fresh_ = false;
-            if (open.call.kind == Call::Kind::kFetch) {
+            if (open.call.kind == Call::Kind::kFetch || answers_) {
                 done(open,
                      {NIXL_ERR_TIMEOUT,
                       "the agent at " + endpoint_.text() + " did not answer within " +
@@ -420,6 +427,7 @@ private:
     const Endpoint endpoint_;
     std::shared_ptr<Channel> channel_; ///< Open
     bool fresh_ = false;               ///< it has not been of any use yet
+    bool answers_ = false;             ///< its agent answers loads
     std::unique_ptr<Lookup> lookup_;   ///< Looking
     std::vector<SocketAddress> addresses_;
     size_t next_address_ = 0;

@@ -73,6 +73,13 @@ Exchange::listen(uint16_t port) {
     return answer.get_future().get();
 }
 
+void
+Exchange::retry() {
+    loop_->post([this] {
+        if (listener_) listener_->retry();
+    });
+}
+
 Status
 Exchange::load(const std::string &name, const std::string &host, int port, std::string_view blob) {
     return start(host, port, {Call::Kind::kLoad, name, wire::encodeFrame(wire::Verb::kLoad, blob), {}});

@@ -32,8 +32,12 @@ public:
     Result<uint16_t>
     listen(uint16_t port);
 
-    /// The four calls return at once; `name` is the API's for it. INVALID_PARAM: the address. NO_MEMORY: too many calls
-    /// to it are open.
+    /// The agent has one more backend: what guests sent too early is served now. Any thread.
+    void
+    retry();
+
+    /// The three calls return at once; `name` is the API's for it. INVALID_PARAM: the address. NO_MEMORY: too many
+    /// calls to it are open.
     Status
     load(const std::string &name, const std::string &host, int port, std::string_view blob);
     Status

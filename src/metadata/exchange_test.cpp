@@ -49,7 +49,11 @@ public:
             Loaded loaded;
             loaded.wants_answer = answers;
             loaded.status = refusal.empty() ? Status() : Status(NIXL_ERR_NOT_ALLOWED, refusal);
-            if (refusal.empty()) {
+            loaded.too_early = too_early;
+            if (too_early) {
+                ++early_loads;
+                loaded.status = Status(NIXL_ERR_BACKEND, "no common backend");
+            } else if (refusal.empty()) {
                 loads.emplace_back(bytes);
                 const std::string prefix = "metadata of ";
                 if (bytes.starts_with(prefix)) loaded.agent = bytes.substr(prefix.size());
@@ -102,6 +106,22 @@ public:
         refusal = std::move(why);
     }
 
+    /// From now on there is a backend for what is sent here, or there is none.
+    void
+    haveBackend(bool there) {
+        {
+            std::lock_guard lock(mutex);
+            too_early = !there;
+        }
+        if (there) exchange->retry();
+    }
+
+    size_t
+    early() {
+        std::lock_guard lock(mutex);
+        return early_loads;
+    }
+
     Status
     send(const Double &to, const std::string &host = "127.0.0.1") {
         return exchange->load("sendLocalMD", host, to.port, blob);
@@ -120,7 +140,8 @@ public:
     const std::string name;
     std::mutex mutex;
     std::string blob, refusal;
-    bool answers = true;
+    bool answers = true, too_early = false;
+    size_t early_loads = 0;
     std::vector<std::string> loads, invalidated;
     uint16_t port = 0;
     std::unique_ptr<Exchange> exchange;
@@ -169,6 +190,14 @@ public:
         if (::poll(&fd, 1, 0) <= 0) return false;
         char byte;
         return ::recv(socket_.get(), &byte, 1, MSG_PEEK) <= 0;
+    }
+
+    /// Breaks the connection, as the end of a process with unread data does.
+    void
+    reset() {
+        const linger at_once{1, 0};
+        ::setsockopt(socket_.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        socket_.reset();
     }
 
     bool connected = true;
@@ -294,8 +323,74 @@ TEST(Exchange, AnswersOnlyThoseWhoUnderstandThem) {
     EXPECT_EQ(older.hear(expected.size()), expected) << "nothing stands before it";
 }
 
+TEST(Exchange, WhatComesBeforeTheBackendItNeedsWaitsAndKeepsItsOrder) {
+    Limits impatient;
+    impatient.confirm = 1ms; // nothing counts as delivered because its answer is late
+    Double a("a", impatient), b("b");
+    b.haveBackend(false);
+    b.listen();
+    for (const auto *blob : {"first", "second", "third"}) {
+        ASSERT_TRUE(a.exchange->load("send", "127.0.0.1", b.port, blob).ok());
+    }
+    ASSERT_TRUE(a.exchange->invalidate("invalidate", "127.0.0.1", b.port).ok());
+    ASSERT_TRUE(a.exchange->load("send", "127.0.0.1", b.port, "fourth").ok());
+    ASSERT_TRUE(eventually([&] { return b.early() > 0; }));
+    b.exchange->retry(); // a backend that is no help
+    ASSERT_TRUE(eventually([&] { return b.early() == 2; })) << "only the first is tried";
+    EXPECT_TRUE(b.forgotten().empty());
+    b.haveBackend(true);
+    const auto outcome = a.wait();
+    EXPECT_TRUE(outcome.ok()) << outcome.message();
+    EXPECT_EQ(b.loaded(), (std::vector<std::string>{"first", "second", "third", "fourth"}));
+    EXPECT_EQ(b.forgotten(), std::vector<std::string>{"a"});
+}
+
+TEST(Exchange, WhatWaitsForABackendIsRefusedWhenTheAgentHasSettled) {
+    Limits brief;
+    brief.settle = 100ms;
+    Double a("a"), b("b", brief);
+    b.haveBackend(false);
+    b.listen();
+    ASSERT_TRUE(a.send(b).ok());
+    auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_BACKEND);
+    EXPECT_THAT(outcome.message(), HasSubstr("refused it: 'no common backend'"));
+    // From then on at once.
+    const auto before = b.early();
+    ASSERT_TRUE(a.send(b).ok());
+    EXPECT_EQ(a.wait().code(), NIXL_ERR_BACKEND);
+    EXPECT_EQ(b.early(), before + 1);
+}
+
+TEST(Exchange, AnAgentThatPromisedAnAnswerAndGivesNoneIsAFailure) {
+    Limits brief;
+    brief.answer = 50ms;
+    Double a("a", brief);
+    Port hanging;
+    ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", hanging.number, "blob").ok());
+    auto peer = hanging.accept();
+    ASSERT_TRUE(peer.say(encodeFrame(Verb::kAnswer, wire::encodeAnswer({NIXL_IN_PROG, "it waits"}))));
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_TIMEOUT);
+    EXPECT_THAT(outcome.message(), HasSubstr("did not answer within 50 ms"));
+}
+
 TEST(Exchange, AFetchWaitsForAnAgentThatHasNothingToPublishYet) {
     Double a("a"), b("b");
+    b.listen();
+    b.publish("");
+    ASSERT_TRUE(a.fetch(b).ok());
+    EXPECT_EQ(a.exchange->wait("", 0, 50ms).code(), NIXL_IN_PROG);
+    b.publish("metadata of b");
+    b.exchange->retry();
+    EXPECT_TRUE(a.wait().ok());
+    EXPECT_EQ(a.loaded(), std::vector<std::string>{"metadata of b"});
+}
+
+TEST(Exchange, AFetchAsksAgainWhereThereIsNothingToPublishYet) {
+    Limits settled;
+    settled.settle = 0ms;
+    Double a("a"), b("b", settled);
     b.listen();
     b.publish("");
     ASSERT_TRUE(a.fetch(b).ok());
@@ -308,7 +403,8 @@ TEST(Exchange, AFetchWaitsForAnAgentThatHasNothingToPublishYet) {
 TEST(Exchange, AFetchFromAnAgentThatNeverPublishesFails) {
     Limits limits;
     limits.answer = 50ms;
-    Double a("a", limits), b("b");
+    limits.settle = 0ms;
+    Double a("a", limits), b("b", limits);
     b.listen();
     b.publish("");
     ASSERT_TRUE(a.fetch(b).ok());
@@ -694,6 +790,30 @@ TEST_F(Siege, APeerMayBeQuietForLong) {
     Stranger(target->port).hear();
     ASSERT_TRUE(peer.say(encodeFrame(Verb::kLoad, "two")));
     EXPECT_TRUE(eventually([&] { return target->loaded().size() == 2; }));
+}
+
+TEST_F(Siege, WhatWaitsForABackendHoldsNoMoreThanItsLimitAndGoesWithItsSender) {
+    Limits limits;
+    limits.held_bytes = 1 << 20;
+    limits.settle = kLong;
+    listen(limits);
+    target->answers = false;
+    target->haveBackend(false);
+    const auto blob = std::string(600 << 10, 'x');
+    auto first = std::make_unique<Stranger>(target->port);
+    Stranger second(target->port);
+    ASSERT_TRUE(first->say(encodeFrame(Verb::kLoad, blob)));
+    ASSERT_TRUE(eventually([&] { return target->early() == 1; }));
+    const std::string answer = encodeFrame(Verb::kLoad, target->blob);
+    ASSERT_TRUE(second.say(encodeFrame(Verb::kLoad, blob) + encodeFrame(Verb::kSend, "")));
+    EXPECT_EQ(second.hear(answer.size()), answer) << "refused at once, and its connection goes on";
+    expectService();
+    first->reset();
+    ASSERT_TRUE(second.say(encodeFrame(Verb::kSend, "")));
+    EXPECT_EQ(second.hear(answer.size()), answer);
+    target->haveBackend(true);
+    expectService();
+    EXPECT_TRUE(target->loaded().empty());
 }
 
 TEST_F(Siege, SurvivesRunningOutOfDescriptors) { // P30

@@ -15,6 +15,8 @@ struct Limits {
     size_t guests = 256;
     /// Memory of frames that are not whole yet, all connections together. Beyond it the largest goes.
     size_t buffered_bytes = size_t{256} << 20;
+    /// Memory of metadata that waits for a backend in common, all guests together. Beyond it, no more waits.
+    size_t held_bytes = size_t{64} << 20;
     /// Calls to one address that have no outcome yet.
     size_t calls = 1024;
 
@@ -24,8 +26,9 @@ struct Limits {
     Time first{5000};    ///< from a guest's connection to its first whole message
     Time frame{5000};    ///< from a frame's first byte to its last; a second more for each MiB
     Time write{5000};    ///< a receiver takes nothing
-    Time answer{5000};   ///< to "send me yours"
-    Time confirm{1000};  ///< to a load; agents of NIXL 1.4 never do
+    Time answer{5000};   ///< to "send me yours", and to a load by who has answered one before
+    Time confirm{1000};  ///< to the first load; agents of NIXL 1.4 never do
+    Time settle{4000};   ///< from our start: what guests send waits for the backend it needs; less than `answer`
     Time shutdown{1000}; ///< to hand over what is on its way
 };
 

@@ -88,11 +88,13 @@ Listener::Listener(Loop &loop, Fd socket, uint16_t port, const Limits &limits, B
       port_(port),
       limits_(limits),
       budget_(budget),
-      service_(service) {}
+      service_(service),
+      settled_(Loop::Clock::now() + limits.settle) {}
 
 Listener::~Listener() {
     loop_.unwatch(socket_.get());
     loop_.cancel(pause_);
+    loop_.cancel(settle_);
     for (const auto &guest : guests_) guest->close();
 }
 
@@ -172,39 +174,85 @@ Listener::onEnd(Channel &channel, const Status &why) {
 
 void
 Listener::onMessage(Channel &channel, const wire::Message &message) {
-    guests_.splice(guests_.end(), guests_, find(channel));
-    switch (message.verb) {
-    case wire::Verb::kLoad: load(channel, message.payload); break;
-    case wire::Verb::kSend: {
-        auto blob = service_.publish();
-        if (!blob.ok()) {
-            NIXL_INFO << "MD listener: nothing to publish to " << channel.peer() << ": " << blob.message();
+    const auto guest = find(channel);
+    guests_.splice(guests_.end(), guests_, guest);
+    if (serve(channel, message, mayWait(message))) return;
+    held_.push_back({*guest, message.verb, std::string(message.payload)});
+    channel.hold();
+    if (settle_ != 0) return;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(settled_ - Loop::Clock::now());
+    settle_ = loop_.after(std::max(left, std::chrono::milliseconds(0)), [this] { retry(); });
+}
+
+void
+Listener::retry() {
+    std::vector<Held> held;
+    held.swap(held_);
+    for (auto &[channel, verb, payload] : held) {
+        if (!channel->isOpen()) continue;
+        const wire::Message message{verb, payload};
+        if (serve(*channel, message, mayWait(message))) {
+            channel->release();
+        } else {
+            held_.push_back({std::move(channel), verb, std::move(payload)});
         }
-        channel.send(wire::encodeFrame(wire::Verb::kLoad, blob.ok() ? *blob : ""));
-        break;
     }
+}
+
+/// An agent listens from its first moment, before it has created its backends, and its peers may be as quick. What
+/// needs a backend is not refused for it: agents of NIXL 1.4 ask once and never learn what became of it.
+bool
+Listener::mayWait(const wire::Message &message) const {
+    size_t bytes = message.payload.size();
+    for (const auto &held : held_) bytes += held.payload.size();
+    return bytes <= limits_.held_bytes && Loop::Clock::now() < settled_;
+}
+
+/// False only if it may wait: it came too early.
+bool
+Listener::serve(Channel &channel, const wire::Message &message, bool may_wait) {
+    switch (message.verb) {
+    case wire::Verb::kLoad: return load(channel, message.payload, may_wait);
+    case wire::Verb::kSend: return publish(channel, may_wait);
     case wire::Verb::kInvalidate: {
         const std::string agent(message.payload);
         if (auto status = service_.invalidate(agent); !status.ok()) {
             NIXL_INFO << "MD listener: invalidation from " << channel.peer() << ": " << status.message();
         }
-        break;
+        return true;
     }
-    case wire::Verb::kAnswer: break; // to nothing that we asked on this connection
+    case wire::Verb::kAnswer: return true; // to nothing that we asked on this connection
     }
+    return true;
 }
 
-void
-Listener::load(Channel &channel, std::string_view blob) {
-    if (blob.empty()) return; // the peer has nothing to publish
+bool
+Listener::load(Channel &channel, std::string_view blob, bool may_wait) {
+    if (blob.empty()) return true; // the peer has nothing to publish
     const auto loaded = service_.load(blob);
-    if (!loaded.status.ok()) {
+    const bool waits = loaded.too_early && may_wait;
+    if (waits) {
+        NIXL_DEBUG << "MD listener: metadata from " << channel.peer() << " waits: " << loaded.status.message();
+    } else if (!loaded.status.ok()) {
         complain("loadRemoteMD in P2P backend failed from peer " + channel.peer() + " with error " +
                  nixlEnumStrings::statusStr(loaded.status.code()) + ": loadRemoteMD: " + loaded.status.message());
     }
-    if (!loaded.wants_answer) return;
-    const wire::Answer answer{loaded.status.code(), loaded.status.message()};
-    channel.send(wire::encodeFrame(wire::Verb::kAnswer, wire::encodeAnswer(answer)));
+    if (loaded.wants_answer) {
+        const wire::Answer answer{waits ? NIXL_IN_PROG : loaded.status.code(), loaded.status.message()};
+        channel.send(wire::encodeFrame(wire::Verb::kAnswer, wire::encodeAnswer(answer)));
+    }
+    return !waits;
+}
+
+bool
+Listener::publish(Channel &channel, bool may_wait) {
+    auto blob = service_.publish();
+    if (!blob.ok()) {
+        if (may_wait) return false;
+        NIXL_INFO << "MD listener: nothing to publish to " << channel.peer() << ": " << blob.message();
+    }
+    channel.send(wire::encodeFrame(wire::Verb::kLoad, blob.ok() ? *blob : ""));
+    return true;
 }
 
 void

@@ -7,6 +7,7 @@
 
 #include <list>
 #include <memory>
+#include <vector>
 
 #include "metadata/channel.h"
 #include "metadata/service.h"
@@ -26,12 +27,23 @@ public:
         return port_;
     }
 
+    /// Serves what waits for a backend: there is one more now.
+    void
+    retry();
+
     /// Closes the guest with the most memory in unfinished frames. False if there is none.
     bool
     dropLargest();
 
 private:
     using Guests = std::list<std::shared_ptr<Channel>>;
+
+    /// A message that came before the backend it needs. Its channel is on hold, so what follows keeps its order.
+    struct Held {
+        std::shared_ptr<Channel> channel;
+        wire::Verb verb;
+        std::string payload;
+    };
 
     Listener(Loop &loop, Fd socket, uint16_t port, const Limits &limits, Budget &budget, const Service &service);
 
@@ -50,8 +62,14 @@ private:
     drop(Guests::iterator guest, const std::string &why);
     Guests::iterator
     find(const Channel &channel);
-    void
-    load(Channel &channel, std::string_view blob);
+    bool
+    serve(Channel &channel, const wire::Message &message, bool may_wait);
+    bool
+    load(Channel &channel, std::string_view blob, bool may_wait);
+    bool
+    publish(Channel &channel, bool may_wait);
+    bool
+    mayWait(const wire::Message &message) const;
     void
     complain(const std::string &sentence);
 
@@ -63,6 +81,9 @@ private:
     const Service &service_;
     Guests guests_; ///< the one that was quiet for longest first
     Loop::Timer pause_ = 0;
+    std::vector<Held> held_;
+    const Loop::Clock::time_point settled_; ///< from then on nothing is held
+    Loop::Timer settle_ = 0;
     // Lines in the log, so that strangers cannot fill it:
     Loop::Clock::time_point log_period_{};
     unsigned log_lines_ = 0;

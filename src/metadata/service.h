@@ -17,6 +17,7 @@ struct Loaded {
     Status status;
     std::string agent;         ///< whose metadata it was, if it was loaded
     bool wants_answer = false; ///< the sender understands answers
+    bool too_early = false;    ///< not loaded, but could be once another backend is created here
 };
 
 struct Service {
