@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <ctime>
 #include <sched.h>
-#include <unordered_set>
 
 #include "base/last_error.h"
 
@@ -54,14 +53,15 @@ TransferRequest::TransferRequest(Parts parts)
     : parts_(std::move(parts)),
       valid_epoch_(parts_.epoch->load()),
       stall_limit_(parts_.stall_limit) {
-    std::unordered_set<const memory::Mapping *> seen;
-    for (const auto *windows : {&parts_.plan->local_windows, &parts_.plan->remote_windows}) {
-        for (const auto &window : *windows) {
-            if (seen.insert(window->mapping.get()).second) mappings_.push_back(window->mapping);
-        }
+    const auto &plan = *parts_.plan;
+    mappings_.reserve(plan.local_windows.size() + plan.remote_windows.size());
+    for (const auto *windows : {&plan.local_windows, &plan.remote_windows}) {
+        for (const auto &window : *windows) mappings_.push_back(window->mapping);
     }
-    telemetry_.totalBytes = parts_.plan->plan.total_bytes;
-    telemetry_.descCount = parts_.plan->plan.block_count;
+    std::sort(mappings_.begin(), mappings_.end());
+    mappings_.erase(std::unique(mappings_.begin(), mappings_.end()), mappings_.end());
+    telemetry_.totalBytes = plan.plan.total_bytes;
+    telemetry_.descCount = plan.plan.block_count;
 }
 
 TransferRequest::~TransferRequest() {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace nx::memory {
 
@@ -28,44 +29,25 @@ public:
 
     void
     add(uint64_t local, uint32_t local_window, uint64_t remote, uint32_t remote_window, uint64_t length) {
-        auto &runs = plan_->runs;
-        const uint32_t ls =
-            segment(local_window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
-        const uint32_t rs = segment(remote_window, remote_, remote_numbers_, plan_->remote_segments,
-                                    plan_->remote_windows, request_.to_self);
-        plan_->plan.total_bytes += length;
-        if (!runs.empty()) {
-            nixlx::Run &run = runs.back();
-            if (run.local_segment == ls && run.remote_segment == rs) {
-                const uint64_t last = run.count - 1;
-                const uint64_t last_local = run.local + last * run.local_stride;
-                const uint64_t last_remote = run.remote + last * run.remote_stride;
-                if (request_.merge && local == last_local + run.length && remote == last_remote + run.length) {
-                    if (run.count == 1) {
-                        run.length += length;
-                        return;
-                    }
-                    // The run's last block grows and becomes the start of a run of its own.
-                    const uint64_t grown = run.length + length;
-                    --run.count;
-                    runs.push_back({last_local, last_remote, grown, 0, 0, 1, ls, rs});
-                    return;
-                }
-                if (run.length == length) {
-                    if (run.count == 1) {
-                        run.local_stride = local - run.local;
-                        run.remote_stride = remote - run.remote;
-                        run.count = 2;
-                        return;
-                    }
-                    if (local == last_local + run.local_stride && remote == last_remote + run.remote_stride) {
-                        ++run.count;
-                        return;
-                    }
-                }
-            }
+        append(local, remote, length, localSegment(local_window), remoteSegment(remote_window));
+    }
+
+    // Pairs element `local_indices[at]` with `remote_indices[at]` and so on, up to the first pair that is not in these
+    // strided runs of equal lengths. Returns its position.
+    size_t
+    addStreak(const Side::Run &local,
+              std::span<const int> local_indices,
+              const Side::Run &remote,
+              std::span<const int> remote_indices,
+              size_t at) {
+        const uint32_t ls = localSegment(local.window), rs = remoteSegment(remote.window);
+        for (; at < local_indices.size(); ++at) {
+            const uint64_t l = static_cast<uint64_t>(local_indices[at]) - local.first;
+            const uint64_t r = static_cast<uint64_t>(remote_indices[at]) - remote.first;
+            if (l >= local.count || r >= remote.count) break;
+            append(local.address + l * local.stride, remote.address + r * remote.stride, local.length, ls, rs);
         }
-        runs.push_back({local, remote, length, 0, 0, 1, ls, rs});
+        return at;
     }
 
     // `count` blocks at once, each `length` long and neither touching its neighbour on both sides.
@@ -76,12 +58,10 @@ public:
             add(local_at, local.window, remote_at, remote.window, local.length * count);
             return;
         }
-        const uint32_t ls =
-            segment(local.window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
-        const uint32_t rs = segment(remote.window, remote_, remote_numbers_, plan_->remote_segments,
-                                    plan_->remote_windows, request_.to_self);
-        plan_->plan.total_bytes += local.length * count;
+        const uint32_t ls = localSegment(local.window), rs = remoteSegment(remote.window);
         plan_->runs.push_back({local_at, remote_at, local.length, local.stride, remote.stride, count, ls, rs});
+        last_local_ = local_at + (count - 1) * local.stride;
+        last_remote_ = remote_at + (count - 1) * remote.stride;
     }
 
     // One element of each side, of equal length.
@@ -110,9 +90,12 @@ public:
     finish() {
         auto &owned = *plan_;
         auto &plan = owned.plan;
-        owned.runs.shrink_to_fit();
+        if (owned.runs.capacity() / 2 > owned.runs.size()) owned.runs.shrink_to_fit();
         owned.remote_agent = request_.remote_agent;
-        for (const auto &run : owned.runs) plan.block_count += run.count;
+        for (const auto &run : owned.runs) {
+            plan.block_count += run.count;
+            plan.total_bytes += run.length * run.count;
+        }
         plan.operation = request_.operation;
         plan.local_memory = request_.local_memory;
         plan.remote_memory = request_.remote_memory;
@@ -125,6 +108,55 @@ public:
 
 private:
     static constexpr uint32_t kUnused = UINT32_MAX;
+
+    void
+    append(uint64_t local, uint64_t remote, uint64_t length, uint32_t local_segment, uint32_t remote_segment) {
+        auto &runs = plan_->runs;
+        const uint64_t local_step = local - std::exchange(last_local_, local);
+        const uint64_t remote_step = remote - std::exchange(last_remote_, remote);
+        if (!runs.empty()) {
+            nixlx::Run &run = runs.back();
+            if (run.local_segment == local_segment && run.remote_segment == remote_segment) {
+                if (request_.merge && local_step == run.length && remote_step == run.length) {
+                    last_local_ -= local_step;
+                    last_remote_ -= remote_step;
+                    if (run.count == 1) {
+                        run.length += length;
+                        return;
+                    }
+                    // The run's last block grows and becomes the start of a run of its own.
+                    const uint64_t grown = run.length + length;
+                    --run.count;
+                    runs.push_back({last_local_, last_remote_, grown, 0, 0, 1, local_segment, remote_segment});
+                    return;
+                }
+                if (run.length == length) {
+                    if (run.count == 1) {
+                        run.local_stride = local_step;
+                        run.remote_stride = remote_step;
+                        run.count = 2;
+                        return;
+                    }
+                    if (local_step == run.local_stride && remote_step == run.remote_stride) {
+                        ++run.count;
+                        return;
+                    }
+                }
+            }
+        }
+        runs.push_back({local, remote, length, 0, 0, 1, local_segment, remote_segment});
+    }
+
+    uint32_t
+    localSegment(uint32_t window) {
+        return segment(window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
+    }
+
+    uint32_t
+    remoteSegment(uint32_t window) {
+        return segment(window, remote_, remote_numbers_, plan_->remote_segments, plan_->remote_windows,
+                       request_.to_self);
+    }
 
     static uint32_t
     segment(uint32_t window,
@@ -149,6 +181,8 @@ private:
     std::vector<uint32_t> local_numbers_;
     std::vector<uint32_t> remote_numbers_;
     std::unique_ptr<OwnedPlan> plan_ = std::make_unique<OwnedPlan>();
+    uint64_t last_local_ = 0; ///< start of the last block of the last run
+    uint64_t last_remote_ = 0;
 };
 
 Status
@@ -207,7 +241,6 @@ planIndexed(const PlanRequest &request,
     }
     Builder builder(request, local, remote);
     builder.expect(local_indices.size());
-    // In random order nearly every element is a cache miss on either side. A chunk's are waited for together.
     struct Place {
         uint64_t index;
         const Side::Run *run;
@@ -222,21 +255,36 @@ planIndexed(const PlanRequest &request,
         side.prefetch(*out.run, out.index);
         return true;
     };
-    for (size_t first = 0; first < local_indices.size(); first += kChunk) {
-        const size_t count = std::min(kChunk, local_indices.size() - first);
-        for (size_t i = 0; i < count; ++i) {
-            const size_t at = first + i;
-            if (!place(local, local_indices[at], l, locals[i])) return outside("local", local_indices[at], at, local);
-            if (!place(remote, remote_indices[at], r, remotes[i])) {
-                return outside("remote", remote_indices[at], at, remote);
-            }
+    size_t at = 0;
+    const auto placeBoth = [&](size_t i) -> Status {
+        if (!place(local, local_indices[at + i], l, locals[i])) {
+            return outside("local", local_indices[at + i], at + i, local);
+        }
+        if (!place(remote, remote_indices[at + i], r, remotes[i])) {
+            return outside("remote", remote_indices[at + i], at + i, remote);
+        }
+        return {};
+    };
+    while (at < local_indices.size()) {
+        if (auto status = placeBoth(0); !status.ok()) return status;
+        const Side::Run &local_run = *locals[0].run, &remote_run = *remotes[0].run;
+        if (local_run.isStrided() && remote_run.isStrided()) {
+            if (local_run.length != remote_run.length) return lengthsDiffer(at, local_run.length, remote_run.length);
+            at = builder.addStreak(local_run, local_indices, remote_run, remote_indices, at);
+            continue;
+        }
+        // In random order nearly every row of a table is a cache miss. A chunk's are waited for together.
+        const size_t count = std::min(kChunk, local_indices.size() - at);
+        for (size_t i = 1; i < count; ++i) {
+            if (auto status = placeBoth(i); !status.ok()) return status;
         }
         for (size_t i = 0; i < count; ++i) {
             const auto le = local.element(*locals[i].run, locals[i].index);
             const auto re = remote.element(*remotes[i].run, remotes[i].index);
-            if (le.length != re.length) return lengthsDiffer(first + i, le.length, re.length);
+            if (le.length != re.length) return lengthsDiffer(at + i, le.length, re.length);
             builder.addPair(*locals[i].run, le, *remotes[i].run, re);
         }
+        at += count;
     }
     return builder.finish();
 }
