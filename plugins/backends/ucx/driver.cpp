@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/driver.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -74,6 +75,7 @@ constexpr const char *kSoname = "libucp.so.0";
 // UCX takes packed addresses and keys without their length, so bytes that were cut short make it read past their end.
 // It then finds zeros of ours.
 constexpr size_t kPadding = 4096;
+constexpr std::chrono::seconds kCopiesLimit{1};
 
 std::string
 padded(const std::string &bytes) {
@@ -371,6 +373,7 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
 
 Worker::~Worker() {
     const Api &api = context_.library().api();
+    endCopies(); // some UCX end the process that destroys a worker with copies left
     // UCX warns of each operation of its own that a dead or busy peer has left open, perhaps of thousands, and nobody
     // can do anything about them. Errors and the user's own choice of level stay.
     static std::mutex mutex; // the level is one of the whole process
@@ -396,6 +399,13 @@ Worker::progress() {
         }
     }
     return happened;
+}
+
+void
+Worker::endCopies() {
+    if (retired_) return;
+    const auto deadline = std::chrono::steady_clock::now() + kCopiesLimit;
+    while (context_.library().api().ucp_worker_progress(handle_) != 0 && std::chrono::steady_clock::now() < deadline) {}
 }
 
 bool

@@ -239,6 +239,11 @@ public:
     bool
     idle();
 
+    /// Lock held. Works until nothing happens, a second at most; no effect once it is retired. Copies between processes
+    /// are made a few per step, and thousands may be waiting; none of them waits for the peer.
+    void
+    endCopies();
+
     /// Lock held. UCX is not driven any more: nothing that peers have sent or will send to this worker is taken in.
     /// Tasks are still continued.
     void

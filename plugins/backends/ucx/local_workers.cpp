@@ -48,6 +48,7 @@ LocalWorkers::retire() {
     for (auto &worker : workers_) {
         std::lock_guard lock(worker->mutex());
         for (int i = 0; i < Worker::kStepsPerQueue; ++i) worker->progress();
+        worker->endCopies();
         worker->retire();
     }
 }

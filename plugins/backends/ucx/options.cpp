@@ -153,6 +153,9 @@ localSettings(const Options &options, unsigned minor_version) {
     // Links tell of deaths, and earlier. UCX's own look (seen with 1.13 and 1.18) ends this process if a peer died
     // while it was connecting.
     std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}, {"KEEPALIVE_INTERVAL", "inf"}};
+    // A worker that only receives would be put to sleep after each message and be woken for the next one through a
+    // socket, which takes ten times as long as the message. To poll its two queues costs nothing.
+    settings.push_back({"ADAPTIVE_PROGRESS", "n"});
     append(settings, options.engine_config);
     // Shared memory, not the network: it would win nothing here, and fabric devices need not be opened twice.
     append(settings, {{"TLS", "^tcp"}});

@@ -213,6 +213,7 @@ Lane::giveUp(bool by_force) {
     // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
     // many steps it is not. The same steps end what a closing by force ends.
     for (int i = 0; i < Worker::kStepsPerQueue && !transfer_.quiet(); ++i) worker_.progress();
+    if (!transfer_.quiet()) worker_.endCopies();
     if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling) return;
     if (by_force) worker_.retire();
     transfer_.fail(endpoint_->failure(), *endpoint_);
