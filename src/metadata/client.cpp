@@ -321,11 +321,9 @@ private:
         auto answer = wire::decodeAnswer(payload);
         if (!answer.ok()) return drop(std::move(answer).status());
         answers_ = true;
-        if (answer->status == NIXL_IN_PROG) {
-            // It waits for a backend in common, and all that follows waits too.
-            for (auto &open : sent_) open.due = Clock::now() + client_.limits_.answer;
-            return watchAnswers();
-        }
+        // It is at work, and all the others are behind this one.
+        for (auto &open : sent_) open.due = Clock::now() + client_.limits_.answer;
+        if (answer->status == NIXL_IN_PROG) return; // it waits for a backend in common
         const auto asked = firstSent(Call::Kind::kLoad);
         if (asked == sent_.end()) return; // it came too late
         const Open open = takeSent(asked);
