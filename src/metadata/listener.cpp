@@ -95,7 +95,7 @@ Listener::~Listener() {
     loop_.unwatch(socket_.get());
     loop_.cancel(pause_);
     loop_.cancel(settle_);
-    for (const auto &guest : guests_) guest->close();
+    for (const auto &guest : guests_) guest.channel->close();
 }
 
 void
@@ -121,7 +121,7 @@ Listener::accept() {
         if (guests_.size() >= limits_.guests) dropQuietest();
         auto channel = Channel::open(loop_, std::move(socket), from.text(), limits_, budget_, *this, limits_.first);
         if (channel.ok()) {
-            guests_.push_back(*std::move(channel));
+            guests_.push_back({*std::move(channel), {}});
         } else {
             complain("connection from " + from.text() + ": " + channel.message());
         }
@@ -131,7 +131,7 @@ Listener::accept() {
 /// One that never sent a whole message goes before those that did.
 bool
 Listener::dropQuietest() {
-    auto guest = std::find_if(guests_.begin(), guests_.end(), [](const auto &g) { return !g->proven(); });
+    auto guest = std::find_if(guests_.begin(), guests_.end(), [](const auto &g) { return !g.channel->proven(); });
     if (guest == guests_.end()) guest = guests_.begin();
     if (guest == guests_.end()) return false;
     drop(guest, "there are too many");
@@ -140,23 +140,24 @@ Listener::dropQuietest() {
 
 bool
 Listener::dropLargest() {
-    const auto guest = std::max_element(guests_.begin(), guests_.end(),
-                                        [](const auto &a, const auto &b) { return a->buffered() < b->buffered(); });
-    if (guest == guests_.end() || (*guest)->buffered() == 0) return false;
+    const auto guest = std::max_element(guests_.begin(), guests_.end(), [](const auto &a, const auto &b) {
+        return a.channel->buffered() < b.channel->buffered();
+    });
+    if (guest == guests_.end() || guest->channel->buffered() == 0) return false;
     drop(guest, "unfinished messages hold " + std::to_string(budget_.used) + " bytes");
     return true;
 }
 
 void
 Listener::drop(Guests::iterator guest, const std::string &why) {
-    complain("connection from " + (*guest)->peer() + " was closed: " + why);
-    (*guest)->close();
+    complain("connection from " + guest->channel->peer() + " was closed: " + why);
+    guest->channel->close();
     guests_.erase(guest);
 }
 
 Listener::Guests::iterator
 Listener::find(const Channel &channel) {
-    return std::find_if(guests_.begin(), guests_.end(), [&](const auto &g) { return g.get() == &channel; });
+    return std::find_if(guests_.begin(), guests_.end(), [&](const auto &g) { return g.channel.get() == &channel; });
 }
 
 void
@@ -176,8 +177,8 @@ void
 Listener::onMessage(Channel &channel, const wire::Message &message) {
     const auto guest = find(channel);
     guests_.splice(guests_.end(), guests_, guest);
-    if (serve(channel, message, mayWait(message))) return;
-    held_.push_back({*guest, message.verb, std::string(message.payload)});
+    if (serve(channel, message, mayWait(message.payload.size()))) return;
+    guest->held = {message.verb, std::string(message.payload)};
     channel.hold();
     if (settle_ != 0) return;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(settled_ - Loop::Clock::now());
@@ -186,25 +187,18 @@ Listener::onMessage(Channel &channel, const wire::Message &message) {
 
 void
 Listener::retry() {
-    std::vector<Held> held;
-    held.swap(held_);
-    for (auto &[channel, verb, payload] : held) {
-        if (!channel->isOpen()) continue;
-        const wire::Message message{verb, payload};
-        if (serve(*channel, message, mayWait(message))) {
-            channel->release();
-        } else {
-            held_.push_back({std::move(channel), verb, std::move(payload)});
-        }
+    for (auto &[channel, held] : guests_) {
+        if (!held || !serve(*channel, {held->verb, held->payload}, Loop::Clock::now() < settled_)) continue;
+        held.reset();
+        channel->release();
     }
 }
 
 /// An agent listens from its first moment, before it has created its backends, and its peers may be as quick. What
 /// needs a backend is not refused for it: agents of NIXL 1.4 ask once and never learn what became of it.
 bool
-Listener::mayWait(const wire::Message &message) const {
-    size_t bytes = message.payload.size();
-    for (const auto &held : held_) bytes += held.payload.size();
+Listener::mayWait(size_t bytes) const {
+    for (const auto &guest : guests_) bytes += guest.held ? guest.held->payload.size() : 0;
     return bytes <= limits_.held_bytes && Loop::Clock::now() < settled_;
 }
 

@@ -7,7 +7,7 @@
 
 #include <list>
 #include <memory>
-#include <vector>
+#include <optional>
 
 #include "metadata/channel.h"
 #include "metadata/service.h"
@@ -36,14 +36,17 @@ public:
     dropLargest();
 
 private:
-    using Guests = std::list<std::shared_ptr<Channel>>;
-
     /// A message that came before the backend it needs. Its channel is on hold, so what follows keeps its order.
     struct Held {
-        std::shared_ptr<Channel> channel;
         wire::Verb verb;
         std::string payload;
     };
+
+    struct Guest {
+        std::shared_ptr<Channel> channel;
+        std::optional<Held> held;
+    };
+    using Guests = std::list<Guest>;
 
     Listener(Loop &loop, Fd socket, uint16_t port, const Limits &limits, Budget &budget, const Service &service);
 
@@ -69,7 +72,7 @@ private:
     bool
     publish(Channel &channel, bool may_wait);
     bool
-    mayWait(const wire::Message &message) const;
+    mayWait(size_t bytes) const;
     void
     complain(const std::string &sentence);
 
@@ -81,7 +84,6 @@ private:
     const Service &service_;
     Guests guests_; ///< the one that was quiet for longest first
     Loop::Timer pause_ = 0;
-    std::vector<Held> held_;
     const Loop::Clock::time_point settled_; ///< from then on nothing is held
     Loop::Timer settle_ = 0;
     // Lines in the log, so that strangers cannot fill it:
