@@ -54,9 +54,10 @@ TransferRequest::TransferRequest(Parts parts)
       valid_epoch_(parts_.epoch->load()),
       stall_limit_(parts_.stall_limit) {
     const auto &plan = *parts_.plan;
-    mappings_.reserve(plan.local_windows.size() + plan.remote_windows.size());
     for (const auto *windows : {&plan.local_windows, &plan.remote_windows}) {
-        for (const auto &window : *windows) mappings_.push_back(window->mapping);
+        for (const auto &window : *windows) { // neighbours mostly share one
+            if (mappings_.empty() || mappings_.back() != window->mapping) mappings_.push_back(window->mapping);
+        }
     }
     std::sort(mappings_.begin(), mappings_.end());
     mappings_.erase(std::unique(mappings_.begin(), mappings_.end()), mappings_.end());

@@ -185,7 +185,7 @@ Channel::write() {
         }
     }
     watchSocket();
-    if (waited && written()) giveOutLater(true);
+    if (waited && written()) giveOutLater();
 }
 
 void
@@ -199,7 +199,7 @@ Channel::release() {
     held_ = false;
     if (!isOpen()) return;
     watchSocket();
-    giveOutLater(false);
+    giveOutLater();
 }
 
 void
@@ -213,10 +213,10 @@ Channel::watchSocket() {
 
 /// Messages that waited. Later, since the caller may be in the middle of using us.
 void
-Channel::giveOutLater(bool tell_owner) {
-    loop_.post([self = shared_from_this(), tell_owner] {
+Channel::giveOutLater() {
+    loop_.post([self = shared_from_this()] {
         if (!self->isOpen() || !self->written()) return;
-        if (tell_owner) self->owner_.onWritten(*self);
+        self->owner_.onWritten(*self);
         if (!self->isOpen()) return;
         if (self->in_.midFrame()) self->frame_due_ = Loop::Clock::now() + self->limits_.frame;
         if (self->giveOutMessages()) self->watchTime();

@@ -33,7 +33,7 @@ public:
         /// It ended by itself: it is closed, and the owner may drop it. Not called for close().
         virtual void
         onEnd(Channel &channel, const Status &why) = 0;
-        /// All that was sent is with the system. Only for channels that were waiting for it.
+        /// All that was sent is with the system. Only for channels that were waiting for it, or were released.
         virtual void
         onWritten(Channel &channel) = 0;
 
@@ -114,7 +114,7 @@ private:
     void
     watchSocket();
     void
-    giveOutLater(bool tell_owner);
+    giveOutLater();
     void
     count();
     void
