@@ -11,13 +11,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "ucx/handover_mutex.h"
 
 struct ucp_context;
 struct ucp_worker;
@@ -205,7 +205,7 @@ public:
     Worker &
     operator=(const Worker &) = delete;
 
-    std::mutex &
+    HandoverMutex &
     mutex() noexcept {
         return mutex_;
     }
@@ -282,7 +282,7 @@ private:
     MessageSink &sink_;
     std::string address_;
     int event_fd_ = -1;
-    std::mutex mutex_;
+    HandoverMutex mutex_;
     // Guarded by mutex_:
     std::vector<Task *> tasks_;
     std::vector<Endpoint *> endpoints_; ///< open ones

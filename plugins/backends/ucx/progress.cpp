@@ -41,13 +41,10 @@ ProgressThread::stop() {
 template<class Change>
 void
 ProgressThread::changeWorkers(Change change) {
-    // The busy thread lets go of the mutex for an instant only, too short for one who sleeps on it.
-    changes_.fetch_add(1, std::memory_order_relaxed);
     {
         std::lock_guard lock(mutex_);
         change(workers_);
     }
-    changes_.fetch_sub(1, std::memory_order_relaxed);
     wake_.wake(); // it sleeps on the workers' descriptors
 }
 
@@ -63,7 +60,8 @@ ProgressThread::remove(Worker &worker) {
 
 bool
 ProgressThread::progressAll() {
-    std::lock_guard workers_lock(mutex_);
+    std::unique_lock workers_lock(mutex_, std::try_to_lock);
+    if (!workers_lock) return false; // they are being changed
     bool happened = false;
     for (Worker *worker : workers_) {
         std::unique_lock lock(worker->mutex(), std::try_to_lock);
@@ -102,33 +100,40 @@ ProgressThread::sleep(int64_t timeout_us) {
 
 void
 ProgressThread::run() {
-    uint64_t seen = visits_.load();
+    const auto visits = [this] { return visits_.load(std::memory_order_seq_cst); };
     int64_t nap_us = kNapMinUs;
     auto last_event = Clock::now();
+    Attendance attendance(visits(), last_event);
+    const auto sleepAndLookAnew = [&](int64_t timeout_us) {
+        sleep(timeout_us);
+        last_event = Clock::now();
+        attendance = Attendance(visits(), last_event);
+    };
     while (!stop_) {
-        while (changes_.load(std::memory_order_relaxed) > 0) std::this_thread::yield();
-        if (const uint64_t visits = visits_.load(std::memory_order_relaxed); visits != seen) {
-            seen = visits;
-            sleep(nap_us);
-            nap_us = std::min(nap_us * 2, kNapMaxUs);
-            last_event = Clock::now();
-            continue;
+        const auto now = Clock::now();
+        if (const auto driven = attendance.look(visits(), now)) {
+            if (*driven) {
+                sleep(nap_us);
+                nap_us = std::min(nap_us * 2, kNapMaxUs);
+                last_event = Clock::now();
+                continue;
+            }
+            nap_us = kNapMinUs;
         }
-        nap_us = kNapMinUs;
         if (progressAll()) {
-            last_event = Clock::now();
+            last_event = now;
             continue;
         }
-        const auto quiet_for = Clock::now() - last_event;
-        if (quiet_for < kSpin) continue;
+        const auto quiet_for = now - last_event;
+        // Once armed, a worker makes its peer pay for waking this thread: not while a caller is there.
+        if (quiet_for < kSpin || !attendance.none(visits())) continue;
 
         sleeping_.store(true, std::memory_order_seq_cst);
         const bool armed = armAll();
-        if (armed && visits_.load(std::memory_order_seq_cst) == seen && !stop_) {
-            sleep(-1);
-            last_event = Clock::now();
+        if (armed && attendance.none(visits()) && !stop_) {
+            sleepAndLookAnew(-1);
         } else if (!armed && quiet_for > kBusyPatience) {
-            sleep(kBusyNapUs);
+            sleepAndLookAnew(kBusyNapUs);
         }
         sleeping_.store(false, std::memory_order_seq_cst);
     }

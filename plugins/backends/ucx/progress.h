@@ -4,20 +4,53 @@
 // A thread that keeps workers going while no caller does, and sleeps while there is nothing to do. Self-synchronised.
 //
 // Only this thread arms its workers. Invariant: it sleeps without limit only if since arming nobody else has given them
-// work; whoever does calls nudge() afterwards. While callers poll it stays out of their way: it naps, and takes over
-// when a nap passes without a visit.
+// work; whoever does calls nudge() afterwards. While callers poll, and often enough to drive the workers themselves, it
+// stays out of their way: it naps, and takes over when they come less often.
 #pragma once
 
 #include <atomic>
-#include <mutex>
+#include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/thread.h"
 #include "ucx/driver.h"
+#include "ucx/handover_mutex.h"
 
 namespace nx::ucx {
+
+/// Whether callers come often enough to drive the workers themselves. Those who come seldom, say between two naps of
+/// their own, leave the work to the thread. Not thread-safe.
+class Attendance {
+public:
+    using Time = std::chrono::steady_clock::time_point;
+
+    static constexpr std::chrono::microseconds kEvery{5};   ///< often enough
+    static constexpr std::chrono::microseconds kWindow{50}; ///< looked at over so long
+
+    Attendance(uint64_t visits, Time now) noexcept : seen_(visits), since_(now) {}
+
+    /// `visits` so far. Empty: it is too early to say.
+    std::optional<bool>
+    look(uint64_t visits, Time now) noexcept {
+        if (now - since_ < kWindow) return {};
+        const bool often = (visits - seen_) * kEvery >= now - since_;
+        *this = Attendance(visits, now);
+        return often;
+    }
+
+    /// Nobody has come since the last answer.
+    bool
+    none(uint64_t visits) const noexcept {
+        return visits == seen_;
+    }
+
+private:
+    uint64_t seen_;
+    Time since_;
+};
 
 class ProgressThread {
 public:
@@ -65,8 +98,7 @@ private:
     std::atomic<bool> stop_{false};
     std::atomic<bool> sleeping_{false};
     std::atomic<uint64_t> visits_{0};
-    std::atomic<int> changes_{0}; ///< under way
-    std::mutex mutex_;
+    HandoverMutex mutex_;
     // Guarded by mutex_:
     std::vector<Worker *> workers_;
     Thread thread_; ///< last: it uses the others
