@@ -10,6 +10,7 @@
 
 using nx::Status;
 using nx::agent::Backend;
+using nx::agent::Connections;
 using nx::agent::Peer;
 using nx::agent::PeerMap;
 using nx::agent::Sections;
@@ -151,10 +152,10 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
                     "a blob with connection info first"};
     }
     std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> new_connections;
+    const auto connections_before = known ? known->connections.get() : std::make_shared<const Connections>();
     for (const auto &entry : connections) {
-        const auto before =
-            known ? known->connections.find(entry.first->type) : std::map<std::string, std::string>::iterator{};
-        if (!known || before == known->connections.end()) {
+        const auto before = connections_before->find(entry.first->type);
+        if (before == connections_before->end()) {
             new_connections.push_back(entry);
         } else if (before->second != entry.second->info) {
             return {NIXL_ERR_NOT_ALLOWED,
@@ -168,7 +169,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     for (const auto &section : metadata.sections) {
         const auto backend = remoteBackend(*all, section.backend);
         if (!backend) continue;
-        const bool connected = (known && known->connections.contains(backend->type)) ||
+        const bool connected = connections_before->contains(backend->type) ||
             std::any_of(connections.begin(), connections.end(), [&](const auto &c) { return c.first == backend; });
         if (!connected) continue;
         const std::pair key{section.memory, backend->order};
@@ -271,7 +272,9 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
 
     auto peer = known ? known : std::make_shared<Peer>(metadata.agent);
     if (metadata.trailer) peer->incarnation = metadata.trailer->incarnation;
-    for (const auto &[backend, connection] : new_connections) peer->connections[backend->type] = connection->info;
+    Connections connections_now = *connections_before;
+    for (const auto &[backend, connection] : new_connections) connections_now[backend->type] = connection->info;
+    peer->connections.set(std::move(connections_now));
     peer->sections.set(std::move(next));
     if (!known) {
         PeerMap map = *peers.get();
@@ -290,8 +293,9 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
         index.forEach([](const auto &entry) { entry.window->revoke(); });
     }
     peer->sections.set({});
+    const auto connections = peer->connections.get();
     for (const auto &backend : *backends.get()) {
-        if (peer->connections.contains(backend->type)) (void)backend->engine->disconnect(peer->name);
+        if (connections->contains(backend->type)) (void)backend->engine->disconnect(peer->name);
     }
     PeerMap map = *peers.get();
     const auto it = map.find(peer->name);
@@ -326,17 +330,13 @@ Status
 nixlAgentData::makeConnection(const std::string &agent, const nixl_opt_args_t *args) {
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
-    std::map<std::string, std::string> connections;
-    {
-        std::lock_guard lock(peers_mutex);
-        const auto peer = findPeer(agent);
-        if (!peer || peer->connections.empty()) {
-            return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
-        }
-        connections = peer->connections;
+    const auto peer = findPeer(agent);
+    const auto connections = peer ? peer->connections.get() : std::make_shared<const Connections>();
+    if (connections->empty()) {
+        return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
     }
     bool any = false;
-    for (const auto &[type, info] : connections) {
+    for (const auto &[type, info] : *connections) {
         for (const auto &backend : *usable) {
             if (backend->type != type) continue;
             any = true;

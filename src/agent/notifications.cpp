@@ -6,6 +6,7 @@
 #include "base/last_error.h"
 
 using nx::Status;
+using nx::agent::Backend;
 
 std::optional<std::string>
 nx::agent::requestedNotification(const nixl_opt_args_t *args) {
@@ -15,34 +16,46 @@ nx::agent::requestedNotification(const nixl_opt_args_t *args) {
     return {};
 }
 
+namespace {
+
+// The candidates, without a copy of the list where there is no hint: these calls are made all the time.
+template<class Visit>
+Status
+visitCandidates(const nixlAgentData &data, const nixl_opt_args_t *args, Visit visit) {
+    if (!args || args->backends.empty()) {
+        const auto all = data.backends.get();
+        for (const auto &backend : *all) visit(backend);
+        return {};
+    }
+    auto hinted = data.candidates(args);
+    if (!hinted.ok()) return std::move(hinted).status();
+    for (const auto &backend : *hinted) visit(backend);
+    return {};
+}
+
+} // namespace
+
 Status
 nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
     if (dropped_count.load(std::memory_order_relaxed)) reapDropped();
-    const bool hinted = args && !args->backends.empty();
     Status result;
     bool asked = false;
-    const auto ask = [&](nx::agent::Backend &backend) {
-        if (!backend.notif) return;
+    auto visited = visitCandidates(*this, args, [&](const std::shared_ptr<Backend> &backend) {
+        if (!backend->notif) return;
         asked = true;
         notif_list_t arrived;
         nx::clearBackendSentence();
-        const auto status = backend.engine->getNotifs(arrived);
+        const auto status = backend->engine->getNotifs(arrived);
         for (auto &[agent, message] : arrived) notifs[agent].push_back(std::move(message));
         if (status < 0 && result.ok()) {
             result = {status,
-                      "backend " + backend.type + ": " +
+                      "backend " + backend->type + ": " +
                           nx::takeBackendSentence("getNotifs failed with " + nixlEnumStrings::statusStr(status))};
         }
-    };
-    if (hinted) {
-        auto usable = candidates(args);
-        if (!usable.ok()) return std::move(usable).status();
-        for (const auto &backend : *usable) ask(*backend);
-    } else {
-        const auto all = backends.get();
-        for (const auto &backend : *all) ask(*backend);
-    }
+    });
+    if (!visited.ok()) return visited;
     if (!asked) {
+        const bool hinted = args && !args->backends.empty();
         return {NIXL_ERR_BACKEND,
                 hinted ? "none of the hinted backends can notify" : "this agent has no backend that can notify"};
     }
@@ -51,32 +64,28 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
 
 Status
 nixlAgentData::genNotif(const std::string &agent, const std::string &message, const nixl_opt_args_t *args) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
-    std::erase_if(*usable, [](const auto &backend) { return !backend->notif; });
-    if (usable->empty()) return {NIXL_ERR_BACKEND, "this agent has no backend that can notify"};
+    const bool to_self = agent == name;
+    const auto peer = to_self ? nullptr : findPeer(agent);
+    const auto connections = peer ? peer->connections.get() : nullptr;
+    std::shared_ptr<Backend> chosen;
+    bool some_notify = false;
+    auto visited = visitCandidates(*this, args, [&](const std::shared_ptr<Backend> &backend) {
+        if (!backend->notif) return;
+        some_notify = true;
+        if (chosen) return;
+        if (to_self ? backend->local : connections && connections->contains(backend->type)) chosen = backend;
+    });
+    if (!visited.ok()) return visited;
+    if (!some_notify) return {NIXL_ERR_BACKEND, "this agent has no backend that can notify"};
+    if (!to_self && !peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
+    if (!chosen) return {NIXL_ERR_NOT_FOUND, "no backend that can notify reaches agent " + nx::quoted(agent)};
 
-    std::shared_ptr<nx::agent::Peer> peer;
-    if (agent == name) {
-        std::erase_if(*usable, [](const auto &backend) { return !backend->local; });
-    } else {
-        std::lock_guard lock(peers_mutex);
-        peer = findPeer(agent);
-        if (!peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
-        std::erase_if(*usable, [&](const auto &backend) { return !peer->connections.contains(backend->type); });
-    }
-    if (usable->empty()) {
-        return {NIXL_ERR_NOT_FOUND, "no backend that can notify reaches agent " + nx::quoted(agent)};
-    }
-    auto &backend = *usable->front();
     nx::clearBackendSentence();
-    const auto status = backend.engine->genNotif(agent, message);
-    if (status < 0) {
-        Status why(status,
-                   "backend " + backend.type + ": " +
-                       nx::takeBackendSentence("genNotif failed with " + nixlEnumStrings::statusStr(status)));
-        if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
-        return why;
-    }
-    return {};
+    const auto status = chosen->engine->genNotif(agent, message);
+    if (status >= 0) return {};
+    Status why(status,
+               "backend " + chosen->type + ": " +
+                   nx::takeBackendSentence("genNotif failed with " + nixlEnumStrings::statusStr(status)));
+    if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
+    return why;
 }

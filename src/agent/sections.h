@@ -44,20 +44,23 @@ private:
 /// (kind of memory, order of the backend) -> windows. Never holds an empty index.
 using Sections = std::map<std::pair<nixl_mem_t, size_t>, memory::RangeIndex>;
 
+/// Backend -> connection info as it came.
+using Connections = std::map<std::string, std::string>;
+
 /// What is known of one start of another agent. Requests and prepared lists hold it; once `alive` is false it serves
-/// nothing new. Self-synchronised; the maps marked so are guarded by the agent's peers mutex.
+/// nothing new. Self-synchronised, except where it says otherwise.
 struct Peer {
     explicit Peer(std::string name) : name(std::move(name)) {}
 
     const std::string name;
+    Snapshot<Connections> connections;
     Snapshot<Sections> sections;
     std::atomic<bool> alive{true};
     /// True once a backend reported that the connection is lost (as opposed to the user removing the peer).
     std::atomic<bool> lost{false};
 
     // Guarded by the agent's peers mutex:
-    std::map<std::string, std::string> connections; ///< backend -> connection info as it came
-    wire::Incarnation incarnation{};                ///< zeros: a peer without trailer
+    wire::Incarnation incarnation{}; ///< zeros: a peer without trailer
 };
 
 } // namespace nx::agent

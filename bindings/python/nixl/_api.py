@@ -485,6 +485,8 @@ class nixl_agent:
 
     def get_new_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """What arrived since the last call, by sender. Also makes progress when there is no progress thread."""
+        if not backends:
+            return self.agent._newNotifs()
         return self.agent.getNotifs({}, self._backend_handles(backends))
 
     def update_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
@@ -515,8 +517,10 @@ class nixl_agent:
 
     def send_notif(self, remote_agent_name: _Text, notif_msg: _Text, backend: Optional[str] = None) -> None:
         """Send a message that is not ordered with any transfer. nixlNotFoundError: the peer is not known."""
-        handles = self._backend_handles([backend] if backend is not None else [])
-        self.agent.genNotif(remote_agent_name, notif_msg, handles)
+        if backend is None:
+            self.agent._genNotif(remote_agent_name, notif_msg)
+        else:
+            self.agent.genNotif(remote_agent_name, notif_msg, self._backend_handles([backend]))
 
     # ---- Metadata ------------------------------------------------------------------------------------------------
 

@@ -553,8 +553,30 @@ bindViews(nb::class_<Agent> &type) {
 nb::list
 messagesOf(nb::dict notif_map, const std::string &agent) {
     nb::str key = toStr(agent);
-    if (!notif_map.contains(key)) notif_map[key] = nb::list();
-    return nb::cast<nb::list>(notif_map[key]);
+    if (PyObject *known = PyDict_GetItemWithError(notif_map.ptr(), key.ptr())) return nb::cast<nb::list>(nb::handle(known));
+    if (PyErr_Occurred()) throw nb::python_error();
+    nb::list fresh;
+    notif_map[key] = fresh;
+    return fresh;
+}
+
+void
+fetchNotifs(Agent &self, nb::dict notif_map, const nixl_opt_args_t *options) {
+    nixl_notifs_t arrived;
+    std::string sentence;
+    const nixl_status_t status = statusOf([&] {
+        const nixl_status_t result = self->getNotifs(arrived, options);
+        if (result < 0) sentence = nixlx::lastError();
+        return result;
+    });
+    // First what arrived: another backend's failure must not lose it.
+    for (const auto &[agent, messages] : arrived) {
+        nb::list list = messagesOf(notif_map, agent);
+        for (const nixl_blob_t &message : messages) {
+            list.append(toBytes(message));
+        }
+    }
+    if (status < 0) raiseStatus(status, sentence);
 }
 
 void
@@ -563,21 +585,7 @@ bindNotifications(nb::class_<Agent> &type) {
         "getNotifs",
         [](Agent &self, nb::dict notif_map, const Handles &backends) {
             const nixl_opt_args_t options = optionsFor(backends);
-            nixl_notifs_t arrived;
-            std::string sentence;
-            const nixl_status_t status = statusOf([&] {
-                const nixl_status_t result = self->getNotifs(arrived, backends.empty() ? nullptr : &options);
-                if (result < 0) sentence = nixlx::lastError();
-                return result;
-            });
-            // First what arrived: another backend's failure must not lose it.
-            for (const auto &[agent, messages] : arrived) {
-                nb::list list = messagesOf(notif_map, agent);
-                for (const nixl_blob_t &message : messages) {
-                    list.append(toBytes(message));
-                }
-            }
-            if (status < 0) raiseStatus(status, sentence);
+            fetchNotifs(self, notif_map, backends.empty() ? nullptr : &options);
             return notif_map;
         },
         "notif_map"_a, "backends"_a = Handles(),
@@ -591,6 +599,15 @@ bindNotifications(nb::class_<Agent> &type) {
         },
         "remote_agent"_a, "msg"_a, "backends"_a = Handles(),
         "Sends a message that is not ordered with any transfer; an empty one is sent too.");
+    // What nixl_agent's methods call where no backend is named, see _post.
+    type.def("_newNotifs", [](Agent &self) {
+        nb::dict notifs;
+        fetchNotifs(self, notifs, nullptr);
+        return notifs;
+    });
+    type.def("_genNotif", [](Agent &self, const Text &remote_agent, const Text &msg) {
+        checked([&] { return self->genNotif(remote_agent.value, msg.value); });
+    });
 }
 
 nixl_opt_args_t
