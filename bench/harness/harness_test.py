@@ -140,6 +140,22 @@ def test_a_spinning_thread_is_counted_and_a_sleeping_one_is_not():
     assert 0 < cores.cpu_s < 0.3
 
 
+def test_what_the_measurement_itself_uses_can_be_left_out():
+    stop = threading.Event()
+    spinner = threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)])
+    spinner.start()
+    both = usage.Usage(os.getpid())
+    others = usage.Usage(os.getpid(), but_this_thread=True)
+    end = time.perf_counter() + 0.2
+    while time.perf_counter() < end:
+        pass
+    others.stop()
+    both.stop()
+    stop.set()
+    spinner.join()
+    assert 0 < others.cpu_s < both.cpu_s
+
+
 def test_every_row_has_a_way_to_be_measured():
     from harness import measure
 

@@ -50,7 +50,7 @@ def run_start(say, names, import_ns):
 
 def _idle_percent():
     time.sleep(0.2)
-    cores = usage.Usage(os.getpid())
+    cores = usage.Usage(os.getpid(), but_this_thread=True)
     time.sleep(1.0)
     return cores.stop().cpu_share * 100
 

@@ -3,16 +3,19 @@
 """What processes use of the cores, by thread."""
 
 import os
+import threading
 import time
 
 SPINNING_SHARE = 0.8  # of the wall time that a thread runs or wants to run
 
 
 class Usage:
-    """Of some processes from `start` to `stop`."""
+    """Of some processes from `start` to `stop`; `but_this_thread`: without what the calling thread uses, all of it for
+    the measurement while it sleeps."""
 
-    def __init__(self, *process_ids):
+    def __init__(self, *process_ids, but_this_thread=False):
         self._process_ids = process_ids
+        self._left_out = str(threading.get_native_id()) if but_this_thread else None
         self.start()
 
     def start(self):
@@ -24,6 +27,8 @@ class Usage:
         used_ns = 0
         self.spinning_threads = 0
         for thread, (ran, waited) in _snapshot(self._process_ids).items():
+            if thread == self._left_out:
+                continue
             ran_before, waited_before = self._before.get(thread, (0, 0))
             used_ns += ran - ran_before
             # With the wait for a core: a spinner among other work does not run all the time.
