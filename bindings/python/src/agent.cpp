@@ -553,7 +553,8 @@ bindViews(nb::class_<Agent> &type) {
 nb::list
 messagesOf(nb::dict notif_map, const std::string &agent) {
     nb::str key = toStr(agent);
-    if (PyObject *known = PyDict_GetItemWithError(notif_map.ptr(), key.ptr())) return nb::cast<nb::list>(nb::handle(known));
+    if (PyObject *known = PyDict_GetItemWithError(notif_map.ptr(), key.ptr()))
+        return nb::cast<nb::list>(nb::handle(known));
     if (PyErr_Occurred()) throw nb::python_error();
     nb::list fresh;
     notif_map[key] = fresh;

@@ -75,8 +75,9 @@ struct Node {
         auto library = Library::load(options.library);
         if (!library.ok()) abandon(library.message());
         const bool local = which.fabric == Fabric::kLocal;
+        const unsigned version = (*library)->minorVersion();
         auto made = Context::create(
-            **library, {"node", (local ? localSettings : plainSettings)(options, (*library)->minorVersion()), false});
+            **library, {"node", local ? localSettings(options, version) : plainSettings(options, version), false});
         if (!made.ok()) abandon(made.message());
         context = *std::move(made);
         makeWorker();

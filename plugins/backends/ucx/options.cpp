@@ -68,12 +68,6 @@ withUsersChoice(std::vector<Setting> settings) {
     return settings;
 }
 
-bool
-hasRdmaDevices() {
-    std::error_code error;
-    return !std::filesystem::is_empty("/sys/class/infiniband", error) && !error;
-}
-
 void
 append(std::vector<Setting> &settings, const std::vector<Setting> &more) {
     settings.insert(settings.end(), more.begin(), more.end());
@@ -114,13 +108,30 @@ Options::read(const nixl_b_params_t *params) {
     return options;
 }
 
+RdmaDevices
+RdmaDevices::find(const std::string &folder) {
+    RdmaDevices devices;
+    std::error_code error;
+    for (const auto &device : std::filesystem::directory_iterator(folder, error)) {
+        devices.any = true;
+        const auto driver = std::filesystem::read_symlink(device.path() / "device" / "driver", error);
+        if (!error && driver.filename() == "efa") devices.efa = true;
+    }
+    return devices;
+}
+
 std::vector<Setting>
-plainSettings(const Options &options, unsigned minor_version) {
+plainSettings(const Options &options, unsigned minor_version, const RdmaDevices &devices) {
     std::vector<Setting> settings{{"RNDV_THRESH", "inf"}, {"MAX_RMA_RAILS", "2"}};
     // UCX 1.13 aborts when a peer with 1.23 connects that sees its shared memory. Where the death of peers is to be
     // noticed it does not use shared memory here.
     if (minor_version < 14 && options.detect_death) append(settings, {{"TLS", "^shm"}});
-    if (hasRdmaDevices()) append(settings, {{"IB_PCI_RELAXED_ORDERING", "try"}, {"RC_FENCE", "none"}});
+    if (devices.any) append(settings, {{"IB_PCI_RELAXED_ORDERING", "try"}, {"RC_FENCE", "none"}});
+    if (devices.efa) append(settings, {{"ADDRESS_VERSION", "v2"}});
+    if (devices.efa && minor_version >= 19) append(settings, {{"MAX_COMPONENT_MDS", "32"}});
+    // For memory of GPUs: all network devices near one, and staging through host memory although deaths are noticed.
+    if (minor_version >= 21) append(settings, {{"MAX_HCA_PER_GPU", "auto"}});
+    if (minor_version >= 22) append(settings, {{"RNDV_PIPELINE_ERROR_HANDLING", "y"}});
     append(settings, options.engine_config);
     settings = withUsersChoice(std::move(settings));
     if (!options.devices.empty()) {

@@ -36,9 +36,18 @@ struct Options {
 inline constexpr uint32_t kOptionCount = 10;
 extern const nixlx_option kOptionTable[kOptionCount];
 
+/// What devices for direct access to memory the host has.
+struct RdmaDevices {
+    bool any = false;
+    bool efa = false; ///< Amazon's, whose addresses do not fit into UCX's older format
+
+    static RdmaDevices
+    find(const std::string &folder = "/sys/class/infiniband");
+};
+
 /// Settings of the context that every peer meets, also one of NIXL 1.4. `minor_version` of the UCX in use.
 std::vector<Setting>
-plainSettings(const Options &options, unsigned minor_version);
+plainSettings(const Options &options, unsigned minor_version, const RdmaDevices &devices = RdmaDevices::find());
 
 /// False where the user's choice of transports (UCX_TLS, or TLS in engine_config) leaves shared memory out.
 bool

@@ -4,7 +4,10 @@
 // Goal: what a program or an administrator asks for is what UCX is told, and mistakes are refused by name.
 #include "ucx/options.h"
 
+#include <filesystem>
 #include <gtest/gtest.h>
+
+#include "support/temp_dir.h"
 
 namespace nx::ucx {
 namespace {
@@ -71,8 +74,39 @@ TEST(UcxOptions, KeepThePollingOfSharedMemoryOnWhoeverSends) {
 
 TEST(UcxOptions, NeverSwitchThePlainContext) {
     for (const Setting &setting : plainSettings(read({}), 22)) {
-        EXPECT_FALSE(setting.name.ends_with("ERROR_HANDLING")) << setting.name;
+        EXPECT_FALSE(setting.name.ends_with("ERROR_HANDLING") && !setting.name.starts_with("RNDV_")) << setting.name;
     }
+}
+
+TEST(UcxOptions, TellUcxOfTheDevicesThereAre) {
+    test::TempDir folder;
+    const auto settings = [&](unsigned minor_version) {
+        return plainSettings(read({}), minor_version, RdmaDevices::find(folder.path().string()));
+    };
+    EXPECT_EQ(find(settings(22), "RC_FENCE"), nullptr);
+    EXPECT_FALSE(RdmaDevices::find(folder / "none").any);
+
+    const auto add = [&](const std::string &device, const std::string &driver) {
+        const std::string place = folder / device + "/device";
+        std::filesystem::create_directories(place);
+        std::filesystem::create_symlink("../../../bus/pci/drivers/" + driver, place + "/driver");
+    };
+    add("mlx5_0", "mlx5_core");
+    EXPECT_EQ(find(settings(22), "RC_FENCE")->value, "none");
+    EXPECT_EQ(find(settings(22), "ADDRESS_VERSION"), nullptr);
+    add("rdmap0s6", "efa");
+    EXPECT_EQ(find(settings(22), "RC_FENCE")->value, "none");
+    EXPECT_EQ(find(settings(13), "ADDRESS_VERSION")->value, "v2");
+    EXPECT_EQ(find(settings(13), "MAX_COMPONENT_MDS"), nullptr);
+    EXPECT_EQ(find(settings(19), "MAX_COMPONENT_MDS")->value, "32");
+}
+
+TEST(UcxOptions, ServeGpusWithTheVersionsThatCan) {
+    EXPECT_EQ(find(plainSettings(read({}), 20), "MAX_HCA_PER_GPU"), nullptr);
+    EXPECT_EQ(find(plainSettings(read({}), 21), "MAX_HCA_PER_GPU")->value, "auto");
+    EXPECT_EQ(find(plainSettings(read({}), 21), "RNDV_PIPELINE_ERROR_HANDLING"), nullptr);
+    EXPECT_EQ(find(plainSettings(read({}), 22), "RNDV_PIPELINE_ERROR_HANDLING")->value, "y");
+    EXPECT_EQ(find(plainSettings(read({{"engine_config", "MAX_HCA_PER_GPU=1"}}), 22), "MAX_HCA_PER_GPU")->value, "1");
 }
 
 TEST(UcxOptions, KeepSharedMemoryFromTheVersionThatNewerPeersWouldAbort) {

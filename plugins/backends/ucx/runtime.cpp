@@ -74,7 +74,9 @@ Status
 Runtime::createContext(Fabric fabric) {
     ContextOptions options;
     options.name = agent_;
-    options.settings = (fabric == Fabric::kLocal ? localSettings : plainSettings)(options_, library_->minorVersion());
+    const unsigned minor_version = library_->minorVersion();
+    options.settings =
+        fabric == Fabric::kLocal ? localSettings(options_, minor_version) : plainSettings(options_, minor_version);
     options.wakeup = progress_thread_wanted_ || options_.num_threads > 0;
     auto context = Context::create(*library_, options);
     if (!context.ok()) return std::move(context).status();

@@ -1,0 +1,149 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: memory that UCX calls a GPU's is registered, found, moved in every direction and told of like any other.
+// Method: two agents over gpu_double.cpp. What UCX itself does with a GPU needs one.
+#include <dlfcn.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/agent_pair.h"
+
+namespace nx::ucx {
+namespace {
+
+using nx::test::Buffer;
+using nx::test::listOf;
+using nx::test::registrationOf;
+
+constexpr size_t kSize = 1 << 20;
+constexpr uint64_t kDevice = 3;
+
+/// Buffers one after the other, on the GPU or not.
+class Vram : public testing::Test {
+protected:
+    Vram() {
+        void *library = dlopen(NX_UCX_GPU_DOUBLE, RTLD_NOW | RTLD_LOCAL);
+        EXPECT_TRUE(library) << dlerror();
+        if (library) set_gpu_ = reinterpret_cast<SetGpu *>(dlsym(library, "nxTestSetGpu"));
+        EXPECT_TRUE(set_gpu_);
+        declareGpu(false);
+    }
+    ~Vram() override {
+        if (set_gpu_) set_gpu_(0, 0, false);
+    }
+
+    void
+    declareGpu(bool first_context_only) {
+        if (set_gpu_) set_gpu_(gpu.address(), gpu.size(), first_context_only);
+    }
+
+    nixlBasicDesc
+    local(nixl_mem_t memory) const {
+        return memory == VRAM_SEG ? gpu.desc(0, kSize, kDevice) : host.desc(0, kSize);
+    }
+
+    nixlBasicDesc
+    remote(nixl_mem_t memory) const {
+        return memory == VRAM_SEG ? gpu.desc(kSize, kSize, kDevice) : host.desc(kSize, kSize);
+    }
+
+    static unsigned char *
+    at(const nixlBasicDesc &desc) {
+        return reinterpret_cast<unsigned char *>(desc.addr);
+    }
+
+    void
+    registerAll() {
+        for (const nixl_mem_t memory : {DRAM_SEG, VRAM_SEG}) {
+            ASSERT_EQ(pair.a->registerMem(registrationOf({local(memory)}, memory)), NIXL_SUCCESS) << nixlx::lastError();
+            ASSERT_EQ(pair.b->registerMem(registrationOf({remote(memory)}, memory)), NIXL_SUCCESS)
+                << nixlx::lastError();
+        }
+        pair.exchange();
+    }
+
+    /// Moves a pattern between A's and B's memory; the report's path.
+    std::string
+    move(nixl_xfer_op_t operation, nixl_mem_t from, nixl_mem_t to) {
+        nixlXferReqH *request = nullptr;
+        nixl_opt_args_t args;
+        args.notif = "moved";
+        EXPECT_EQ(pair.a->createXferReq(operation, listOf({local(from)}, from), listOf({remote(to)}, to), pair.b.name,
+                                        request, &args),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        if (!request) return "";
+        const nixlBasicDesc source = operation == NIXL_WRITE ? local(from) : remote(to);
+        const nixlBasicDesc sink = operation == NIXL_WRITE ? remote(to) : local(from);
+        for (size_t i = 0; i < kSize; ++i) at(source)[i] = static_cast<unsigned char>(i * 31 + i / 251 + operation);
+        std::fill_n(at(sink), kSize, 0);
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_TRUE(std::equal(at(source), at(source) + kSize, at(sink)));
+        EXPECT_THAT(pair.receive(pair.b, pair.a.name, 1), testing::ElementsAre("moved"));
+        nixlx::Report report;
+        EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+        EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        return report.path;
+    }
+
+    Buffer gpu{2 * kSize}, host{2 * kSize};
+    nx::test::AgentPair pair{{.backend = "UCX", .params = {{"ucx_library", NX_UCX_GPU_DOUBLE}}}};
+
+private:
+    using SetGpu = void(uintptr_t, size_t, bool);
+    SetGpu *set_gpu_ = nullptr;
+};
+
+TEST_F(Vram, MovesInEveryDirection) {
+    registerAll();
+    for (const auto operation : {NIXL_WRITE, NIXL_READ}) {
+        for (const auto from : {DRAM_SEG, VRAM_SEG}) {
+            for (const auto to : {DRAM_SEG, VRAM_SEG}) {
+                SCOPED_TRACE(nixlEnumStrings::xferOpStr(operation) + " between " + nixlEnumStrings::memTypeStr(from) +
+                             " here and " + nixlEnumStrings::memTypeStr(to) + " there");
+                EXPECT_THAT(move(operation, from, to), testing::HasSubstr("gpu_double"));
+            }
+        }
+    }
+}
+
+TEST_F(Vram, TakesTheNetworkWhereSharedMemoryCannotHaveIt) {
+    declareGpu(true);
+    registerAll();
+    for (const auto operation : {NIXL_WRITE, NIXL_READ}) {
+        EXPECT_THAT(move(operation, VRAM_SEG, VRAM_SEG), testing::HasSubstr(", network"));
+        EXPECT_THAT(move(operation, VRAM_SEG, DRAM_SEG), testing::HasSubstr(", network"));
+        EXPECT_THAT(move(operation, DRAM_SEG, VRAM_SEG), testing::HasSubstr(", network"));
+    }
+}
+
+TEST_F(Vram, IsFoundByItsKindAndItsDevice) {
+    registerAll();
+    const nixlBasicDesc here = local(VRAM_SEG), there = remote(VRAM_SEG);
+    const auto create = [&](nixl_mem_t memory, uint64_t device) {
+        nixlXferReqH *request = nullptr;
+        const auto status =
+            pair.a->createXferReq(NIXL_WRITE, listOf({here}, VRAM_SEG),
+                                  listOf({{there.addr, there.len, device}}, memory), pair.b.name, request);
+        if (request) {
+            EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+        }
+        return status;
+    };
+    EXPECT_EQ(create(VRAM_SEG, kDevice), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(create(VRAM_SEG, kDevice + 1), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(create(DRAM_SEG, kDevice), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Vram, IsRefusedBesideTheGpu) {
+    EXPECT_EQ(pair.a->registerMem(registrationOf({host.desc()}, VRAM_SEG)), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), testing::HasSubstr("takes this VRAM for host memory"));
+    // One of several: nothing of the list stays registered.
+    EXPECT_EQ(pair.a->registerMem(registrationOf({local(VRAM_SEG), host.desc()}, VRAM_SEG)), NIXL_ERR_BACKEND);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({local(VRAM_SEG)}, VRAM_SEG)), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(pair.a->registerMem(registrationOf({local(VRAM_SEG)}, VRAM_SEG)), NIXL_SUCCESS) << nixlx::lastError();
+}
+
+} // namespace
+} // namespace nx::ucx
