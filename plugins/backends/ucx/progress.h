@@ -27,8 +27,8 @@ class Attendance {
 public:
     using Time = std::chrono::steady_clock::time_point;
 
-    static constexpr std::chrono::microseconds kEvery{5};   ///< often enough
-    static constexpr std::chrono::microseconds kWindow{50}; ///< looked at over so long
+    static constexpr std::chrono::microseconds kEvery{4};   ///< often enough
+    static constexpr std::chrono::microseconds kWindow{20}; ///< looked at over so long
 
     Attendance(uint64_t visits, Time now) noexcept : seen_(visits), since_(now) {}
 

@@ -21,15 +21,15 @@ using test::eventually;
 TEST(Attendance, SaysNothingBeforeItHasLookedLongEnough) {
     const Attendance::Time start{};
     Attendance attendance(0, start);
-    EXPECT_FALSE(attendance.look(1000, start + microseconds(49)));
-    EXPECT_TRUE(attendance.look(1000, start + microseconds(50)));
+    EXPECT_FALSE(attendance.look(1000, start + microseconds(19)));
+    EXPECT_TRUE(attendance.look(1000, start + microseconds(20)));
 }
 
 TEST(Attendance, TellsThoseWhoSpinFromThoseWhoNap) {
     const Attendance::Time start{};
     Attendance spinning(7, start);
-    EXPECT_EQ(spinning.look(57, start + microseconds(50)), true); // every microsecond
-    EXPECT_EQ(spinning.look(137, start + microseconds(450)), true);
+    EXPECT_EQ(spinning.look(27, start + microseconds(20)), true); // every microsecond
+    EXPECT_EQ(spinning.look(127, start + microseconds(420)), true);
     // Four requests are looked at, then the caller naps: hardly driven, however long that goes on.
     Attendance napping(0, start);
     uint64_t visits = 0;
@@ -38,7 +38,7 @@ TEST(Attendance, TellsThoseWhoSpinFromThoseWhoNap) {
         EXPECT_EQ(napping.look(visits, start + round * microseconds(250)), false) << round;
     }
     Attendance nobody(3, start);
-    EXPECT_EQ(nobody.look(3, start + microseconds(50)), false);
+    EXPECT_EQ(nobody.look(3, start + microseconds(20)), false);
 }
 
 TEST(Attendance, SeesASingleVisit) {

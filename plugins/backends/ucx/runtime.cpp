@@ -151,7 +151,7 @@ Runtime::drive(Worker &worker) {
 
 void
 Runtime::progress(Worker *first) {
-    if (progress_thread_) progress_thread_->visit();
+    visit();
     bool happened = first && drive(*first);
     const unsigned turn = turns_.load(std::memory_order_relaxed);
     turns_.store(turn + 1, std::memory_order_relaxed); // a lost count does no harm

@@ -113,6 +113,12 @@ public:
     void
     progress(Worker *first);
 
+    /// A caller is about to drive a shared worker itself, see ProgressThread::visit. progress() says it too.
+    void
+    visit() noexcept {
+        if (progress_thread_) progress_thread_->visit();
+    }
+
     /// After work was given to a worker, lock not held: its thread, if it has one, will go on with it.
     void
     nudge(size_t worker_index) noexcept;

@@ -338,6 +338,7 @@ Transfer::post(const std::string *notification) {
     status_.store(NIXL_IN_PROG, std::memory_order_release);
 
     if (lanes_.size() == 1) {
+        runtime_.visit();
         const bool small = fabric_ == Fabric::kLocal && plan_.total_bytes <= kSmallBytes;
         lanes_[0].start(small ? std::chrono::nanoseconds(kSmallTime) : std::chrono::nanoseconds(1));
     } else {
