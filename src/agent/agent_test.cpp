@@ -292,6 +292,26 @@ TEST_F(Agent, ABackendThatDoesNotReachAPeerIsLeftOutWhenAnotherDoes) {
     EXPECT_EQ(pair.a->makeConnection("B", &pair.a.with_backend), NIXL_ERR_BACKEND) << "GATED is not connected";
 }
 
+TEST_F(Agent, AMessageDoesNotWaitWhileAnotherThreadLoadsAPeer) {
+    AgentPair pair(gatedPair());
+    pair.exchange();
+    PairedAgent third("C", gatedPair());
+    const auto metadata = third.metadata();
+    gated().close(EngineCall::kLoadConnection);
+    std::thread loader([&] { pair.a.load(metadata); });
+    const bool loading = eventually([] { return gated().waiting(EngineCall::kLoadConnection) == 1; });
+    EXPECT_TRUE(loading);
+    if (loading) {
+        EXPECT_EQ(pair.a->genNotif("B", "on time"), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(pair.a->genNotif("C", "too early"), NIXL_ERR_NOT_FOUND);
+        EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{"on time"});
+        EXPECT_EQ(gated().waiting(EngineCall::kLoadConnection), 1u) << "the load is over, which shows nothing";
+    }
+    gated().open(EngineCall::kLoadConnection);
+    loader.join();
+    EXPECT_EQ(pair.a->genNotif("C", "now"), NIXL_SUCCESS) << nixlx::lastError();
+}
+
 TEST_F(Agent, AFailedGrowthOfAPeerKeepsWhatWasLoaded) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);
