@@ -26,7 +26,13 @@ endif()
 # Every target of ours calls this.
 function(nx_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unused-parameter
-                         $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>)
+                         $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
+                         # What outlives a temporary is an error in every build.
+                         $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Werror=dangling-pointer>
+                         $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Werror=dangling>)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wdangling-reference>)
+  endif()
   if(NIXL_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

@@ -101,10 +101,12 @@ nixlAgentData::~nixlAgentData() {
 
     for (auto &[view, backend] : views) backend->engine->releaseMemView(view);
     views.clear();
-    for (const auto &[key, index] : *sections.get()) {
+    auto local = local_state.copy();
+    for (const auto &[key, index] : local.sections) {
         index.forEach([](const auto &entry) { entry.window->revoke(); });
     }
-    sections.set({});
+    local.sections.clear();
+    local_state.set(std::move(local));
     const auto known = peers.get();
     for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
 }

@@ -46,7 +46,6 @@ struct PreparedList {
     std::vector<std::pair<std::string, std::string>> refused; ///< backend, why it is no face
 };
 
-using Backends = std::vector<std::shared_ptr<Backend>>;
 using PeerMap = std::unordered_map<std::string, std::shared_ptr<Peer>>;
 
 } // namespace nx::agent
@@ -200,8 +199,7 @@ public:
     const std::chrono::milliseconds stall_limit; ///< of new requests
 
     // Self-synchronised:
-    nx::agent::Snapshot<nx::agent::Backends> backends;
-    nx::agent::Snapshot<nx::agent::Sections> sections; ///< local; replaced under local_mutex
+    nx::Snapshot<nx::agent::Local> local_state; ///< replaced under local_mutex
     nx::agent::Epoch epoch{0};
     mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles;
     nx::HandleTable<nx::agent::PreparedList> lists;
@@ -214,7 +212,7 @@ public:
 
     // Changed under peers_mutex:
     mutable std::mutex peers_mutex;
-    mutable nx::agent::Snapshot<nx::agent::PeerMap> peers;
+    mutable nx::Snapshot<nx::agent::PeerMap> peers;
 
     // Guarded by exchange_mutex, taken last:
     std::mutex exchange_mutex;

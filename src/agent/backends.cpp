@@ -41,7 +41,8 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
 
     auto plugin = nx::plugin::Manager::instance().load(type);
     if (!plugin.ok()) return std::move(plugin).status();
-    for (const auto &other : *backends.get()) {
+    const auto before = local_state.get();
+    for (const auto &other : before->backends) {
         if (contains((*plugin)->conflicts(), other->type) || contains(other->plugin().conflicts(), type)) {
             return {NIXL_ERR_NOT_ALLOWED,
                     "backend " + nx::quoted(type) + " cannot be used beside " + nx::quoted(other->type) +
@@ -85,12 +86,12 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
 
     {
         std::lock_guard lock(local_mutex);
-        auto all = *backends.get();
-        backend->order = all.size();
+        auto next = local_state.copy();
+        backend->order = next.backends.size();
         const uint64_t token = backend_handles.insert(std::make_unique<std::shared_ptr<Backend>>(backend));
         backend_tokens.push_back(token);
-        all.push_back(std::move(backend));
-        backends.set(std::move(all));
+        next.backends.push_back(std::move(backend));
+        local_state.set(std::move(next));
         reservation.data = nullptr;
         handle = reinterpret_cast<nixlBackendH *>(token);
     }
@@ -115,7 +116,10 @@ nixlAgentData::handleOf(const Backend &backend) const {
 
 Result<Backends>
 nixlAgentData::candidates(const nixl_opt_args_t *args) const {
-    if (!args || args->backends.empty()) return *backends.get();
+    if (!args || args->backends.empty()) {
+        const auto now = local_state.get();
+        return now->backends;
+    }
     Backends hinted;
     for (const auto *handle : args->backends) {
         auto backend = backendOf(handle);

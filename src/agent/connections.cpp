@@ -8,6 +8,7 @@
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
 
+using nx::Snapshot;
 using nx::Status;
 using nx::agent::Backend;
 using nx::agent::Connections;
@@ -111,7 +112,7 @@ nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
 
 bool
 nixlAgentData::sharesBackend(const nx::wire::Metadata &metadata) const {
-    const auto all = backends.get();
+    const auto all = local_state.get().part(&nx::agent::Local::backends);
     return metadata.connections.empty() ||
         std::any_of(metadata.connections.begin(), metadata.connections.end(),
                     [&](const auto &connection) { return remoteBackend(*all, connection.backend) != nullptr; });
@@ -119,7 +120,7 @@ nixlAgentData::sharesBackend(const nx::wire::Metadata &metadata) const {
 
 Status
 nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
-    const auto all = backends.get();
+    const auto all = local_state.get().part(&nx::agent::Local::backends);
     const std::string shown = "'" + metadata.agent + "'";
 
     // What the blob brings that this agent can use.
@@ -152,7 +153,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
                     "a blob with connection info first"};
     }
     std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> new_connections;
-    const auto connections_before = known ? known->connections.get() : std::make_shared<const Connections>();
+    const auto connections_before = known ? known->connections.get() : Snapshot<Connections>().get();
     for (const auto &entry : connections) {
         const auto before = connections_before->find(entry.first->type);
         if (before == connections_before->end()) {
@@ -164,7 +165,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
                         " is loaded with other connection info; invalidate it first"};
         }
     }
-    const auto sections_before = known ? known->sections.get() : std::make_shared<const Sections>();
+    const auto sections_before = known ? known->sections.get() : Snapshot<Sections>().get();
     std::map<std::pair<nixl_mem_t, size_t>, std::vector<const nixlBlobDesc *>> new_ranges;
     for (const auto &section : metadata.sections) {
         const auto backend = remoteBackend(*all, section.backend);
@@ -277,7 +278,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     peer->connections.set(std::move(connections_now));
     peer->sections.set(std::move(next));
     if (!known) {
-        PeerMap map = *peers.get();
+        PeerMap map = peers.copy();
         map[metadata.agent] = std::move(peer);
         peers.set(std::move(map));
     }
@@ -294,10 +295,11 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
     }
     peer->sections.set({});
     const auto connections = peer->connections.get();
-    for (const auto &backend : *backends.get()) {
+    const auto local = local_state.get();
+    for (const auto &backend : local->backends) {
         if (connections->contains(backend->type)) (void)backend->engine->disconnect(peer->name);
     }
-    PeerMap map = *peers.get();
+    PeerMap map = peers.copy();
     const auto it = map.find(peer->name);
     if (it != map.end() && it->second == peer) {
         map.erase(it);
@@ -331,7 +333,7 @@ nixlAgentData::makeConnection(const std::string &agent, const nixl_opt_args_t *a
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
     const auto peer = findPeer(agent);
-    const auto connections = peer ? peer->connections.get() : std::make_shared<const Connections>();
+    const auto connections = peer ? peer->connections.get() : Snapshot<Connections>().get();
     if (connections->empty()) {
         return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
     }

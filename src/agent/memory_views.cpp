@@ -87,12 +87,12 @@ Status
 nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
-    const auto local = sections.get();
+    const auto sections = local_state.get().part(&nx::agent::Local::sections);
     std::string reasons;
     for (const auto &backend : *usable) {
         nixl_meta_dlist_t list(descs.getType());
-        const auto it = local->find({descs.getType(), backend->order});
-        for (int i = 0; it != local->end() && i < descs.descCount(); ++i) {
+        const auto it = sections->find({descs.getType(), backend->order});
+        for (int i = 0; it != sections->end() && i < descs.descCount(); ++i) {
             const auto *entry = it->second.covering(descs[i]);
             if (!entry) break;
             list.emplace(descs[i].addr, descs[i].len, descs[i].devId, entry->window->mapping->metadata);

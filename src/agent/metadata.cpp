@@ -101,16 +101,16 @@ serviceOf(nixlAgentData &data) {
 Result<std::string>
 nixlAgentData::localMetadata() const {
     auto metadata = emptyMetadata(*this);
-    const auto all = backends.get();
-    for (const auto &backend : *all) {
+    const auto local = local_state.get();
+    for (const auto &backend : local->backends) {
         if (!backend->remote) continue;
         if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
     }
     if (metadata.connections.empty()) {
         return {NIXL_ERR_INVALID_PARAM, "no backend of this agent reaches other agents; there is nothing to publish"};
     }
-    for (const auto &[key, index] : *sections.get()) {
-        const auto &backend = (*all)[key.second];
+    for (const auto &[key, index] : local->sections) {
+        const auto &backend = local->backends[key.second];
         if (!backend->remote) continue;
         nx::wire::Section section{backend->type, key.first, {}};
         section.descs.reserve(index.size());
@@ -147,12 +147,12 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
             if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
         }
     }
-    const auto local = sections.get();
+    const auto sections = local_state.get().part(&nx::agent::Local::sections);
     bool found_section = descs.isEmpty();
     for (const auto &backend : *usable) {
         if (descs.isEmpty()) break;
-        const auto it = local->find({memory, backend->order});
-        if (it == local->end()) continue;
+        const auto it = sections->find({memory, backend->order});
+        if (it == sections->end()) continue;
         found_section = true;
         nx::wire::Section section{backend->type, memory, {}};
         for (int i = 0; i < descs.descCount(); ++i) {
@@ -179,16 +179,17 @@ bool
 nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const {
     if (agent == name) {
         if (!descs.isEmpty()) return false;
-        const auto all = backends.get();
-        for (const auto &[key, index] : *sections.get()) {
-            if ((*all)[key.second]->local) return true;
+        const auto local = local_state.get();
+        for (const auto &[key, index] : local->sections) {
+            if (local->backends[key.second]->local) return true;
         }
         return false;
     }
     const auto peer = findPeer(agent);
     if (!peer) return false;
     if (descs.isEmpty()) return true;
-    for (const auto &[key, index] : *peer->sections.get()) {
+    const auto sections = peer->sections.get();
+    for (const auto &[key, index] : *sections) {
         if (key.first != descs.getType()) continue;
         if (nx::memory::Side::resolve(index, std::span<const nixlBasicDesc>(descs.begin(), descs.end())).ok()) {
             return true;

@@ -5,6 +5,7 @@
 #include "agent/agent_state.h"
 #include "base/last_error.h"
 
+using nx::Snapshot;
 using nx::Status;
 using nx::agent::Backend;
 
@@ -23,8 +24,8 @@ template<class Visit>
 Status
 visitCandidates(const nixlAgentData &data, const nixl_opt_args_t *args, Visit visit) {
     if (!args || args->backends.empty()) {
-        const auto all = data.backends.get();
-        for (const auto &backend : *all) visit(backend);
+        const auto local = data.local_state.get();
+        for (const auto &backend : local->backends) visit(backend);
         return {};
     }
     auto hinted = data.candidates(args);
@@ -66,14 +67,14 @@ Status
 nixlAgentData::genNotif(const std::string &agent, const std::string &message, const nixl_opt_args_t *args) {
     const bool to_self = agent == name;
     const auto peer = to_self ? nullptr : findPeer(agent);
-    const auto connections = peer ? peer->connections.get() : nullptr;
+    const auto connections = peer ? peer->connections.get() : Snapshot<nx::agent::Connections>().get();
     std::shared_ptr<Backend> chosen;
     bool some_notify = false;
     auto visited = visitCandidates(*this, args, [&](const std::shared_ptr<Backend> &backend) {
         if (!backend->notif) return;
         some_notify = true;
         if (chosen) return;
-        if (to_self ? backend->local : connections && connections->contains(backend->type)) chosen = backend;
+        if (to_self ? backend->local : connections->contains(backend->type)) chosen = backend;
     });
     if (!visited.ok()) return visited;
     if (!some_notify) return {NIXL_ERR_BACKEND, "this agent has no backend that can notify"};

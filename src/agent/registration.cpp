@@ -164,10 +164,10 @@ nixlAgentData::registerWith(const std::shared_ptr<Backend> &backend,
 void
 nixlAgentData::commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<Window>> windows) {
     std::lock_guard lock(local_mutex);
-    auto next = *sections.get();
-    auto &index = next[{memory, order}];
+    auto next = local_state.copy();
+    auto &index = next.sections[{memory, order}];
     index = index.with(std::move(windows));
-    sections.set(std::move(next));
+    local_state.set(std::move(next));
 }
 
 Status
@@ -230,9 +230,9 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
     std::vector<std::shared_ptr<Window>> ended;
     for (const auto &backend : *usable) {
         std::lock_guard lock(local_mutex);
-        auto next = *sections.get();
-        const auto section = next.find({memory, backend->order});
-        if (section == next.end()) {
+        auto next = local_state.copy();
+        const auto section = next.sections.find({memory, backend->order});
+        if (section == next.sections.end()) {
             if (hinted) {
                 result = {NIXL_ERR_NOT_FOUND,
                           "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
@@ -264,8 +264,8 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
             continue;
         }
         section->second = section->second.without(windows);
-        if (section->second.empty()) next.erase(section);
-        sections.set(std::move(next));
+        if (section->second.empty()) next.sections.erase(section);
+        local_state.set(std::move(next));
         ended.insert(ended.end(), std::make_move_iterator(windows.begin()), std::make_move_iterator(windows.end()));
     }
     // The backends let go outside the lock. The epoch rises in between: requests look again before they use anything.

@@ -1,48 +1,34 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What is registered, per kind of memory and backend: of this agent, and of each peer. Sections are immutable
-// snapshots; a change makes a new one and swaps it in.
+// What an agent has and what it knows of its peers: backends, and what is registered per kind of memory and backend.
+// These are immutable snapshots; a change makes a new one and swaps it in. What belongs together is one snapshot.
 #pragma once
 
 #include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "agent/backend.h"
+#include "base/snapshot.h"
 #include "memory/range_index.h"
 #include "wire/metadata.h"
 
 namespace nx::agent {
 
-/// A shared immutable value that can be replaced. Self-synchronised.
-template<class T> class Snapshot {
-public:
-    Snapshot() : value_(std::make_shared<const T>()) {}
-
-    std::shared_ptr<const T>
-    get() const {
-        std::lock_guard lock(mutex_);
-        return value_;
-    }
-
-    void
-    set(T value) {
-        auto next = std::make_shared<const T>(std::move(value));
-        std::lock_guard lock(mutex_);
-        value_.swap(next);
-    }
-
-private:
-    mutable std::mutex mutex_;
-    std::shared_ptr<const T> value_;
-};
+using Backends = std::vector<std::shared_ptr<Backend>>; ///< in the order of creation
 
 /// (kind of memory, order of the backend) -> windows. Never holds an empty index.
 using Sections = std::map<std::pair<nixl_mem_t, size_t>, memory::RangeIndex>;
+
+/// What this agent has. One snapshot: every section's backend is among the backends, at its order.
+struct Local {
+    Backends backends;
+    Sections sections;
+};
 
 /// Backend -> connection info as it came.
 using Connections = std::map<std::string, std::string>;

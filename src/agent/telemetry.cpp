@@ -55,7 +55,8 @@ nixlAgentData::makeRecorder() const {
     try {
         return std::make_unique<Recorder>(*settings, createExporter(name, *settings),
                                           [this](std::vector<nixlTelemetryEvent> &events) {
-                                              for (const auto &backend : *backends.get()) {
+                                              const auto local = local_state.get();
+                                              for (const auto &backend : local->backends) {
                                                   const auto own = backend->engine->getTelemetryEvents();
                                                   events.insert(events.end(), own.begin(), own.end());
                                               }

@@ -9,6 +9,7 @@
 #include "route/choice.h"
 #include "utils/common/nixl_log.h"
 
+using nx::Held;
 using nx::Result;
 using nx::Status;
 using nx::agent::Backend;
@@ -34,9 +35,9 @@ unknownAgent(const std::string &agent) {
 
 // Where the windows of one side are looked up.
 struct Place {
-    bool to_self = false;       ///< the own agent as remote side
-    std::shared_ptr<Peer> peer; ///< another agent as remote side
-    std::shared_ptr<const Sections> sections;
+    Held<Sections> sections;
+    bool to_self = false;            ///< the own agent as remote side
+    std::shared_ptr<Peer> peer = {}; ///< another agent as remote side
 
     const nx::memory::RangeIndex *
     find(nixl_mem_t memory, const Backend &backend) const {
@@ -46,18 +47,22 @@ struct Place {
     }
 };
 
+Place
+localPlace(const nixlAgentData &data) {
+    return {data.local_state.get().part(&nx::agent::Local::sections)};
+}
+
 Result<Place>
 remotePlace(const nixlAgentData &data, const std::string &agent) {
-    Place place;
     if (agent == data.name) {
+        auto place = localPlace(data);
         place.to_self = true;
-        place.sections = data.sections.get();
         return place;
     }
-    place.peer = data.findPeer(agent);
-    if (!place.peer) return unknownAgent(agent);
-    place.sections = place.peer->sections.get();
-    return place;
+    auto peer = data.findPeer(agent);
+    if (!peer) return unknownAgent(agent);
+    auto sections = peer->sections.get();
+    return Place{std::move(sections), false, std::move(peer)};
 }
 
 Status
@@ -88,19 +93,13 @@ nixlAgentData::prepare(bool is_local,
     list->agent = is_local ? name : agent;
     list->memory = memory;
     list->epoch = epoch.load(); // before the snapshot: a removal in between is noticed later
-    Place place;
-    if (is_local) {
-        place.sections = sections.get();
-    } else {
-        auto found = remotePlace(*this, agent);
-        if (!found.ok()) return std::move(found).status();
-        place = *std::move(found);
-    }
-    list->peer = place.peer;
+    auto place = is_local ? Result<Place>(localPlace(*this)) : remotePlace(*this, agent);
+    if (!place.ok()) return std::move(place).status();
+    list->peer = place->peer;
 
     Status invalid;
     for (const auto &backend : *usable) {
-        const auto *index = place.find(memory, *backend);
+        const auto *index = place->find(memory, *backend);
         if (!index) {
             list->refused.emplace_back(backend->type, noSection(is_local ? "this agent" : "the remote agent", memory));
             continue;
@@ -292,8 +291,7 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
     plan_request.to_self = place->to_self;
 
     const bool hinted = args && !args->backends.empty();
-    Place own;
-    own.sections = sections.get();
+    const auto own = localPlace(*this);
     const std::span<const nixlBasicDesc> local_elements(local.begin(), local.end());
     const std::span<const nixlBasicDesc> remote_elements(remote.begin(), remote.end());
     std::vector<nx::route::Option> options;

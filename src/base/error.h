@@ -97,7 +97,8 @@ public:
         return *value_;
     }
 
-    T &&
+    /// A value, not a reference: `for (auto &x : *f())` lives as long as it has to.
+    T
     operator*() && {
         return std::move(*value_);
     }

@@ -55,15 +55,20 @@ public:
             return table_ ? table_->slot(index_).object.get() : nullptr;
         }
 
+        // Of a temporary the object may end with it: give it a name first.
         T *
-        operator->() const noexcept {
+        operator->() const & noexcept {
             return get();
         }
+        T *
+        operator->() const && = delete;
 
         T &
-        operator*() const noexcept {
+        operator*() const & noexcept {
             return *get();
         }
+        T &
+        operator*() const && = delete;
 
     private:
         friend class HandleTable;

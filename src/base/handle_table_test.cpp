@@ -42,9 +42,10 @@ TEST(HandleTable, FindsWhatWasInserted) {
     const auto two = table.insert(make(2));
     EXPECT_NE(one, two);
     EXPECT_NE(one, 0u);
-    ASSERT_TRUE(table.find(one));
-    EXPECT_EQ(table.find(one)->value, 1u);
-    EXPECT_EQ((*table.find(two)).value, 2u);
+    const auto first = table.find(one), second = table.find(two);
+    ASSERT_TRUE(first);
+    EXPECT_EQ(first->value, 1u);
+    EXPECT_EQ((*second).value, 2u);
 }
 
 TEST(HandleTable, ATokenIsNoUserSpaceAddress) {
@@ -61,7 +62,8 @@ TEST(HandleTable, FindsNothingForAStaleHandle) {
     EXPECT_EQ(young & 0xffffff, old & 0xffffff);
     EXPECT_FALSE(table.find(old));
     EXPECT_FALSE(table.remove(old));
-    EXPECT_EQ(table.find(young)->value, 2u);
+    const auto found = table.find(young);
+    EXPECT_EQ(found->value, 2u);
 }
 
 TEST(HandleTable, FindsNothingForAForeignHandle) {

@@ -1,0 +1,176 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What one thread reads stays whole while another changes it: registrations, backends, peers. The loops are for the
+// sanitizers (./check runs them under both); what the gates of GATED make certain fails without them, too.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <thread>
+
+#include "nixl.h"
+#include "support/agent_pair.h"
+#include "support/buffer.h"
+#include "support/gated_backend.h"
+
+namespace nx::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// Repeats a call in a thread of its own, until it goes.
+class Repeatedly {
+public:
+    template<class Body>
+    explicit Repeatedly(Body body)
+        : thread_([this, body] {
+              while (!stop_) {
+                  body();
+                  rounds_.fetch_add(1);
+              }
+          }) {}
+
+    ~Repeatedly() {
+        stop_ = true;
+        thread_.join();
+    }
+
+    /// Waits until it has gone round `count` more times.
+    void
+    wait(uint64_t count) {
+        const uint64_t before = rounds_;
+        ASSERT_TRUE(eventually([&] { return rounds_ >= before + count; }));
+    }
+
+private:
+    std::atomic<bool> stop_{false};
+    std::atomic<uint64_t> rounds_{0};
+    std::thread thread_;
+};
+
+class Races : public ::testing::Test {
+protected:
+    void
+    SetUp() override {
+        gated().reset();
+    }
+    void
+    TearDown() override {
+        gated().reset();
+    }
+
+    static PairOptions
+    gatedPair(bool listen = false) {
+        PairOptions options;
+        options.backend = "GATED";
+        options.listen = listen;
+        return options;
+    }
+};
+
+TEST_F(Races, MetadataIsWholeWhileMemoryComesAndGoes) {
+    AgentPair pair(gatedPair());
+    Buffer kept(64), moved(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({kept.desc()})), NIXL_SUCCESS);
+    Repeatedly changes([&] {
+        EXPECT_EQ(pair.a->registerMem(registrationOf({moved.desc()})), NIXL_SUCCESS);
+        EXPECT_EQ(pair.a->deregisterMem(registrationOf({moved.desc()})), NIXL_SUCCESS);
+    });
+    for (int i = 0; i < 5000; ++i) {
+        nixl_blob_t blob;
+        ASSERT_EQ(pair.a->getLocalMD(blob), NIXL_SUCCESS) << nixlx::lastError();
+        ASSERT_EQ(pair.a->checkRemoteMD("A", nixl_xfer_dlist_t(DRAM_SEG)), NIXL_SUCCESS);
+    }
+    changes.wait(1);
+}
+
+TEST_F(Races, AListenerAnswersWhileMemoryComesAndGoes) {
+    AgentPair pair(gatedPair(true));
+    Buffer kept(64), moved(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({kept.desc()})), NIXL_SUCCESS);
+    Repeatedly changes([&] {
+        EXPECT_EQ(pair.a->registerMem(registrationOf({moved.desc()})), NIXL_SUCCESS);
+        EXPECT_EQ(pair.a->deregisterMem(registrationOf({moved.desc()})), NIXL_SUCCESS);
+    });
+    const nixl_opt_args_t address = pair.a.address();
+    for (int i = 0; i < 50; ++i) {
+        ASSERT_EQ(pair.b->fetchRemoteMD("A", &address), NIXL_SUCCESS) << nixlx::lastError();
+        ASSERT_EQ(pair.b->waitMetadata(kPatience), NIXL_SUCCESS) << nixlx::lastError();
+        ASSERT_EQ(pair.b->checkRemoteMD("A", listOf({kept.desc()})), NIXL_SUCCESS);
+        ASSERT_EQ(pair.b->invalidateRemoteMD("A"), NIXL_SUCCESS) << nixlx::lastError();
+    }
+}
+
+TEST_F(Races, APeerIsLookedAtWhilePartsOfItsMetadataArrive) {
+    AgentPair pair(gatedPair());
+    constexpr size_t kParts = 64;
+    Buffer memory(64 * kParts), other(64);
+    std::vector<nixl_blob_t> parts;
+    nixl_opt_args_t args;
+    args.includeConnInfo = true;
+    for (size_t i = 0; i < kParts; ++i) {
+        const auto part = registrationOf({memory.desc(64 * i, 64)});
+        ASSERT_EQ(pair.b->registerMem(part), NIXL_SUCCESS);
+        ASSERT_EQ(pair.b->getLocalPartialMD(part, parts.emplace_back(), &args), NIXL_SUCCESS) << nixlx::lastError();
+    }
+    Repeatedly looks([&] {
+        (void)pair.a->checkRemoteMD("B", listOf({other.desc()}));
+        (void)pair.a->checkRemoteMD("B", listOf({memory.desc()}));
+    });
+    for (int round = 0; round < 10; ++round) {
+        for (const auto &part : parts) pair.a.load(part);
+        EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({memory.desc()})), NIXL_SUCCESS);
+        ASSERT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS);
+    }
+    looks.wait(1);
+}
+
+TEST_F(Races, ABackendComesWhileAPeerIsForgotten) {
+    AgentPair pair(gatedPair());
+    pair.exchange();
+    gated().close(EngineCall::kDisconnect);
+    std::thread forget([&] { EXPECT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS) << nixlx::lastError(); });
+    ASSERT_TRUE(eventually([] { return gated().waiting(EngineCall::kDisconnect) == 1; }));
+    nixlBackendH *second = nullptr;
+    EXPECT_EQ(pair.a->createBackend("RECORDING", {}, second), NIXL_SUCCESS) << nixlx::lastError();
+    gated().open(EngineCall::kDisconnect);
+    forget.join();
+}
+
+TEST_F(Races, MetadataHasNoSectionOfABackendThatCameMeanwhile) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    gated().close(EngineCall::kConnectionInfo);
+    nixl_blob_t blob;
+    std::thread publish([&] { EXPECT_EQ(pair.a->getLocalMD(blob), NIXL_SUCCESS) << nixlx::lastError(); });
+    ASSERT_TRUE(eventually([] { return gated().waiting(EngineCall::kConnectionInfo) == 1; }));
+    nixlBackendH *second = nullptr;
+    EXPECT_EQ(pair.a->createBackend("RECORDING", {}, second), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    gated().open(EngineCall::kConnectionInfo);
+    publish.join();
+    EXPECT_THAT(blob, Not(HasSubstr("RECORDING")));
+    pair.b.load(blob);
+}
+
+TEST_F(Races, BackendsComeWhileMetadataIsAskedFor) {
+    Buffer x(64);
+    for (int round = 0; round < 20; ++round) {
+        nixlAgent agent("solo", nixlAgentConfig());
+        nixlBackendH *backend = nullptr;
+        ASSERT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+        Repeatedly asks([&] {
+            nixl_blob_t blob;
+            EXPECT_EQ(agent.getLocalMD(blob), NIXL_SUCCESS) << nixlx::lastError();
+            (void)agent.checkRemoteMD("solo", nixl_xfer_dlist_t(DRAM_SEG));
+        });
+        for (const char *type : {"RECORDING", "LEGACY"}) {
+            ASSERT_EQ(agent.createBackend(type, {}, backend), NIXL_SUCCESS);
+            ASSERT_EQ(agent.registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+            asks.wait(1);
+        }
+    }
+}
+
+} // namespace
+} // namespace nx::test
