@@ -53,6 +53,11 @@ def blocks(array, block_bytes):
     return rows
 
 
+def unaligned(array):
+    """A copy of the array at an odd address, as numpy.frombuffer gives one out of a message."""
+    return np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+
+
 def random_bytes(count, seed=1):
     return np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8)
 

@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptor lists: the classes of the bindings, and what get_xfer_descs and its siblings make of their input."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
 import nixl._bindings as b
+from support import unaligned
 
 XFER = [(0x1000, 0x40, 0), (0x2000, 0x80, 3), (2**64 - 4096, 4096, 2**64 - 1)]
 REG = [(0x1000, 0x40, 0, b""), (0x2000, 0x80, 3, b"\x00\xff")]
@@ -99,6 +102,15 @@ class TestList:
     @pytest.mark.parametrize("dtype", [np.uint64, np.int64])
     def test_takes_an_array_of_rows(self, cls, items, dtype):
         rows = np.array([[1, 2, 3], [4, 5, 6]], dtype=dtype)
+        assert [desc[:3] for desc in cls(b.DRAM_SEG, rows)] == [(1, 2, 3), (4, 5, 6)]
+
+    @pytest.mark.parametrize("dtype", [np.uint64, np.int64])
+    def test_takes_rows_that_are_not_aligned_in_memory(self, cls, items, dtype):
+        rows = unaligned(np.array([[2**62 + 1, 2, 3], [4, 5, 6]], dtype=dtype))
+        assert [desc[:3] for desc in cls(b.DRAM_SEG, rows)] == [(2**62 + 1, 2, 3), (4, 5, 6)]
+
+    def test_takes_rows_of_a_ctypes_array(self, cls, items):
+        rows = (ctypes.c_uint64 * 3 * 2)((1, 2, 3), (4, 5, 6))
         assert [desc[:3] for desc in cls(b.DRAM_SEG, rows)] == [(1, 2, 3), (4, 5, 6)]
 
     @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 """Index lists of prepared transfers come in every form that numpy would convert to 32-bit integers."""
 
 import array
+import ctypes
 import functools
 
 import numpy as np
 import pytest
 
 import nixl._bindings as b
-from support import address, blocks, random_bytes, run, whole
+from support import address, blocks, random_bytes, run, unaligned, whole
 
 BLOCK = 256
 COUNT = 64
@@ -28,6 +29,13 @@ FORMS = {
     "strided array": lambda indices: np.repeat(np.array(indices, dtype=np.int32), 3)[::3],
     "reversed array": lambda indices: np.array(indices[::-1], dtype=np.int64)[::-1],
     "read-only array": lambda indices: np.frombuffer(np.array(indices, dtype=np.int32).tobytes(), dtype=np.int32),
+    "unaligned array": lambda indices: unaligned(np.array(indices, dtype=np.int32)),
+    "unaligned array of long": lambda indices: unaligned(np.array(indices, dtype=np.int64)),
+    "ctypes array": lambda indices: (ctypes.c_int64 * len(indices))(*indices),
+    "generator": lambda indices: (i for i in indices),
+    "iterator": iter,
+    "map": lambda indices: map(int, indices),
+    "keys of a dict": lambda indices: dict.fromkeys(indices).keys(),
     "structured field": lambda indices: np.array([(i, 9) for i in indices], dtype=[("i", "i8"), ("x", "i1")])["i"],
 }
 
@@ -58,6 +66,24 @@ def test_ranges(sides):
     agent, local, remote, source, sink = sides
     run(agent, agent.make_prepped_xfer("WRITE", local, range(2, 20, 3), remote, range(2, 20, 3)))
     expect(source, sink, list(range(2, 20, 3)))
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_sets_are_taken_in_their_own_order(sides, kind):
+    agent, local, remote, source, sink = sides
+    indices = kind(WANTED)
+    run(agent, agent.make_prepped_xfer("WRITE", local, indices, remote, list(indices)))
+    expect(source, sink, WANTED)
+
+
+def test_an_error_of_the_iterable_reaches_the_caller(sides):
+    def failing():
+        yield 0
+        raise LookupError("no more")
+
+    agent, local, remote, *_ = sides
+    with pytest.raises(LookupError, match="no more"):
+        agent.make_prepped_xfer("WRITE", local, failing(), remote, [0])
 
 
 def test_bools_are_zero_and_one(sides):
@@ -139,10 +165,11 @@ def _layouts(base):
 
 @pytest.mark.parametrize("layout", ["regular", "shuffled", "halves", "interleaved", "backwards", "doubled", "single"])
 @pytest.mark.parametrize("dtype", [np.uint64, np.int64])
-def test_prepared_array_keeps_the_order_of_its_rows(agent, layout, dtype):
+@pytest.mark.parametrize("place", [np.ascontiguousarray, unaligned], ids=["aligned", "unaligned"])
+def test_prepared_array_keeps_the_order_of_its_rows(agent, layout, dtype, place):
     source, sink = random_bytes(BLOCK * COUNT), np.zeros(BLOCK * COUNT, dtype=np.uint8)
     agent.register_memory([(*whole(source), ""), (*whole(sink), "")], "DRAM")
-    rows = _layouts(source)[layout].astype(dtype)
+    rows = place(_layouts(source)[layout].astype(dtype))
     local = agent.prep_xfer_dlist("", rows, "DRAM")
     remote = agent.prep_xfer_dlist("alone", blocks(sink, BLOCK), "DRAM")
     picks = np.unique(np.linspace(0, len(rows) - 1, 9).astype(int))
@@ -154,13 +181,15 @@ def test_prepared_array_keeps_the_order_of_its_rows(agent, layout, dtype):
         agent.make_prepped_xfer("WRITE", local, [len(rows)], remote, [0])
 
 
-def test_strided_array_stands_for_its_blocks(agent):
+@pytest.mark.parametrize("place", [np.ascontiguousarray, unaligned], ids=["aligned", "unaligned"])
+def test_strided_array_stands_for_its_blocks(agent, place):
     source, sink = random_bytes(BLOCK * COUNT), np.zeros(BLOCK * COUNT, dtype=np.uint8)
     agent.register_memory([(*whole(source), ""), (*whole(sink), "")], "DRAM")
     # Every second block, then the blocks between them.
     strided = np.array(
         [[address(source) + shift * BLOCK, BLOCK, 0, 2 * BLOCK, COUNT // 2] for shift in (0, 1)], dtype=np.uint64
     )
+    strided = place(strided)
     local = agent.prep_xfer_dlist("", strided, "DRAM")
     remote = agent.prep_xfer_dlist("alone", blocks(sink, BLOCK), "DRAM")
     everything = range(COUNT)

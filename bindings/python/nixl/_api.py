@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -28,7 +28,7 @@ logger = get_logger(__name__.rpartition(".")[2])
 nixl_backend_handle = int
 
 _Text = Union[str, bytes]
-_Indices = Union[Sequence[int], "np.ndarray"]
+_Indices = Union[Iterable[int], "np.ndarray"]
 
 # The backends' own names of the option that num_threads stands for.
 _THREAD_OPTIONS = {
@@ -374,8 +374,8 @@ class nixl_agent:
         """Make a transfer between elements of two prepared lists: local_indices[i] with remote_indices[i].
 
         operation: "READ" fills local memory, "WRITE" fills remote memory; otherwise KeyError.
-        local_indices, remote_indices: equally many; lists or one-dimensional arrays of any integer dtype (contiguous
-        int32 arrays are used without a copy).
+        local_indices, remote_indices: equally many; one-dimensional arrays of any integer dtype or any other iterable
+        of numbers (contiguous int32 arrays are used without a copy).
         notif_msg: delivered to the peer after the data; empty for none.
 
         nixlInvalidParamError: sides, counts, an index out of range, or lengths that differ. nixlNotFoundError: the

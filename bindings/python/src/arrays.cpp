@@ -5,10 +5,12 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -38,8 +40,9 @@ void
 convert(const Py_buffer &view, std::vector<int> &out) {
     const size_t count = static_cast<size_t>(view.shape[0]);
     const char *element = static_cast<const char *>(view.buf);
+    const Py_ssize_t step = view.strides ? view.strides[0] : view.itemsize; // ctypes gives none
     out.resize(count);
-    for (size_t i = 0; i < count; ++i, element += view.strides[0]) {
+    for (size_t i = 0; i < count; ++i, element += step) {
         Number number;
         std::memcpy(&number, element, sizeof number); // strided views may be unaligned
         out[i] = toIndex(number);
@@ -66,8 +69,6 @@ convertNumbers(char letter, const Py_buffer &view, std::vector<int> &out) {
     case 'H': convert<unsigned short>(view, out); return true;
     case 'i': convert<int>(view, out); return true;
     case 'I': convert<unsigned int>(view, out); return true;
-    case 'l': convert<long>(view, out); return true;
-    case 'L': convert<unsigned long>(view, out); return true;
     case 'q': convert<long long>(view, out); return true;
     case 'Q': convert<unsigned long long>(view, out); return true;
     case 'f': convert<float>(view, out); return true;
@@ -123,9 +124,23 @@ Buffer::Release::operator()(Py_buffer *view) const {
 
 char
 Buffer::letter() const {
-    const char *format = view_->format ? view_->format : "B";
-    if (*format == '@') ++format;
-    return format[0] != '\0' && format[1] == '\0' ? format[0] : '\0';
+    constexpr std::string_view kHostOrder = std::endian::native == std::endian::little ? "@=^<" : "@=^>!";
+    std::string_view format = view_->format ? view_->format : "B";
+    if (!format.empty() && kHostOrder.find(format.front()) != format.npos) format.remove_prefix(1);
+    if (format.size() != 1) return '\0';
+    // The size tells what the letter leaves open: a long has 4 bytes in formats other than the native one.
+    const bool is_quad = view_->itemsize == sizeof(long long);
+    switch (format.front()) {
+    case 'l': return is_quad ? 'q' : 'i';
+    case 'L': return is_quad ? 'Q' : 'I';
+    default: return format.front();
+    }
+}
+
+bool
+Buffer::usableInPlace() const {
+    const auto address = reinterpret_cast<uintptr_t>(view_->buf);
+    return PyBuffer_IsContiguous(view_.get(), 'C') && address % static_cast<size_t>(view_->itemsize) == 0;
 }
 
 Rows::Rows(nb::handle source, std::initializer_list<size_t> columns) : buffer_(arrayBuffer(source)) {
@@ -140,21 +155,27 @@ Rows::Rows(nb::handle source, std::initializer_list<size_t> columns) : buffer_(a
         throw std::invalid_argument("descriptors must be an " + wanted + " array");
     }
     const char letter = buffer_.letter();
-    if (view.itemsize != 8 || !letter || !std::strchr("lLqQ", letter)) {
-        throw std::invalid_argument("descriptors must be an array of int64 or uint64");
+    if (letter != 'q' && letter != 'Q') {
+        throw std::invalid_argument("descriptors must be an array of int64 or uint64 in this machine's byte order");
     }
-    if (!buffer_.contiguous()) throw std::invalid_argument("descriptors must be a C-contiguous array");
+    if (!PyBuffer_IsContiguous(&view, 'C')) throw std::invalid_argument("descriptors must be a C-contiguous array");
     if (view.shape[0] > INT_MAX) throw std::invalid_argument("a descriptor list has at most 2^31 - 1 elements");
     count_ = static_cast<size_t>(view.shape[0]);
     columns_ = static_cast<size_t>(view.shape[1]);
-    data_ = static_cast<const uint64_t *>(view.buf);
+    if (buffer_.usableInPlace()) {
+        data_ = static_cast<const uint64_t *>(view.buf);
+        return;
+    }
+    copy_.resize(count_ * columns_);
+    std::memcpy(copy_.data(), view.buf, copy_.size() * sizeof(uint64_t));
+    data_ = copy_.data();
 }
 
 Indices::Indices(nb::handle source) {
     if (readBuffer(source)) return;
     nb::object array = nb::getattr(source, "__array__", nb::none());
     if (!array.is_none() && readBuffer(array())) return;
-    readSequence(source);
+    readIterable(source);
 }
 
 bool
@@ -166,7 +187,7 @@ Indices::readBuffer(nb::handle source) {
     if (view.ndim != 1) throw std::invalid_argument("indices must be a one-dimensional array");
     const char letter = buffer_->letter();
     // An unsigned index of 2^31 or more becomes negative here, which the agent refuses like any other wrong index.
-    if ((letter == 'i' || letter == 'I') && buffer_->contiguous()) {
+    if ((letter == 'i' || letter == 'I') && buffer_->usableInPlace()) {
         values_ = {static_cast<const int *>(view.buf), static_cast<size_t>(view.shape[0])};
         return true;
     }
@@ -176,18 +197,16 @@ Indices::readBuffer(nb::handle source) {
 }
 
 void
-Indices::readSequence(nb::handle source) {
-    if (PyUnicode_Check(source.ptr()) || PyBytes_Check(source.ptr()) || !PySequence_Check(source.ptr())) {
-        throw nb::type_error("indices must be a list or a one-dimensional array of numbers");
+Indices::readIterable(nb::handle source) {
+    if (PyUnicode_Check(source.ptr()) || PyBytes_Check(source.ptr())) {
+        throw nb::type_error("indices must be numbers, not text");
     }
-    const Py_ssize_t count = PySequence_Size(source.ptr());
-    if (count < 0) throw nb::python_error();
-    converted_.reserve(static_cast<size_t>(count));
-    for (Py_ssize_t i = 0; i < count; ++i) {
-        nb::object item = nb::steal(PySequence_GetItem(source.ptr(), i));
-        if (!item.is_valid()) throw nb::python_error();
+    const nb::object items = nb::steal(PyObject_GetIter(source.ptr()));
+    if (!items.is_valid()) throw nb::python_error();
+    while (nb::object item = nb::steal(PyIter_Next(items.ptr()))) {
         converted_.push_back(indexOf(item));
     }
+    if (PyErr_Occurred()) throw nb::python_error();
     values_ = converted_;
 }
 

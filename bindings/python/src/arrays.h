@@ -28,14 +28,14 @@ public:
         return *view_;
     }
 
-    /// The letter of the element type in native byte order, as in Python's struct module; 0 for any other format.
+    /// The letter of the element type, as in Python's struct module but with q and Q for all integers of 64 bits; 0 for
+    /// a format that is not one number in this machine's byte order.
     char
     letter() const;
 
+    /// Contiguous and aligned for its elements, so that a pointer to them may be used.
     bool
-    contiguous() const {
-        return PyBuffer_IsContiguous(view_.get(), 'C');
-    }
+    usableInPlace() const;
 
 private:
     struct Release {
@@ -48,7 +48,8 @@ private:
     std::unique_ptr<Py_buffer, Release> view_; ///< on the heap: its fields may point to each other
 };
 
-/// Rows of 64-bit integers: an N x `columns` array, C-contiguous, of int64 or uint64.
+/// Rows of 64-bit integers: an N x `columns` array, C-contiguous, of int64 or uint64. Used in place where it is
+/// aligned, otherwise copied (a message may hold its rows at any offset).
 class Rows {
 public:
     /// ValueError for another shape, layout or dtype, TypeError for something that is no array.
@@ -71,13 +72,14 @@ public:
 
 private:
     Buffer buffer_;
+    std::vector<uint64_t> copy_;
     size_t count_ = 0;
     size_t columns_ = 0;
     const uint64_t *data_ = nullptr;
 };
 
-/// A list of 32-bit indices. A contiguous array of 32-bit integers is used in place; anything else is converted as
-/// numpy would: other integers, floats (cut), bools, strided arrays, lists, tuples, ranges.
+/// A list of 32-bit indices. An aligned, contiguous array of 32-bit integers is used in place; anything else is
+/// converted as numpy would: other integers, floats (cut), bools, strided arrays, any iterable of numbers but text.
 class Indices {
 public:
     /// ValueError for anything that is not one-dimensional or does not fit into 32 bits, TypeError for elements that
@@ -93,7 +95,7 @@ private:
     bool
     readBuffer(nanobind::handle source);
     void
-    readSequence(nanobind::handle source);
+    readIterable(nanobind::handle source);
 
     std::optional<Buffer> buffer_;
     std::vector<int> converted_;
