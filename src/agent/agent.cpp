@@ -443,9 +443,9 @@ nixlAgent::sendLocalMD(const nixl_opt_args_t *extra_params) const {
     return call(*data, "sendLocalMD", [&]() -> Status {
         auto exchange = data->exchangeFor(extra_params);
         if (!exchange.ok()) return std::move(exchange).status();
-        auto blob = data->localMetadata();
+        auto blob = data->publishedMetadata();
         if (!blob.ok()) return std::move(blob).status();
-        return (*exchange)->load("sendLocalMD", extra_params->ipAddr, extra_params->port, *blob);
+        return (*exchange)->load("sendLocalMD", extra_params->ipAddr, extra_params->port, *std::move(blob));
     });
 }
 
@@ -456,7 +456,8 @@ nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args
         if (!exchange.ok()) return std::move(exchange).status();
         auto blob = data->localPartialMetadata(descs, extra_params);
         if (!blob.ok()) return std::move(blob).status();
-        return (*exchange)->load("sendLocalPartialMD", extra_params->ipAddr, extra_params->port, *blob);
+        return (*exchange)->load("sendLocalPartialMD", extra_params->ipAddr, extra_params->port,
+                                 std::make_shared<const std::string>(*std::move(blob)));
     });
 }
 

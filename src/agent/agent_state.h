@@ -121,6 +121,9 @@ public:
     // metadata.cpp
     nx::Result<std::string>
     localMetadata() const;
+    /// The same as one blob for all who send it, made anew when backends or registrations have changed.
+    nx::Result<nx::metadata::Blob>
+    publishedMetadata();
     nx::Result<std::string>
     localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const;
     bool
@@ -218,6 +221,13 @@ public:
     std::mutex exchange_mutex;
     std::unique_ptr<nx::metadata::Exchange> exchange; ///< made when it is first needed
     uint16_t listen_port = 0;                         ///< constant after construction; 0: not listening
+
+    // Guarded by published_mutex, taken last:
+    std::mutex published_mutex;
+    struct {
+        nx::metadata::Blob blob;
+        std::weak_ptr<const nx::agent::Local> made_of;
+    } published;
 
     // Guarded by dropped_mutex, taken last:
     std::mutex dropped_mutex;

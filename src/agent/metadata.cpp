@@ -13,6 +13,7 @@ using nx::Result;
 using nx::Status;
 using nx::agent::Backend;
 using nx::memory::RangeIndex;
+using nx::metadata::Blob;
 
 namespace {
 
@@ -80,15 +81,16 @@ serviceOf(nixlAgentData &data) {
         });
         return loaded;
     };
-    service.publish = [&data] {
-        std::string blob;
+    service.publish = [&data]() -> Result<Blob> {
+        Blob blob;
         auto status = guarded([&]() -> Status {
-            auto made = data.localMetadata();
+            auto made = data.publishedMetadata();
             if (!made.ok()) return std::move(made).status();
             blob = *std::move(made);
             return {};
         });
-        return status.ok() ? Result<std::string>(std::move(blob)) : Result<std::string>(std::move(status));
+        if (!status.ok()) return status;
+        return blob;
     };
     service.invalidate = [&data](const std::string &agent) {
         return guarded([&] { return data.invalidateRemote(agent); });
@@ -120,6 +122,22 @@ nixlAgentData::localMetadata() const {
         metadata.sections.push_back(std::move(section));
     }
     return nx::wire::encodeMetadata(metadata);
+}
+
+Result<Blob>
+nixlAgentData::publishedMetadata() {
+    // Before it is made: what changes meanwhile makes the next one.
+    const auto now = local_state.get();
+    {
+        std::lock_guard lock(published_mutex);
+        if (published.blob && now.is(published.made_of)) return published.blob;
+    }
+    auto made = localMetadata();
+    if (!made.ok()) return std::move(made).status();
+    auto blob = std::make_shared<const std::string>(*std::move(made));
+    std::lock_guard lock(published_mutex);
+    published = {blob, now.identity()};
+    return blob;
 }
 
 Result<std::string>

@@ -38,6 +38,17 @@ public:
         return Held<Member>(std::shared_ptr<const Member>(value_, &(value_.get()->*member)));
     }
 
+    /// To find out later whether a value is this one; does not keep it.
+    std::weak_ptr<const T>
+    identity() const noexcept {
+        return value_;
+    }
+
+    bool
+    is(const std::weak_ptr<const T> &identity) const noexcept {
+        return identity.lock() == value_;
+    }
+
 private:
     std::shared_ptr<const T> value_;
 };

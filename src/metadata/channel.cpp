@@ -62,6 +62,7 @@ Channel::close() {
     loop_.unwatch(socket_.get());
     loop_.cancel(timer_);
     socket_.reset();
+    out_.clear();
     budget_.used -= counted_;
     counted_ = 0;
 }
@@ -80,15 +81,16 @@ Channel::delivered() const {
 }
 
 void
-Channel::send(std::string frame) {
+Channel::send(std::string bytes) {
+    send(std::move(bytes), nullptr);
+}
+
+void
+Channel::send(std::string head, Blob blob) {
     if (!isOpen()) return;
-    if (out_.empty()) {
-        out_ = std::move(frame);
-        out_sent_ = 0;
-        write_due_ = Loop::Clock::now() + limits_.write;
-    } else {
-        out_ += frame;
-    }
+    if (out_.empty()) write_due_ = Loop::Clock::now() + limits_.write;
+    out_.push_back(std::make_shared<const std::string>(std::move(head)));
+    if (blob && !blob->empty()) out_.push_back(std::move(blob));
     const auto self = shared_from_this();
     write();
     watchTime();
@@ -150,7 +152,7 @@ Channel::giveOutMessages() {
 /// Keeps the budget right; may close this channel or others.
 void
 Channel::count() {
-    const size_t now = in_.midFrame() ? in_.capacity() : 0;
+    const size_t now = in_.capacity();
     // A large frame has more time.
     if (now / kMiB > counted_ / kMiB && frame_due_ != Time::max()) {
         frame_due_ += std::chrono::seconds(now / kMiB - counted_ / kMiB);
@@ -164,8 +166,10 @@ void
 Channel::write() {
     const bool waited = events_ & EPOLLOUT;
     while (!out_.empty()) {
-        const ssize_t put =
-            ::send(socket_.get(), out_.data() + out_sent_, out_.size() - out_sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const std::string &first = *out_.front();
+        const int more = out_.size() > 1 ? MSG_MORE : 0;
+        const ssize_t put = ::send(socket_.get(), first.data() + out_sent_, first.size() - out_sent_,
+                                   MSG_NOSIGNAL | MSG_DONTWAIT | more);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (put < 0) {
@@ -178,12 +182,11 @@ Channel::write() {
         }
         out_sent_ += static_cast<size_t>(put);
         write_due_ = Loop::Clock::now() + limits_.write;
-        if (out_sent_ == out_.size()) {
-            std::string().swap(out_);
-            out_sent_ = 0;
-            write_due_ = Time::max();
-        }
+        if (out_sent_ < first.size()) continue;
+        out_.pop_front();
+        out_sent_ = 0;
     }
+    if (out_.empty()) write_due_ = Time::max();
     watchSocket();
     if (waited && written()) giveOutLater();
 }

@@ -5,6 +5,7 @@
 // take what is written to it, and ends when a limit of time is reached. Confined to its loop.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,11 +13,12 @@
 #include "base/fd.h"
 #include "loop/loop.h"
 #include "metadata/limits.h"
+#include "metadata/service.h"
 #include "wire/frame.h"
 
 namespace nx::metadata {
 
-/// Memory of frames that are not whole yet, counted over all channels of an exchange.
+/// Memory of what is received and of the metadata that is sent, counted over all channels of an exchange.
 struct Budget {
     size_t used = 0;
     size_t max = 0;
@@ -56,9 +58,13 @@ public:
     operator=(const Channel &) = delete;
 
     void
-    send(std::string frame);
+    send(std::string bytes);
+    /// Both, in this order. Who else sends the blob has it in common with this channel.
+    void
+    send(std::string head, Blob blob);
 
-    /// Until release(), messages that follow are neither read nor given out.
+    /// Until release(), messages that follow are neither read nor given out, and the payload of the message that was
+    /// given out last stays valid.
     void
     hold();
     void
@@ -88,6 +94,7 @@ public:
         return proven_;
     }
 
+    /// Memory of what was received and not dealt with.
     size_t
     buffered() const noexcept {
         return counted_;
@@ -131,8 +138,8 @@ private:
     Budget &budget_;
     Owner &owner_;
     wire::FrameReader in_;
-    std::string out_;
-    size_t out_sent_ = 0; ///< of out_
+    std::deque<Blob> out_;
+    size_t out_sent_ = 0; ///< of the first
     size_t counted_ = 0;  ///< in the budget
     bool proven_ = false;
     bool held_ = false;

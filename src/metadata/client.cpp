@@ -233,7 +233,7 @@ private:
             const bool will_answer = open.call.kind == Call::Kind::kFetch || answers_;
             open.due = Clock::now() + (will_answer ? client_.limits_.answer : client_.limits_.confirm);
             sent_.push_back(std::move(open));
-            channel_->send(sent_.back().call.frame);
+            channel_->send(sent_.back().call.frame, sent_.back().call.blob);
         }
         if (channel_ && channel_->written()) onWritten(*channel_);
         watchAnswers();

@@ -23,7 +23,8 @@ struct Call {
 
     Kind kind;
     std::string name;  ///< of the API's call, for the log
-    std::string frame; ///< what is sent
+    std::string frame; ///< what is sent, but for the blob behind it
+    Blob blob;         ///< kLoad
     std::string agent; ///< kFetch: whose metadata is wanted; empty: whoever answers
 };
 

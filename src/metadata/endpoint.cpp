@@ -91,6 +91,19 @@ SocketAddress::text() const {
     return joined(host(), ntohs(port));
 }
 
+std::string
+SocketAddress::network() const {
+    const auto bytes = [](const void *start, size_t count) {
+        return std::string(static_cast<const char *>(start), count);
+    };
+    if (storage.ss_family == AF_INET) {
+        return bytes(&reinterpret_cast<const sockaddr_in &>(storage).sin_addr, sizeof(in_addr));
+    }
+    const auto &address = reinterpret_cast<const sockaddr_in6 &>(storage).sin6_addr;
+    if (IN6_IS_ADDR_V4MAPPED(&address)) return bytes(address.s6_addr + 12, sizeof(in_addr));
+    return bytes(address.s6_addr, sizeof address / 2);
+}
+
 // ---- Lookup --------------------------------------------------------------------------------------------------------
 
 /// What the C library works on; it must stay in place until the library is done with it.

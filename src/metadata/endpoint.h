@@ -47,6 +47,9 @@ struct SocketAddress {
     /// host and port as in Endpoint::text().
     std::string
     text() const;
+    /// Bytes that are equal for addresses that one owner may have: of IPv4 the address, of IPv6 the first half of it.
+    std::string
+    network() const;
 };
 
 /// One look-up of a host. Numeric hosts are answered at once, names by the C library's own threads while the loop goes

@@ -36,7 +36,7 @@ Exchange::Exchange(Service service, const Limits &limits, std::unique_ptr<Loop> 
     budget_.max = limits_.buffered_bytes;
     budget_.exceeded = [this] {
         while (budget_.used > budget_.max) {
-            if (!(listener_ && listener_->dropLargest()) && !client_->dropLargest()) return;
+            if (!(listener_ && listener_->dropCostliest()) && !(client_ && client_->dropLargest())) return;
         }
     };
 }
@@ -81,19 +81,21 @@ Exchange::retry() {
 }
 
 Status
-Exchange::load(const std::string &name, const std::string &host, int port, std::string_view blob) {
-    return start(host, port, {Call::Kind::kLoad, name, wire::encodeFrame(wire::Verb::kLoad, blob), {}});
+Exchange::load(const std::string &name, const std::string &host, int port, Blob blob) {
+    auto head = wire::encodeFrameHead(wire::Verb::kLoad, blob->size());
+    return start(host, port, {Call::Kind::kLoad, name, std::move(head), std::move(blob), {}});
 }
 
 Status
 Exchange::fetch(const std::string &name, const std::string &host, int port, const std::string &agent) {
-    return start(host, port, {Call::Kind::kFetch, name, wire::encodeFrame(wire::Verb::kSend, {}), agent});
+    return start(host, port, {Call::Kind::kFetch, name, wire::encodeFrame(wire::Verb::kSend, {}), nullptr, agent});
 }
 
 Status
 Exchange::invalidate(const std::string &name, const std::string &host, int port) {
-    return start(host, port,
-                 {Call::Kind::kInvalidate, name, wire::encodeFrame(wire::Verb::kInvalidate, service_.agent), {}});
+    return start(
+        host, port,
+        {Call::Kind::kInvalidate, name, wire::encodeFrame(wire::Verb::kInvalidate, service_.agent), nullptr, {}});
 }
 
 Status

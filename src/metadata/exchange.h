@@ -39,7 +39,7 @@ public:
     /// The three calls return at once; `name` is the API's for it. INVALID_PARAM: the address. NO_MEMORY: too many
     /// calls to it are open.
     Status
-    load(const std::string &name, const std::string &host, int port, std::string_view blob);
+    load(const std::string &name, const std::string &host, int port, Blob blob);
     Status
     fetch(const std::string &name, const std::string &host, int port, const std::string &agent);
     Status

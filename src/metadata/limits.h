@@ -10,10 +10,13 @@
 namespace nx::metadata {
 
 struct Limits {
-    /// Connections that others opened to us. One more, and the oldest that never sent a whole message goes; if there is
-    /// none, the one that was quiet for longest.
-    size_t guests = 256;
-    /// Memory of frames that are not whole yet, all connections together. Beyond it the largest goes.
+    /// Connections that others opened to us and that never sent a whole message. One more, and the oldest goes of the
+    /// network that has most of them.
+    size_t unproven_guests = 256;
+    /// Those that did. One more, and the one goes that was quiet for longest, of the network that has most of them.
+    size_t proven_guests = 256;
+    /// Memory of what arrives and is not dealt with, and of the metadata that is sent (each version once, however many
+    /// take it), all connections together. Beyond it the guest that costs most goes, of the network that costs most.
     size_t buffered_bytes = size_t{256} << 20;
     /// Memory of metadata that waits for a backend in common, all guests together. Beyond it, no more waits.
     size_t held_bytes = size_t{64} << 20;

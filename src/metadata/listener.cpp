@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -18,6 +19,8 @@ namespace {
 constexpr int kBacklog = 1024;
 // How long nobody is taken in when the process has no descriptors left and no guest can be dropped.
 constexpr std::chrono::milliseconds kPause{100};
+// After so many, those that are here get their turn: who has spoken is heard before others can push him out.
+constexpr int kTurnGuests = 16;
 constexpr std::chrono::seconds kLogPeriod{10};
 constexpr unsigned kLogLinesPerPeriod = 20;
 
@@ -100,7 +103,7 @@ Listener::~Listener() {
 
 void
 Listener::accept() {
-    for (;;) {
+    for (int taken = 0; taken < kTurnGuests; ++taken) {
         SocketAddress from;
         from.size = sizeof from.storage;
         Fd socket(::accept4(socket_.get(), reinterpret_cast<sockaddr *>(&from.storage), &from.size,
@@ -109,7 +112,7 @@ Listener::accept() {
             if (errno == EINTR || errno == ECONNABORTED) continue;
             if (!outOfDescriptors(errno)) return;
             const auto why = withErrno("taking in a connection", errno);
-            if (dropQuietest()) continue;
+            if (dropUnproven() || dropProven()) continue;
             complain(why + "; trying again every " + std::to_string(kPause.count()) + " ms");
             loop_.change(socket_.get(), 0);
             pause_ = loop_.after(kPause, [this] {
@@ -118,33 +121,77 @@ Listener::accept() {
             });
             return;
         }
-        if (guests_.size() >= limits_.guests) dropQuietest();
+        if (count(false) >= limits_.unproven_guests) dropUnproven();
         auto channel = Channel::open(loop_, std::move(socket), from.text(), limits_, budget_, *this, limits_.first);
         if (channel.ok()) {
-            guests_.push_back({*std::move(channel), {}});
+            guests_.push_back({*std::move(channel), from.network()});
         } else {
             complain("connection from " + from.text() + ": " + channel.message());
         }
     }
 }
 
-/// One that never sent a whole message goes before those that did.
+/// The guest that costs most among those of the network that costs most, so that nobody can push out others with what
+/// he costs himself. Of equals the one that was quiet for longest. end(): none costs anything.
+template<class Cost>
+Listener::Guests::iterator
+Listener::costliest(Cost cost) {
+    std::map<std::string_view, size_t> networks;
+    for (const auto &guest : guests_) networks[guest.network] += cost(guest);
+    auto found = guests_.end();
+    std::pair<size_t, size_t> most{};
+    for (auto guest = guests_.begin(); guest != guests_.end(); ++guest) {
+        const size_t own = cost(*guest);
+        const std::pair all{networks[guest->network], own};
+        if (own == 0 || all <= most) continue;
+        most = all;
+        found = guest;
+    }
+    return found;
+}
+
+/// What would be free without the guest. The metadata as it is now is everybody's; older versions are their takers'.
+size_t
+Listener::memoryOf(const Guest &guest) const {
+    const auto answer = guest.answer.lock();
+    const bool old = answer && answer != published_.lock();
+    const size_t takers = old ? static_cast<size_t>(answer.use_count()) - 1 : 1;
+    return guest.channel->buffered() + (old ? answer->size() / std::max<size_t>(takers, 1) : 0);
+}
+
 bool
-Listener::dropQuietest() {
-    auto guest = std::find_if(guests_.begin(), guests_.end(), [](const auto &g) { return !g.channel->proven(); });
-    if (guest == guests_.end()) guest = guests_.begin();
+Listener::dropCostliest() {
+    const auto guest = costliest([this](const Guest &g) { return memoryOf(g); });
     if (guest == guests_.end()) return false;
-    drop(guest, "there are too many");
+    drop(guest,
+         "all connections together hold " + std::to_string(budget_.used) + " bytes, more than " +
+             std::to_string(budget_.max));
+    return true;
+}
+
+size_t
+Listener::count(bool proven) const {
+    return static_cast<size_t>(
+        std::count_if(guests_.begin(), guests_.end(), [&](const auto &g) { return g.channel->proven() == proven; }));
+}
+
+bool
+Listener::dropUnproven() {
+    const auto guest = costliest([](const Guest &g) -> size_t { return g.channel->proven() ? 0 : 1; });
+    if (guest == guests_.end()) return false;
+    drop(guest, "it has sent no message, and there are too many such connections");
     return true;
 }
 
 bool
-Listener::dropLargest() {
-    const auto guest = std::max_element(guests_.begin(), guests_.end(), [](const auto &a, const auto &b) {
-        return a.channel->buffered() < b.channel->buffered();
-    });
-    if (guest == guests_.end() || guest->channel->buffered() == 0) return false;
-    drop(guest, "unfinished messages hold " + std::to_string(budget_.used) + " bytes");
+Listener::dropProven() {
+    const auto guest = costliest([](const Guest &g) -> size_t { return g.channel->proven() ? 1 : 0; });
+    if (guest == guests_.end()) return false;
+    // Agents make a lost connection again when they need it: of many peers that is nobody's fault.
+    NIXL_INFO << "MD listener: agent " << quoted(service_.agent) << ": connection from " << guest->channel->peer()
+              << " was closed: it was quiet for longest, and there are too many";
+    guest->channel->close();
+    guests_.erase(guest);
     return true;
 }
 
@@ -177,8 +224,10 @@ void
 Listener::onMessage(Channel &channel, const wire::Message &message) {
     const auto guest = find(channel);
     guests_.splice(guests_.end(), guests_, guest);
-    if (serve(channel, message, mayWait(message.payload.size()))) return;
-    guest->held = {message.verb, std::string(message.payload)};
+    if (count(true) > limits_.proven_guests) dropProven();
+    // It came before the backend it needs: its channel is on hold, so that what follows keeps its order.
+    if (serve(*guest, message, mayWait(message.payload.size()))) return;
+    guest->held = message;
     channel.hold();
     if (settle_ != 0) return;
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(settled_ - Loop::Clock::now());
@@ -187,10 +236,10 @@ Listener::onMessage(Channel &channel, const wire::Message &message) {
 
 void
 Listener::retry() {
-    for (auto &[channel, held] : guests_) {
-        if (!held || !serve(*channel, {held->verb, held->payload}, Loop::Clock::now() < settled_)) continue;
-        held.reset();
-        channel->release();
+    for (auto &guest : guests_) {
+        if (!guest.held || !serve(guest, *guest.held, Loop::Clock::now() < settled_)) continue;
+        guest.held.reset();
+        guest.channel->release();
     }
 }
 
@@ -204,10 +253,11 @@ Listener::mayWait(size_t bytes) const {
 
 /// False only if it may wait: it came too early.
 bool
-Listener::serve(Channel &channel, const wire::Message &message, bool may_wait) {
+Listener::serve(Guest &guest, const wire::Message &message, bool may_wait) {
+    Channel &channel = *guest.channel;
     switch (message.verb) {
     case wire::Verb::kLoad: return load(channel, message.payload, may_wait);
-    case wire::Verb::kSend: return publish(channel, may_wait);
+    case wire::Verb::kSend: return publish(guest, may_wait);
     case wire::Verb::kInvalidate: {
         const std::string agent(message.payload);
         if (auto status = service_.invalidate(agent); !status.ok()) {
@@ -239,14 +289,32 @@ Listener::load(Channel &channel, std::string_view blob, bool may_wait) {
 }
 
 bool
-Listener::publish(Channel &channel, bool may_wait) {
-    auto blob = service_.publish();
-    if (!blob.ok()) {
+Listener::publish(Guest &guest, bool may_wait) {
+    auto made = service_.publish();
+    if (!made.ok()) {
         if (may_wait) return false;
-        NIXL_INFO << "MD listener: nothing to publish to " << channel.peer() << ": " << blob.message();
+        NIXL_INFO << "MD listener: nothing to publish to " << guest.channel->peer() << ": " << made.message();
     }
-    channel.send(wire::encodeFrame(wire::Verb::kLoad, blob.ok() ? *blob : ""));
+    const auto blob = made.ok() ? counted(*std::move(made)) : nullptr;
+    guest.answer = blob;
+    guest.channel->send(wire::encodeFrameHead(wire::Verb::kLoad, blob ? blob->size() : 0), blob);
     return true;
+}
+
+/// The blob, in the budget until nobody takes it any more.
+Blob
+Listener::counted(Blob blob) {
+    if (auto known = published_.lock(); known.get() == blob.get()) return known;
+    budget_.used += blob->size();
+    const auto *bytes = blob.get();
+    Blob counted(bytes, [&budget = budget_, blob = std::move(blob)](const auto *) { budget.used -= blob->size(); });
+    published_ = counted;
+    // Later, since the caller may be in the middle of using its guest.
+    if (budget_.used > budget_.max)
+        loop_.post([&budget = budget_] {
+            if (budget.used > budget.max) budget.exceeded();
+        });
+    return counted;
 }
 
 void

@@ -31,20 +31,16 @@ public:
     void
     retry();
 
-    /// Closes the guest with the most memory in unfinished frames. False if there is none.
+    /// Makes room in the budget: closes the guest that costs most. False if none costs anything.
     bool
-    dropLargest();
+    dropCostliest();
 
 private:
-    /// A message that came before the backend it needs. Its channel is on hold, so what follows keeps its order.
-    struct Held {
-        wire::Verb verb;
-        std::string payload;
-    };
-
     struct Guest {
         std::shared_ptr<Channel> channel;
-        std::optional<Held> held;
+        std::string network;                 ///< SocketAddress::network()
+        std::optional<wire::Message> held{}; ///< its payload is the channel's
+        std::weak_ptr<const std::string> answer{};
     };
     using Guests = std::list<Guest>;
 
@@ -59,18 +55,29 @@ private:
 
     void
     accept();
+    template<class Cost>
+    Guests::iterator
+    costliest(Cost cost);
+    size_t
+    memoryOf(const Guest &guest) const;
+    size_t
+    count(bool proven) const;
     bool
-    dropQuietest();
+    dropUnproven();
+    bool
+    dropProven();
     void
     drop(Guests::iterator guest, const std::string &why);
+    Blob
+    counted(Blob blob);
     Guests::iterator
     find(const Channel &channel);
     bool
-    serve(Channel &channel, const wire::Message &message, bool may_wait);
+    serve(Guest &guest, const wire::Message &message, bool may_wait);
     bool
     load(Channel &channel, std::string_view blob, bool may_wait);
     bool
-    publish(Channel &channel, bool may_wait);
+    publish(Guest &guest, bool may_wait);
     bool
     mayWait(size_t bytes) const;
     void
@@ -82,7 +89,8 @@ private:
     const Limits &limits_;
     Budget &budget_;
     const Service &service_;
-    Guests guests_; ///< the one that was quiet for longest first
+    Guests guests_;                              ///< the one that was quiet for longest first
+    std::weak_ptr<const std::string> published_; ///< the version that was sent last, counted in the budget
     Loop::Timer pause_ = 0;
     const Loop::Clock::time_point settled_; ///< from then on nothing is held
     Loop::Timer settle_ = 0;

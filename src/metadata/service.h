@@ -6,12 +6,16 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
 
 namespace nx::metadata {
+
+/// Metadata as it is sent. Whoever sends the same shares it.
+using Blob = std::shared_ptr<const std::string>;
 
 struct Loaded {
     Status status;
@@ -23,7 +27,7 @@ struct Loaded {
 struct Service {
     std::string agent; ///< the own name
     std::function<Loaded(std::string_view blob)> load;
-    std::function<Result<std::string>()> publish; ///< the own metadata
+    std::function<Result<Blob>()> publish; ///< the own metadata; the same blob until something changed
     std::function<Status(const std::string &agent)> invalidate;
 };
 

@@ -19,8 +19,6 @@ constexpr size_t kLengthBytes = sizeof(uint64_t);
 constexpr size_t kHeadBytes = kMark.size() + kVerbBytes; // of the body
 constexpr size_t kSentenceBytesMax = 2048;
 constexpr size_t kAnswerBytesMax = 2 * kSentenceBytesMax;
-// Above this an emptied buffer is given back.
-constexpr size_t kKeptBytes = 64 << 10;
 
 struct VerbRule {
     Verb verb;
@@ -43,16 +41,20 @@ notAFrame(const std::string &why) {
 } // namespace
 
 std::string
-encodeFrame(Verb verb, std::string_view payload) {
+encodeFrameHead(Verb verb, size_t payload_bytes) {
     const auto rule = std::find_if(kRules.begin(), kRules.end(), [&](const auto &r) { return r.verb == verb; });
-    const uint64_t length = kHeadBytes + payload.size();
-    std::string frame;
-    frame.reserve(kLengthBytes + length);
-    frame.append(reinterpret_cast<const char *>(&length), sizeof length);
-    frame.append(kMark);
-    frame.append(rule->name);
-    frame.append(payload);
-    return frame;
+    const uint64_t length = kHeadBytes + payload_bytes;
+    std::string head;
+    head.reserve(kLengthBytes + kHeadBytes);
+    head.append(reinterpret_cast<const char *>(&length), sizeof length);
+    head.append(kMark);
+    head.append(rule->name);
+    return head;
+}
+
+std::string
+encodeFrame(Verb verb, std::string_view payload) {
+    return encodeFrameHead(verb, payload.size()).append(payload);
 }
 
 std::string
@@ -87,8 +89,7 @@ Result<std::optional<Message>>
 FrameReader::next() {
     if (taken_ == buffer_.size() && taken_ > 0) {
         taken_ = 0;
-        buffer_.clear();
-        if (buffer_.capacity() > kKeptBytes) std::string().swap(buffer_);
+        std::string().swap(buffer_);
     }
     const std::string_view here = std::string_view(buffer_).substr(taken_);
     if (here.size() < kLengthBytes) return std::optional<Message>();

@@ -25,6 +25,9 @@ struct Message {
     std::string_view payload;
 };
 
+/// What stands before the payload of a frame.
+std::string
+encodeFrameHead(Verb verb, size_t payload_bytes);
 std::string
 encodeFrame(Verb verb, std::string_view payload);
 
@@ -47,8 +50,9 @@ public:
     void
     add(std::string_view bytes);
 
-    /// The next whole message; its payload stays valid until the next call. Nothing: more bytes are needed. MISMATCH:
-    /// the bytes are no frame, found as early as they show it; the reader is of no use any more.
+    /// The next whole message; its payload stays valid until the next call of a function that is not const. Nothing:
+    /// more bytes are needed. MISMATCH: the bytes are no frame, found as early as they show it; the reader is of no
+    /// use any more.
     Result<std::optional<Message>>
     next();
 
@@ -58,10 +62,10 @@ public:
         return buffer_.size() > taken_;
     }
 
-    /// Memory held, in bytes.
+    /// Memory held, in bytes: none between messages.
     size_t
     capacity() const noexcept {
-        return buffer_.capacity();
+        return buffer_.empty() ? 0 : buffer_.capacity();
     }
 
 private:
