@@ -66,13 +66,16 @@ isPolled(std::string_view call) {
 
 } // namespace
 
-nixlAgentData::nixlAgentData(const std::string &agent_name, const nixlAgentConfig &agent_config)
+nixlAgentData::nixlAgentData(const std::string &agent_name,
+                             const nixlAgentConfig &agent_config,
+                             const nx::agent::PeerLimits &limits_of_peers)
     : name(agent_name),
       config(agent_config),
       incarnation(randomIncarnation()),
       fork_generation(forkGeneration()),
       measures(nx::agent::telemetryWanted(agent_config)),
       stall_limit(stallLimit()),
+      peer_limits(limits_of_peers),
       backend_handles(1, ++agent_count),
       lists(2, agent_count),
       requests(3, agent_count),

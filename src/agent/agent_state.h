@@ -52,7 +52,9 @@ using PeerMap = std::unordered_map<std::string, std::shared_ptr<Peer>>;
 
 class nixlAgentData {
 public:
-    nixlAgentData(const std::string &name, const nixlAgentConfig &config);
+    nixlAgentData(const std::string &name,
+                  const nixlAgentConfig &config,
+                  const nx::agent::PeerLimits &peer_limits = {});
     ~nixlAgentData();
 
     nixlAgentData(const nixlAgentData &) = delete;
@@ -126,8 +128,29 @@ public:
     publishedMetadata();
     nx::Result<std::string>
     localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const;
+    /// Does not wait. If it says no, the peer's metadata may be fetched again behind it.
     bool
-    remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const;
+    remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs);
+    /// Begins to fetch a peer's metadata once more, if it is known where and the last time was not just now.
+    void
+    beginRefetch(const std::shared_ptr<nx::agent::Peer> &peer);
+    /// attempt(lacking) puts into `lacking` the peer of whom a range is not known. Then it gets a second chance with
+    /// metadata that is newer, if there is any. Holds no lock while it waits.
+    template<class Attempt>
+    nx::Status
+    withFreshMetadata(Attempt attempt) {
+        std::shared_ptr<nx::agent::Peer> lacking;
+        auto status = attempt(lacking);
+        if (status.ok() || !lacking) return status;
+        beginRefetch(lacking);
+        const auto told = lacking->origin.wait();
+        if (told.look_again) {
+            lacking = nullptr;
+            status = attempt(lacking);
+            if (status.ok() || !lacking) return status;
+        }
+        return {status.code(), status.message() + "; " + told.sentence};
+    }
     /// Throws std::runtime_error if it cannot.
     void
     listen(uint16_t port);
@@ -200,6 +223,7 @@ public:
     const uint64_t fork_generation;
     const bool measures;                         ///< telemetry was asked for: every transfer is timed
     const std::chrono::milliseconds stall_limit; ///< of new requests
+    const nx::agent::PeerLimits peer_limits;
 
     // Self-synchronised:
     nx::Snapshot<nx::agent::Local> local_state; ///< replaced under local_mutex
@@ -216,6 +240,7 @@ public:
     // Changed under peers_mutex:
     mutable std::mutex peers_mutex;
     mutable nx::Snapshot<nx::agent::PeerMap> peers;
+    mutable size_t peers_bytes = 0; ///< what is held of all of them
 
     // Guarded by exchange_mutex, taken last:
     std::mutex exchange_mutex;
@@ -259,6 +284,28 @@ private:
     forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const;
     nx::Status
     loadLocked(const nx::wire::Metadata &metadata);
+    template<class Desc>
+    nx::Status
+    prepareOnce(bool is_local,
+                const std::string &agent,
+                nixl_mem_t memory,
+                std::span<const Desc> elements,
+                nixlDlistH *&handle,
+                const nixl_opt_args_t *args,
+                std::shared_ptr<nx::agent::Peer> &lacking);
+    nx::Status
+    createOnce(nixl_xfer_op_t operation,
+               const nixl_xfer_dlist_t &local,
+               const nixl_xfer_dlist_t &remote,
+               const std::string &agent,
+               nixlXferReqH *&handle,
+               const nixl_opt_args_t *args,
+               std::shared_ptr<nx::agent::Peer> &lacking);
+    nx::Status
+    prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
+                       nixlMemViewH &view,
+                       const nixl_opt_args_t *args,
+                       std::shared_ptr<nx::agent::Peer> &lacking);
     nx::Status
     finishRequest(nx::agent::TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args);
 };

@@ -191,6 +191,26 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         }
     }
 
+    const auto grown = [&] {
+        auto held = known ? known->held : nx::agent::Holding{};
+        for (const auto &[backend, connection] : new_connections) {
+            const auto *info = peerInfoFor(metadata, backend->type);
+            held.bytes += connection->info.size() + (info ? info->size() : 0);
+        }
+        for (const auto &[key, ranges] : new_ranges) {
+            held.windows += ranges.size();
+            for (const auto *range : ranges) held.bytes += sizeof(nixlBasicDesc) + range->metaInfo.size();
+        }
+        return held;
+    };
+    const auto &earlier = known ? known : replaced;
+    const auto known_peers = peers.get();
+    if (auto status = nx::agent::admit(peer_limits, grown(), known_peers->size() - (earlier ? 1 : 0),
+                                       peers_bytes - (earlier ? earlier->held.bytes : 0));
+        !status.ok()) {
+        return std::move(status).withContext("the metadata of agent " + nx::quoted(metadata.agent) + " is refused");
+    }
+
     // From here on backends change; what was done is undone on failure. A replaced start goes first, because a
     // backend knows one start of a name at a time: it cannot be undone, so the new one is judged before.
     if (replaced) {
@@ -252,6 +272,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     if (connected.empty() && !known) {
         return {NIXL_ERR_BACKEND, "no common backend found: none of those in common reaches agent " + shown};
     }
+    const auto held = grown();
     Sections next = *sections_before;
     for (auto &[key, ranges] : new_ranges) {
         std::vector<std::shared_ptr<Window>> windows;
@@ -275,6 +296,8 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     if (metadata.trailer) peer->incarnation = metadata.trailer->incarnation;
     Connections connections_now = *connections_before;
     for (const auto &[backend, connection] : new_connections) connections_now[backend->type] = connection->info;
+    peers_bytes += held.bytes - peer->held.bytes;
+    peer->held = held;
     peer->connections.set(std::move(connections_now));
     peer->sections.set(std::move(next));
     if (!known) {
@@ -289,6 +312,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
 void
 nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
     peer->alive.store(false, std::memory_order_release);
+    peers_bytes -= std::exchange(peer->held, {}).bytes;
     const auto sections_before = peer->sections.get();
     for (const auto &[key, index] : *sections_before) {
         index.forEach([](const auto &entry) { entry.window->revoke(); });

@@ -232,6 +232,176 @@ TEST_F(Listener, APeerMayBeQuickerThanTheAgentsFirstBackend) {
     ::close(socket);
 }
 
+// ---- Metadata that is older than what the peer has -----------------------------------------------------------------
+
+TEST_F(Listener, WhatThePeerRegisteredAfterTheFetchIsFetchedByTheCallThatNeedsIt) {
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    registerBoth();
+    EXPECT_TRUE(transferWorks(1)) << nixlx::lastError();
+
+    // Not more than once a second: the refusals until then tell why.
+    Buffer z(4096);
+    require(pair.b->registerMem(registrationOf({z.desc()})), "register more at B");
+    nixlDlistH *list = nullptr;
+    std::string refusal;
+    EXPECT_TRUE(eventually([&] {
+        const auto status = pair.a->prepXferDlist("B", listOf({z.desc()}), list);
+        if (status == NIXL_ERR_NOT_FOUND) refusal = nixlx::lastError();
+        return status == NIXL_SUCCESS;
+    }));
+    if (!refusal.empty()) {
+        EXPECT_THAT(refusal,
+                    HasSubstr("the peer may have registered since; its metadata was fetched again from "
+                              "127.0.0.1:"));
+    }
+    require(pair.a->releasedDlistH(list), "release");
+}
+
+TEST_F(Listener, AskingWhetherMetadataHasComeFetchesItInTheBackground) {
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    registerBoth();
+    EXPECT_TRUE(eventually([&] { return pair.a->checkRemoteMD("B", listOf({y.desc()})) == NIXL_SUCCESS; }));
+}
+
+TEST_F(Listener, WhatIsNoLongerRegisteredIsNoLongerPublished) {
+    registerBoth();
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    require(pair.b->deregisterMem(registrationOf({y.desc()})), "deregister");
+    PairedAgent c("C", listening());
+    ASSERT_EQ(c->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(c->waitMetadata(kLong), NIXL_SUCCESS);
+    EXPECT_EQ(c->checkRemoteMD("B", {DRAM_SEG}), NIXL_SUCCESS);
+    EXPECT_EQ(c->checkRemoteMD("B", listOf({y.desc()})), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Listener, WhoseMetadataWasSentHereIsNotFetchedAndTheSentenceSaysWhatToDo) {
+    const auto to_a = pair.a.address();
+    ASSERT_EQ(pair.b->sendLocalMD(&to_a), NIXL_SUCCESS);
+    ASSERT_EQ(pair.b->waitMetadata(kLong), NIXL_SUCCESS);
+    registerBoth();
+    nixlXferReqH *request = nullptr;
+    nixlDlistH *list = nullptr;
+    EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request),
+              NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("the peer may have registered since; fetch its metadata again"));
+    EXPECT_EQ(pair.a->prepXferDlist("B", listOf({y.desc()}), list), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("the peer may have registered since; fetch its metadata again"));
+    Buffer unregistered(64);
+    EXPECT_EQ(
+        pair.a->createXferReq(NIXL_WRITE, listOf({unregistered.desc()}), listOf({unregistered.desc()}), "B", request),
+        NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Listener, ARangeThatIsMissingHereIsNoReasonToFetch) {
+    registerBoth();
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &to_b), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    Buffer unregistered(4096);
+    nixlXferReqH *request = nullptr;
+    EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({unregistered.desc()}), listOf({y.desc()}), "B", request),
+              NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), ::testing::Not(HasSubstr("fetch")));
+}
+
+/// A listening socket whose other end is the test: an agent that says what it is told to say.
+class Puppet {
+public:
+    Puppet() : listening_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        EXPECT_EQ(::bind(listening_, reinterpret_cast<sockaddr *>(&address), size), 0);
+        EXPECT_EQ(::listen(listening_, 16), 0);
+        EXPECT_EQ(::getsockname(listening_, reinterpret_cast<sockaddr *>(&address), &size), 0);
+        args.ipAddr = "127.0.0.1";
+        args.port = ntohs(address.sin_port);
+    }
+    ~Puppet() {
+        close();
+    }
+
+    /// Answers the first question on a new connection.
+    void
+    answerOnce(const std::string &blob) {
+        connection_ = ::accept4(listening_, nullptr, nullptr, SOCK_CLOEXEC);
+        hearQuestion();
+        const std::string body = "NIXLCOMM:LOAD" + blob;
+        const uint64_t length = body.size();
+        const std::string frame = std::string(reinterpret_cast<const char *>(&length), sizeof length) + body;
+        EXPECT_EQ(::send(connection_, frame.data(), frame.size(), MSG_NOSIGNAL), static_cast<ssize_t>(frame.size()));
+    }
+
+    void
+    hearQuestion() {
+        char question[8 + 13];
+        EXPECT_EQ(::recv(connection_, question, sizeof question, MSG_WAITALL), static_cast<ssize_t>(sizeof question));
+    }
+
+    bool
+    hasHeardMore() const {
+        char byte;
+        return ::recv(connection_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    }
+
+    void
+    close() {
+        for (int *socket : {&connection_, &listening_}) {
+            if (*socket >= 0) ::close(std::exchange(*socket, -1));
+        }
+    }
+
+    nixl_opt_args_t args; ///< its address
+
+private:
+    int listening_, connection_ = -1;
+};
+
+TEST_F(Listener, ManyThreadsThatLackARangeWaitForOneFetchAndNotForLong) {
+    Puppet puppet;
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &puppet.args), NIXL_SUCCESS);
+    puppet.answerOnce(pair.b.metadata());
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    registerBoth();
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 4; ++i) {
+        threads.emplace_back([&] {
+            nixlXferReqH *request = nullptr;
+            EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request),
+                      NIXL_ERR_NOT_FOUND);
+            EXPECT_THAT(nixlx::lastError(), HasSubstr("without an answer within 2000 ms"));
+        });
+    }
+    puppet.hearQuestion();
+    EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({y.desc()})), NIXL_ERR_NOT_FOUND) << "it does not wait";
+    for (auto &thread : threads) thread.join();
+    EXPECT_FALSE(puppet.hasHeardMore());
+    pair.a.agent.reset(); // with the fetch still under way
+}
+
+TEST_F(Listener, ADeadPeersRefusalSaysBoth) {
+    Puppet puppet;
+    ASSERT_EQ(pair.a->fetchRemoteMD("B", &puppet.args), NIXL_SUCCESS);
+    puppet.answerOnce(pair.b.metadata());
+    ASSERT_EQ(pair.a->waitMetadata(kLong), NIXL_SUCCESS);
+    registerBoth();
+    puppet.close();
+    nixlXferReqH *request = nullptr;
+    EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request),
+              NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("remote agent has no DRAM_SEG registered"));
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("and that failed: "));
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("Connection refused"));
+    EXPECT_EQ(pair.a->waitMetadata(0ms), NIXL_SUCCESS) << "no call of the program's failed";
+}
+
 // W1, W2, W13 and others: frames whose blob is hostile. The recorded ones of the fuzz corpus are sent too, by
 // tests/fuzz.
 TEST_F(Listener, HostileBlobsChangeNothing) {

@@ -34,10 +34,20 @@ viewFailed(const Backend &backend, nixl_status_t status) {
 
 Status
 nixlAgentData::prepRemoteView(const nixl_remote_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
+    return withFreshMetadata(
+        [&](std::shared_ptr<nx::agent::Peer> &lacking) { return prepRemoteViewOnce(descs, view, args, lacking); });
+}
+
+Status
+nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
+                                  nixlMemViewH &view,
+                                  const nixl_opt_args_t *args,
+                                  std::shared_ptr<nx::agent::Peer> &lacking) {
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
     std::string reasons;
     bool any_real = false;
+    std::shared_ptr<nx::agent::Peer> without;
     for (const auto &backend : *usable) {
         nixl_remote_meta_dlist_t list(descs.getType());
         std::string why;
@@ -59,6 +69,7 @@ nixlAgentData::prepRemoteView(const nixl_remote_dlist_t &descs, nixlMemViewH &vi
             const auto it = sections_now->find({descs.getType(), backend->order});
             const auto *entry = it == sections_now->end() ? nullptr : it->second.covering(desc);
             if (!entry) {
+                without = peer;
                 why = "element " + std::to_string(i) + " is not inside memory registered with it";
                 break;
             }
@@ -80,6 +91,7 @@ nixlAgentData::prepRemoteView(const nixl_remote_dlist_t &descs, nixlMemViewH &vi
         view = made;
         return {};
     }
+    lacking = std::move(without);
     return refused(reasons);
 }
 

@@ -92,6 +92,9 @@ serviceOf(nixlAgentData &data) {
         if (!status.ok()) return status;
         return blob;
     };
+    service.fetched = [&data](const std::string &agent, const nx::metadata::Endpoint &from) {
+        if (const auto peer = data.findPeer(agent)) peer->origin.learn(from);
+    };
     service.invalidate = [&data](const std::string &agent) {
         return guarded([&] { return data.invalidateRemote(agent); });
     };
@@ -194,7 +197,7 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
 }
 
 bool
-nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const {
+nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) {
     if (agent == name) {
         if (!descs.isEmpty()) return false;
         const auto local = local_state.get();
@@ -213,7 +216,20 @@ nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t 
             return true;
         }
     }
+    beginRefetch(peer); // programs ask until it has come
     return false;
+}
+
+void
+nixlAgentData::beginRefetch(const std::shared_ptr<nx::agent::Peer> &peer) {
+    const auto from = peer->origin.begin();
+    if (!from) return;
+    nx::metadata::Exchange *fetcher;
+    {
+        std::lock_guard lock(exchange_mutex);
+        fetcher = exchange.get(); // it is where the address comes from
+    }
+    fetcher->refetch(*from, peer->name, [peer](const Status &outcome) { peer->origin.finish(outcome); });
 }
 
 Result<nx::metadata::Exchange *>

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "agent/backend.h"
+#include "agent/origin.h"
+#include "agent/peer_limits.h"
 #include "base/snapshot.h"
 #include "memory/range_index.h"
 #include "wire/metadata.h"
@@ -45,8 +47,11 @@ struct Peer {
     /// True once a backend reported that the connection is lost (as opposed to the user removing the peer).
     std::atomic<bool> lost{false};
 
+    Origin origin;
+
     // Guarded by the agent's peers mutex:
     wire::Incarnation incarnation{}; ///< zeros: a peer without trailer
+    Holding held;
 };
 
 } // namespace nx::agent

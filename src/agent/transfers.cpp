@@ -22,6 +22,10 @@ using nx::memory::Side;
 
 namespace {
 
+// Of a list that was prepared before.
+constexpr const char *kPrepareAgain =
+    " (if the peer may have registered since, fetch its metadata again and prepare the list again)";
+
 std::string
 noSection(const std::string &whose, nixl_mem_t memory) {
     return whose + " has no " + nixlEnumStrings::memTypeStr(memory) + " registered with it";
@@ -83,6 +87,20 @@ nixlAgentData::prepare(bool is_local,
                        std::span<const Desc> elements,
                        nixlDlistH *&handle,
                        const nixl_opt_args_t *args) {
+    return withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
+        return prepareOnce(is_local, agent, memory, elements, handle, args, lacking);
+    });
+}
+
+template<class Desc>
+Status
+nixlAgentData::prepareOnce(bool is_local,
+                           const std::string &agent,
+                           nixl_mem_t memory,
+                           std::span<const Desc> elements,
+                           nixlDlistH *&handle,
+                           const nixl_opt_args_t *args,
+                           std::shared_ptr<Peer> &lacking) {
     if (dropped_count.load(std::memory_order_relaxed)) reapDropped();
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
@@ -114,6 +132,7 @@ nixlAgentData::prepare(bool is_local,
     }
     if (list->faces.empty()) {
         if (!invalid.ok()) return invalid;
+        lacking = place->peer;
         std::vector<nixlx::Candidate> reasons;
         for (const auto &[backend, why] : list->refused) reasons.push_back({backend, false, -1, why});
         return noBackend(reasons, NIXL_ERR_NOT_FOUND, "no backend covers the whole list");
@@ -187,7 +206,8 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
         const auto *r = faceOf(*remote_list, *backend);
         nx::route::Option option{backend->type, l && r, "", {}};
         if (!l) option.obstacle = "does not cover the local list";
-        else if (!r) option.obstacle = "does not cover the remote list";
+        else if (!r)
+            option.obstacle = "does not cover the remote list" + std::string(remote_list->peer ? kPrepareAgain : "");
         else ++common;
         options.push_back(std::move(option));
         sides.emplace_back(l ? &l->side : nullptr, r ? &r->side : nullptr);
@@ -266,6 +286,19 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
         return {NIXL_ERR_INVALID_PARAM, "operation " + std::to_string(operation) + " is neither READ nor WRITE"};
     }
     if (dropped_count.load(std::memory_order_relaxed)) reapDropped();
+    return withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
+        return createOnce(operation, local, remote, agent, handle, args, lacking);
+    });
+}
+
+Status
+nixlAgentData::createOnce(nixl_xfer_op_t operation,
+                          const nixl_xfer_dlist_t &local,
+                          const nixl_xfer_dlist_t &remote,
+                          const std::string &agent,
+                          nixlXferReqH *&handle,
+                          const nixl_opt_args_t *args,
+                          std::shared_ptr<Peer> &lacking) {
     auto usable = candidates(args);
     if (!usable.ok()) return std::move(usable).status();
     if (local.descCount() != remote.descCount()) {
@@ -296,12 +329,14 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
     const std::span<const nixlBasicDesc> remote_elements(remote.begin(), remote.end());
     std::vector<nx::route::Option> options;
     std::vector<std::unique_ptr<nx::memory::OwnedPlan>> plans;
+    bool remote_lacks = false;
     for (const auto &backend : *usable) {
         nx::route::Option option{backend->type, false, "", {}};
         auto &made = plans.emplace_back();
         const auto *local_index = own.find(local.getType(), *backend);
         const auto *remote_index = place->find(remote.getType(), *backend);
         if (!local_index || !remote_index) {
+            remote_lacks |= local_index != nullptr;
             option.obstacle = noSection(local_index ? "the remote agent" : "this agent",
                                         local_index ? remote.getType() : local.getType());
         } else {
@@ -311,6 +346,7 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
                 option.obstacle = "local list: " + l.message();
             } else if (!r.ok()) {
                 option.obstacle = "remote list: " + r.message();
+                remote_lacks |= r.code() == NIXL_ERR_NOT_FOUND;
             } else {
                 auto plan = nx::memory::planAll(plan_request, *l, *r);
                 if (!plan.ok()) return std::move(plan).status();
@@ -326,6 +362,7 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
     }
     auto choice = nx::route::choose(options, hinted);
     if (!choice.chosen) {
+        if (remote_lacks) lacking = place->peer;
         return noBackend(choice.candidates, NIXL_ERR_NOT_FOUND, "no backend reaches both sides");
     }
     const auto &backend = (*usable)[*choice.chosen];

@@ -47,7 +47,10 @@ public:
         client_.loop_.cancel(again_timer_);
         const Status ended(NIXL_ERR_CANCELED, "the agent ended before it was done");
         for (auto *calls : {&sent_, &waiting_}) {
-            for (size_t i = 0; i < calls->size(); ++i) client_.ledger_.close(endpoint_.text(), ended);
+            for (const auto &open : *calls) {
+                if (open.call.done) open.call.done(ended);
+                else client_.ledger_.close(endpoint_.text(), ended);
+            }
         }
     }
 
@@ -61,7 +64,8 @@ public:
     hurry() {
         client_.loop_.cancel(again_timer_);
         again_timer_ = 0;
-        if (again_due_) failAll({NIXL_ERR_CANCELED, "the agent ended before it was done"});
+        // Nobody needs at the end what is fetched once more.
+        if (again_due_ || impatient()) failAll({NIXL_ERR_CANCELED, "the agent ended before it was done"});
     }
 
     bool
@@ -72,6 +76,13 @@ public:
     bool
     idle() const {
         return waiting_.empty() && sent_.empty();
+    }
+
+    /// All that wait for a connection wait for a peer that was there before.
+    bool
+    impatient() const {
+        return std::all_of(waiting_.begin(), waiting_.end(),
+                           [](const auto &open) { return open.call.done != nullptr; });
     }
 
     size_t
@@ -179,7 +190,7 @@ private:
     /// A peer that starts at the same time may listen in a moment.
     void
     allRefused() {
-        if (client_.hurried_ || Clock::now() >= connect_due_) {
+        if (client_.hurried_ || impatient() || Clock::now() >= connect_due_) {
             Status why(connect_error_.code(),
                        "P2P backend could not connect to IP " + endpoint_.host + " and port " +
                            std::to_string(endpoint_.port) + ": " + connect_error_.message());
@@ -305,6 +316,7 @@ private:
             NIXL_ERROR << "metadata: agent " << quoted(client_.service_.agent) << ": " << why.message();
             return;
         }
+        if (client_.service_.fetched) client_.service_.fetched(loaded.agent, endpoint_);
         if (asked == sent_.end()) return;
         const Open open = takeSent(asked);
         if (!open.call.agent.empty() && open.call.agent != loaded.agent) {
@@ -411,6 +423,7 @@ private:
 
     void
     done(const Open &open, const Status &outcome) {
+        if (open.call.done) return open.call.done(outcome);
         if (!outcome.ok()) {
             NIXL_ERROR << open.call.name << ": " << outcome.message() << " ("
                        << nixlEnumStrings::statusStr(outcome.code()) << ", agent " << quoted(client_.service_.agent)

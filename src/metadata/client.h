@@ -26,6 +26,9 @@ struct Call {
     std::string frame; ///< what is sent, but for the blob behind it
     Blob blob;         ///< kLoad
     std::string agent; ///< kFetch: whose metadata is wanted; empty: whoever answers
+    /// Takes the outcome instead of the ledger and the log. Nobody waits for such a call's peer to start: it was there
+    /// before.
+    std::function<void(const Status &)> done{};
 };
 
 class Client {
@@ -36,7 +39,7 @@ public:
     Client &
     operator=(const Client &) = delete;
 
-    /// The ledger has it open already.
+    /// The ledger has it open already, unless the call takes its outcome itself.
     void
     start(const Endpoint &endpoint, Call call);
 

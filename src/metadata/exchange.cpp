@@ -91,6 +91,12 @@ Exchange::fetch(const std::string &name, const std::string &host, int port, cons
     return start(host, port, {Call::Kind::kFetch, name, wire::encodeFrame(wire::Verb::kSend, {}), nullptr, agent});
 }
 
+void
+Exchange::refetch(const Endpoint &from, const std::string &agent, std::function<void(const Status &)> done) {
+    Call call{Call::Kind::kFetch, "", wire::encodeFrame(wire::Verb::kSend, {}), nullptr, agent, std::move(done)};
+    loop_->post([this, from, call = std::move(call)] { client_->start(from, call); });
+}
+
 Status
 Exchange::invalidate(const std::string &name, const std::string &host, int port) {
     return start(

@@ -42,6 +42,10 @@ public:
     load(const std::string &name, const std::string &host, int port, Blob blob);
     Status
     fetch(const std::string &name, const std::string &host, int port, const std::string &agent);
+    /// As fetch, for whoever waits for it himself: `done` gets the outcome on the exchange's thread, and neither the
+    /// log nor wait() knows of it. Where nobody listens it fails at once.
+    void
+    refetch(const Endpoint &from, const std::string &agent, std::function<void(const Status &)> done);
     Status
     invalidate(const std::string &name, const std::string &host, int port);
 

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "metadata/endpoint.h"
 
 namespace nx::metadata {
 
@@ -29,6 +30,8 @@ struct Service {
     std::function<Loaded(std::string_view blob)> load;
     std::function<Result<Blob>()> publish; ///< the own metadata; the same blob until something changed
     std::function<Status(const std::string &agent)> invalidate;
+    /// The metadata of `agent` that was loaded last was fetched there. May be empty.
+    std::function<void(const std::string &agent, const Endpoint &from)> fetched;
 };
 
 } // namespace nx::metadata
