@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "wire/notification.h"
 
+#include "wire/limits.h"
 #include "wire/writer.h"
 
 namespace nx::wire {
@@ -12,6 +13,14 @@ constexpr std::string_view kSenderTag = "name";
 constexpr std::string_view kMessageTag = "msg";
 
 } // namespace
+
+Status
+checkNotification(std::string_view message) {
+    if (message.size() <= kNotificationBytesMax) return {};
+    return {NIXL_ERR_INVALID_PARAM,
+            "a notification of " + std::to_string(message.size()) + " bytes is too long; the limit is " +
+                std::to_string(kNotificationBytesMax)};
+}
 
 std::string
 encodeNotification(std::string_view sender, std::string_view message) {

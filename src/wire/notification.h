@@ -16,6 +16,10 @@ struct Notification {
     std::string message;
 };
 
+/// INVALID_PARAM: the message is longer than any notification may be (limits.h).
+Status
+checkNotification(std::string_view message);
+
 std::string
 encodeNotification(std::string_view sender, std::string_view message);
 
