@@ -320,4 +320,8 @@ telemetryWanted(const nixlAgentConfig &config);
 std::optional<std::string>
 requestedNotification(const nixl_opt_args_t *args);
 
+/// INVALID_PARAM: it is longer than any may be.
+Status
+checkNotification(const std::optional<nixl_blob_t> &notification);
+
 } // namespace nx::agent

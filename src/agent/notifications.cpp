@@ -4,6 +4,7 @@
 // Messages between agents.
 #include "agent/agent_state.h"
 #include "base/last_error.h"
+#include "wire/notification.h"
 
 using nx::Snapshot;
 using nx::Status;
@@ -15,6 +16,11 @@ nx::agent::requestedNotification(const nixl_opt_args_t *args) {
     if (args->notif) return *args->notif;
     if (args->hasNotif) return args->notifMsg;
     return {};
+}
+
+Status
+nx::agent::checkNotification(const std::optional<nixl_blob_t> &notification) {
+    return notification ? nx::wire::checkNotification(*notification) : Status();
 }
 
 namespace {
@@ -65,6 +71,7 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
 
 Status
 nixlAgentData::genNotif(const std::string &agent, const std::string &message, const nixl_opt_args_t *args) {
+    if (auto status = nx::wire::checkNotification(message); !status.ok()) return status;
     const bool to_self = agent == name;
     const auto peer = to_self ? nullptr : findPeer(agent);
     const auto connections = peer ? peer->connections.get() : Snapshot<nx::agent::Connections>().get();

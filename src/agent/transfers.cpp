@@ -384,6 +384,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
 
 Status
 nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args) {
+    if (auto status = nx::agent::checkNotification(parts.notification); !status.ok()) return status;
     parts.epoch = &epoch;
     parts.measure = measures;
     parts.recorder = recorder.get();
@@ -422,7 +423,10 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     std::string sentence;
     nixl_status_t status;
     if (args) {
-        status = request->post(nx::agent::requestedNotification(args), sentence);
+        const auto notification = nx::agent::requestedNotification(args);
+        const auto allowed = nx::agent::checkNotification(notification);
+        if (!allowed.ok()) return finish("postXferReq", allowed.code(), allowed.message());
+        status = request->post(notification, sentence);
     } else {
         status = request->post({}, sentence);
     }

@@ -6,6 +6,8 @@
 #include <random>
 #include <unistd.h>
 
+#include "wire/notification.h"
+
 namespace nx::loopback {
 
 namespace {
@@ -23,12 +25,6 @@ storeName(const WindowKey &key) {
     return key.name.empty() ? "device " + std::to_string(key.device_id) : "name " + key.name;
 }
 } // namespace
-
-std::string
-tooLong(const std::string &message) {
-    return "a notification of " + std::to_string(message.size()) + " bytes is too long; the limit is " +
-        std::to_string(kNotificationBytesMax);
-}
 
 std::shared_ptr<Window>
 Endpoint::open(WindowKey key, std::shared_ptr<Store> store) {
@@ -60,24 +56,14 @@ Endpoint::find(const WindowKey &key) const {
 
 nixl_status_t
 Endpoint::deliver(const std::string &sender, const std::string &message) {
-    if (message.size() > kNotificationBytesMax) return NIXL_ERR_INVALID_PARAM;
-    std::lock_guard lock(mutex_);
+    if (!wire::checkNotification(message).ok()) return NIXL_ERR_INVALID_PARAM;
     if (!alive()) return NIXL_ERR_REMOTE_DISCONNECT;
-    if (inbox_.size() == kInboxMessagesMax || inbox_bytes_ + message.size() > kInboxBytesMax) return NIXL_IN_PROG;
-    inbox_.emplace_back(sender, message);
-    inbox_bytes_ += message.size();
-    return NIXL_SUCCESS;
+    return inbox_.put(sender, message) ? NIXL_SUCCESS : NIXL_IN_PROG;
 }
 
 void
 Endpoint::takeNotifications(notif_list_t &notifications) {
-    std::deque<std::pair<std::string, std::string>> taken;
-    {
-        std::lock_guard lock(mutex_);
-        taken.swap(inbox_);
-        inbox_bytes_ = 0;
-    }
-    for (auto &entry : taken) notifications.push_back(std::move(entry));
+    inbox_.takeAll(notifications);
 }
 
 void
@@ -87,8 +73,9 @@ Endpoint::shutDown() {
         std::lock_guard lock(mutex_);
         alive_.store(false, std::memory_order_release);
         windows.swap(windows_);
-        inbox_.clear();
     }
+    notif_list_t dropped;
+    inbox_.takeAll(dropped);
     for (auto &[key, entry] : windows) entry.window->close();
 }
 

@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,22 +15,18 @@
 
 #include "backend/backend_aux.h"
 #include "base/error.h"
+#include "kit/inbox.h"
 #include "loopback/memory.h"
 
 namespace nx::loopback {
 
-inline constexpr size_t kNotificationBytesMax = size_t{16} << 20;
-inline constexpr size_t kInboxMessagesMax = 65536;
-inline constexpr size_t kInboxBytesMax = size_t{64} << 20;
-
-/// "a notification of N bytes is too long ...".
-std::string
-tooLong(const std::string &message);
-
 /// Guarded; kept by its engine and by every peer that loaded it.
 class Endpoint {
 public:
-    Endpoint(uint64_t id, std::string agent) : id_(id), agent_(std::move(agent)) {}
+    Endpoint(uint64_t id, std::string agent)
+        : id_(id),
+          agent_(std::move(agent)),
+          inbox_("backend LOOPBACK of agent " + quoted(agent_)) {}
 
     uint64_t
     id() const noexcept {
@@ -61,7 +56,7 @@ public:
     std::shared_ptr<Window>
     find(const WindowKey &key) const;
 
-    /// IN_PROG: the inbox is full, try again later. INVALID_PARAM: too long. REMOTE_DISCONNECT: gone. Throws
+    /// IN_PROG: the inbox has no place for it now. INVALID_PARAM: too long. REMOTE_DISCONNECT: gone. Throws
     /// std::bad_alloc.
     nixl_status_t
     deliver(const std::string &sender, const std::string &message);
@@ -82,11 +77,10 @@ private:
     const uint64_t id_;
     const std::string agent_;
     std::atomic<bool> alive_{true};
+    kit::Inbox inbox_;
     mutable std::mutex mutex_;
     // Guarded by mutex_:
     std::map<WindowKey, Entry> windows_;
-    std::deque<std::pair<std::string, std::string>> inbox_;
-    size_t inbox_bytes_ = 0;
 };
 
 /// Guarded.

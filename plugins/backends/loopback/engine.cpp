@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "wire/notification.h"
+
 namespace nx::loopback {
 
 namespace {
@@ -251,10 +253,10 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
         switch (const nixl_status_t status = peer->deliver(localAgent, message)) {
         case NIXL_SUCCESS: return status;
         case NIXL_IN_PROG:
-            return nixlx::fail(NIXL_ERR_NO_MEMORY,
-                               "the inbox of agent " + quoted(remote_agent) +
-                                   " is full; it must fetch its notifications");
-        case NIXL_ERR_INVALID_PARAM: return nixlx::fail(status, tooLong(message));
+            return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
+                               std::to_string(kit::kShareBytes >> 20) + " MiB of notifications wait at agent " +
+                                   quoted(remote_agent) + " to be fetched; send it again later");
+        case NIXL_ERR_INVALID_PARAM: return report(wire::checkNotification(message));
         default: return nixlx::fail(status, "agent " + quoted(remote_agent) + " is gone");
         }
     });

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <new>
 
+#include "wire/notification.h"
+
 namespace nx::loopback {
 
 Transfer::Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer)
@@ -49,8 +51,10 @@ Transfer::enter(Transition transition) noexcept {
 
 nixl_status_t
 Transfer::begin(const std::string *notification) {
-    if (notification && notification->size() > kNotificationBytesMax) {
-        return fail(NIXL_ERR_INVALID_PARAM, tooLong(*notification));
+    if (notification) {
+        if (const auto status = wire::checkNotification(*notification); !status.ok()) {
+            return fail(status.code(), status.message());
+        }
     }
     has_notification_ = notification;
     if (notification) notification_ = *notification;
