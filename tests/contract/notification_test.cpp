@@ -158,5 +158,159 @@ TEST_P(Contract, TheProgressThreadDeliversWithoutTheInitiator) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
+// ---- Messages that nobody fetches ----------------------------------------------------------------------------------
+
+/// Sends until the target has no place left; how many it took.
+size_t
+fill(PairedAgent &from, const std::string &to, const std::string &message) {
+    size_t count = 0;
+    nixl_status_t status = NIXL_SUCCESS;
+    for (; count < 1'000'000; ++count) {
+        status = from->genNotif(to, message);
+        if (status != NIXL_SUCCESS) break;
+    }
+    EXPECT_EQ(status, NIXL_ERR_REPOST_ACTIVE);
+    EXPECT_NE(nixlx::lastError().find("64 MiB of notifications"), std::string::npos) << nixlx::lastError();
+    return count;
+}
+
+TEST_P(Contract, AHundredThousandMessagesArriveThatNobodyFetchedMeanwhile) {
+    constexpr size_t kCount = 100'000;
+    pair->exchange();
+    for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(pair->a->genNotif("B", std::to_string(i)), NIXL_SUCCESS) << i;
+    const Messages arrived = pair->receive(pair->b, "A", kCount);
+    ASSERT_EQ(arrived.size(), kCount);
+    for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(arrived[i], std::to_string(i));
+}
+
+TEST_P(Contract, SeventyThousandTransfersEndAndTheirMessagesArriveThatNobodyFetchedMeanwhile) {
+    if (GetParam().name == "UCX" && !GetParam().progress_thread) {
+        GTEST_SKIP() << "without a progress thread no data moves before the target calls";
+    }
+    constexpr size_t kCount = 70'000;
+    Buffer &at_a = buffer(64), &at_b = buffer(64);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    nixl_opt_args_t args;
+    for (size_t i = 0; i < kCount; ++i) {
+        args.notif = std::to_string(i);
+        nixl_status_t status = pair->a->postXferReq(request, &args);
+        eventually([&] {
+            for (int polls = 0; polls < 1000 && status == NIXL_IN_PROG; ++polls)
+                status = pair->a->getXferStatus(request);
+            return status != NIXL_IN_PROG;
+        });
+        ASSERT_EQ(status, NIXL_SUCCESS) << i << ": " << nixlx::lastError();
+    }
+    const Messages arrived = pair->receive(pair->b, "A", kCount);
+    ASSERT_EQ(arrived.size(), kCount);
+    for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(arrived[i], std::to_string(i));
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, MessagesWithoutAPlaceAreHeldBackAndNoneIsLost) {
+    pair->exchange();
+    const std::string message(1 << 20, 'm');
+    size_t sent = fill(pair->a, "B", message);
+    EXPECT_EQ(sent, 63u) << "64 MiB with the names and overhead";
+    for (int round = 0; round < 3; ++round) {
+        EXPECT_EQ(pair->receive(pair->b, "A", sent).size(), sent);
+        ASSERT_TRUE(eventually([&] { // as soon as the sender has heard of it
+            pair->progress();
+            return pair->a->genNotif("B", message) == NIXL_SUCCESS;
+        }));
+        sent = 1 + fill(pair->a, "B", message);
+    }
+    EXPECT_EQ(pair->receive(pair->b, "A", sent).size(), sent);
+    for (int i = 0; i < 10; ++i) pair->progress();
+    EXPECT_TRUE(pair->b.inbox["A"].empty());
+}
+
+TEST_P(Contract, AFloodLeavesTheOthersTheirPlaces) {
+    PairedAgent c("C", options());
+    pair->exchange();
+    c.load(pair->b.metadata());
+    const std::string message(1 << 20, 'm');
+    const size_t flood = fill(pair->a, "B", message);
+    ASSERT_EQ(c->genNotif("B", message), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_TRUE(eventually([&] {
+        (void)c->getNotifs(c.inbox); // progress
+        pair->progress();
+        return pair->b.inbox["C"].size() == 1 && pair->b.inbox["A"].size() == flood;
+    }));
+}
+
+TEST_P(Contract, ATransferEndsWhenItsMessageHasAPlace) {
+    Buffer &at_a = buffer(4096), &at_b = buffer(4096);
+    at_a.fill(1);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    fill(pair->a, "B", std::string(1 << 20, 'm'));
+    const size_t sent = 63;
+    nixl_opt_args_t args;
+    args.notif = std::string(1 << 20, 'n');
+    ASSERT_EQ(pair->a->postXferReq(request, &args), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(pair->a->getXferStatus(request), NIXL_IN_PROG);
+    EXPECT_EQ(pair->finish(request, NIXL_IN_PROG), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(at_b.holds(1));
+    const Messages arrived = pair->receive(pair->b, "A", sent + 1);
+    ASSERT_EQ(arrived.size(), sent + 1);
+    EXPECT_EQ(arrived.back(), *args.notif);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, ATransferWhoseMessageHasNoPlaceCanBeCancelled) {
+    Buffer &at_a = buffer(4096), &at_b = buffer(4096);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    fill(pair->a, "B", std::string(1 << 20, 'm'));
+    nixl_opt_args_t args;
+    args.notif = std::string(1 << 20, 'n');
+    ASSERT_EQ(pair->a->postXferReq(request, &args), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(pair->a->getXferStatus(request), NIXL_IN_PROG);
+    ASSERT_EQ(pair->a->cancelXferReq(request), NIXL_SUCCESS);
+    const bool target_moves_it = GetParam().name == "UCX" && !GetParam().progress_thread;
+    nixl_status_t status = NIXL_IN_PROG;
+    eventually([&] {
+        status = pair->a->getXferStatus(request);
+        if (target_moves_it) pair->progress();
+        return status != NIXL_IN_PROG;
+    });
+    EXPECT_EQ(status, NIXL_ERR_CANCELED);
+    EXPECT_EQ(pair->receive(pair->b, "A", 63).size(), 63u);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Contract, AMessageOf100MillionBytesArrives) {
+    pair->exchange();
+    ASSERT_EQ(pair->a->genNotif("B", "before it"), NIXL_SUCCESS);
+    ASSERT_EQ(pair->receive(pair->b, "A", 1), Messages{"before it"});
+    std::string message(100'000'000, 'l');
+    message.back() = 'e';
+    ASSERT_EQ(pair->a->genNotif("B", message), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(pair->a->genNotif("B", message), NIXL_ERR_REPOST_ACTIVE);
+    const Messages arrived = pair->receive(pair->b, "A", 1);
+    ASSERT_EQ(arrived.size(), 1u);
+    EXPECT_TRUE(arrived[0] == message);
+}
+
+TEST_P(Contract, AMessageThatIsTooLongIsRefusedAtTheCall) {
+    Buffer &at_a = buffer(16), &at_b = buffer(16);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b), *none = nullptr;
+    nixlDlistH *here = prepare(NIXL_INIT_AGENT, listOf({at_a.desc()})), *there = prepare("B", listOf({at_b.desc()}));
+    nixl_opt_args_t args;
+    args.notif = std::string((128 << 20) + 1, 'x');
+    const auto expectRefusal = [&](nixl_status_t status) {
+        EXPECT_EQ(status, NIXL_ERR_INVALID_PARAM);
+        EXPECT_NE(nixlx::lastError().find("134217729 bytes is too long"), std::string::npos) << nixlx::lastError();
+    };
+    expectRefusal(pair->a->genNotif("B", *args.notif));
+    expectRefusal(pair->a->postXferReq(request, &args));
+    expectRefusal(pair->a->createXferReq(NIXL_WRITE, listOf({at_a.desc()}), listOf({at_b.desc()}), "B", none, &args));
+    expectRefusal(pair->a->makeXferReq(NIXL_WRITE, here, {0}, there, {0}, none, &args));
+    EXPECT_EQ(none, nullptr);
+    EXPECT_EQ(pair->run(request), NIXL_SUCCESS) << "what was refused changed nothing";
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->releasedDlistH(here), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->releasedDlistH(there), NIXL_SUCCESS);
+}
+
 } // namespace
 } // namespace nx::test

@@ -28,6 +28,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         NX_INVARIANT(!info->host.empty());
         const auto again = nx::ucx::decodePeerInfo(nx::ucx::encodePeerInfo(*info));
         NX_INVARIANT(again.ok() && again->host == info->host && again->link == info->link);
+        NX_INVARIANT(again->features == info->features);
     }
     if (const auto offer = nx::ucx::decodeOffer(bytes); !isRefused(offer)) {
         NX_INVARIANT(offer->size() <= nx::ucx::kOfferWorkersMax);

@@ -7,6 +7,8 @@ import pickle
 
 import pytest
 
+import support
+
 import nixl._bindings as b
 
 CHILDREN_OF_EXCEPTION = [
@@ -54,6 +56,42 @@ def test_error_carries_its_status_and_a_sentence(agent):
     assert "nobody" in sentence
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error) and str(again) == str(error)
+
+
+def test_a_message_without_a_place_is_refused_until_the_peer_has_fetched(pair):
+    message, sent = bytes(1 << 20), 0
+
+    def send():
+        nonlocal sent
+        pair.initiator.send_notif("target", message)
+        sent += 1
+
+    with pytest.raises(b.nixlRepostActiveError, match="64 MiB of notifications") as caught:
+        while sent < 200:
+            send()
+    assert caught.value.status == "NIXL_ERR_REPOST_ACTIVE"
+    assert sent == 63
+
+    def sends_again():
+        pair.target.update_notifs()
+        try:
+            send()
+        except b.nixlRepostActiveError:
+            return False
+        return True
+
+    support.eventually(sends_again, "another message")
+    support.eventually(lambda: len(pair.target.update_notifs()["initiator"]) == sent, "all messages")
+
+
+def test_a_message_that_no_peer_takes_is_refused_at_the_call(pair):
+    too_long = bytes((128 << 20) + 1)
+    with pytest.raises(b.nixlInvalidParamError, match="too long"):
+        pair.initiator.send_notif("target", too_long)
+    with pytest.raises(b.nixlInvalidParamError, match="too long"):
+        pair.request(message=too_long)
+    with pytest.raises(b.nixlInvalidParamError, match="too long"):
+        pair.initiator.transfer(pair.request(), too_long)
 
 
 def test_errors_made_by_programs_work_too():

@@ -7,6 +7,7 @@
 // without a progress thread.
 #include <csignal>
 #include <fcntl.h>
+#include <fstream>
 #include <poll.h>
 #include <sstream>
 #include <sys/socket.h>
@@ -69,20 +70,24 @@ public:
         there.len = kSize;
     }
     ~ServingProcess() {
-        if (pid_ <= 0) return;
-        kill(pid_, SIGKILL);
-        finish();
+        if (pid_ > 0) kill();
     }
 
     void
     stop() const {
-        kill(pid_, SIGSTOP);
+        ::kill(pid_, SIGSTOP);
         waitpid(pid_, nullptr, WUNTRACED);
     }
 
     void
     goOn() const {
-        kill(pid_, SIGCONT);
+        ::kill(pid_, SIGCONT);
+    }
+
+    void
+    kill() {
+        ::kill(pid_, SIGKILL);
+        finish();
     }
 
     /// Ends it; whether it ended in an orderly way.
@@ -113,7 +118,7 @@ public:
         }
         nixl_notifs_t none;
         pollfd closed{socket, POLLIN, 0};
-        while (::poll(&closed, 1, progress_thread ? -1 : 0) == 0) (void)b->getNotifs(none);
+        while (::poll(&closed, 1, progress_thread ? 10 : 0) == 0) (void)b->getNotifs(none);
         _exit(0);
     }
 
@@ -295,6 +300,61 @@ TEST_P(PausedPeer, EndsAReadBehindAQueueThatIsFull) {
     EXPECT_EQ(a->releaseXferReq(read), NIXL_SUCCESS) << nixlx::lastError();
     EXPECT_EQ(a->releaseXferReq(write), NIXL_SUCCESS) << nixlx::lastError();
     goesOnWithoutHarm();
+}
+
+size_t
+residentBytes() {
+    size_t all = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> all >> resident;
+    return resident * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+/// Sends messages to a peer that stands still until there is no place for more.
+void
+flood(const PairedAgent &a) {
+    const std::string message(4096, 'm');
+    const size_t before = residentBytes();
+    nixl_status_t status = NIXL_SUCCESS;
+    size_t taken = 0;
+    for (; taken < 200'000 && status == NIXL_SUCCESS; ++taken) status = a->genNotif("B", message);
+    EXPECT_EQ(status, NIXL_ERR_REPOST_ACTIVE);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("64 MiB of notifications to peer 'B'"));
+    EXPECT_GT(taken, 15'000u);
+    EXPECT_LT(taken, 20'000u);
+    EXPECT_LT(residentBytes() - before, size_t{200} << 20);
+}
+
+TEST_P(PausedPeer, IsNotSentMoreThanItsPlacesHold) {
+    nixlXferReqH *write = requestTo("B", NIXL_WRITE, shared_sink_, b.there);
+    shared_sink_.fill(kTheirs);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    b.stop();
+    flood(a);
+    nixl_opt_args_t args;
+    args.notif = "with a transfer";
+    ASSERT_EQ(a->postXferReq(write, &args), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(a->getXferStatus(write), NIXL_IN_PROG) << nixlx::lastError();
+    b.goOn();
+    EXPECT_EQ(finish(write, NIXL_IN_PROG), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(eventually([&] { return a->genNotif("B", "again") == NIXL_SUCCESS; })) << nixlx::lastError();
+    EXPECT_EQ(a->releaseXferReq(write), NIXL_SUCCESS);
+    EXPECT_TRUE(b.finish());
+}
+
+TEST_P(PausedPeer, WithoutAPlaceEndsRequestsWhenItDies) {
+    nixlXferReqH *write = requestTo("B", NIXL_WRITE, shared_sink_, b.there);
+    shared_sink_.fill(kTheirs);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    b.stop();
+    flood(a);
+    nixl_opt_args_t args;
+    args.notif = "with a transfer";
+    ASSERT_EQ(a->postXferReq(write, &args), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(a->getXferStatus(write), NIXL_IN_PROG) << nixlx::lastError();
+    b.kill();
+    EXPECT_EQ(finish(write, NIXL_IN_PROG), NIXL_ERR_REMOTE_DISCONNECT) << nixlx::lastError();
+    EXPECT_TRUE(eventually([&] { return a->genNotif("B", "x") == NIXL_ERR_NOT_FOUND; })) << nixlx::lastError();
+    EXPECT_EQ(a->releaseXferReq(write), NIXL_SUCCESS);
 }
 
 TEST_P(PausedPeer, LetsGoOfARequestPastItsDeadline) {

@@ -22,13 +22,15 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
     : runtime_(runtime),
       name_(std::move(name)),
       address_(std::move(address)),
-      fabric_(static_cast<int>(Fabric::kPlain)) {
+      fabric_(static_cast<int>(Fabric::kPlain)),
+      outbox_(std::make_shared<Outbox>(runtime, *this)) {
     for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
     refused_domains_[static_cast<size_t>(Fabric::kPlain)] = segmentDomains(address_);
 }
 
 Connection::~Connection() {
     if (link_) runtime_.links().unwatch(link_);
+    outbox_->end();
     for (auto &slots : endpoints_) slots.clear();
     if (local_workers_) {
         runtime_.links().part(std::move(link_), std::move(local_workers_));
@@ -39,6 +41,7 @@ Connection::~Connection() {
 
 void
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
+    if (info.features & PeerInfo::kKeepsCredits) outbox_->setAsking();
     if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return;
     // The own agent does not end, and few move anything within themselves.
     if (name_ != runtime_.agent()) {
@@ -138,9 +141,12 @@ Connection::sentence() const {
 
 void
 Connection::setGone(const std::string &reason) {
-    std::lock_guard lock(mutex_);
-    if (reason_.empty()) reason_ = reason;
-    gone_ = true;
+    {
+        std::lock_guard lock(mutex_);
+        if (reason_.empty()) reason_ = reason;
+        gone_ = true;
+    }
+    outbox_->peerGone();
 }
 
 void

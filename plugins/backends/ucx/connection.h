@@ -16,15 +16,12 @@
 #include "base/fd.h"
 #include "ucx/driver.h"
 #include "ucx/local_workers.h"
+#include "ucx/outbox.h"
 #include "ucx/peer_info.h"
 
 namespace nx::ucx {
 
 class Runtime;
-
-/// The two contexts. A peer is reached through one of them; they never meet.
-enum class Fabric : unsigned { kPlain, kLocal };
-inline constexpr size_t kFabricCount = 2;
 
 class Connection {
 public:
@@ -63,6 +60,12 @@ public:
     /// Lock of that worker held. REMOTE_DISCONNECT once the peer is gone.
     Result<Endpoint *>
     endpoint(Fabric fabric, size_t worker);
+
+    /// The notifications to it.
+    Outbox &
+    outbox() noexcept {
+        return *outbox_;
+    }
 
     bool
     gone() const noexcept {
@@ -115,6 +118,8 @@ private:
     // Constant once fabric_ is kLocal, except that local_ is set before the first endpoint is made:
     std::vector<std::string> local_addresses_;
     std::atomic<LocalWorkers *> local_{nullptr};
+
+    const std::shared_ptr<Outbox> outbox_;
 
     mutable std::mutex mutex_;
     // Guarded by mutex_:

@@ -52,6 +52,7 @@ const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
     X(ucp_put_nbx) \
     X(ucp_get_nbx) \
     X(ucp_am_send_nbx) \
+    X(ucp_am_data_release) \
     X(ucp_request_free)
 
 struct Library::Api {
@@ -69,7 +70,7 @@ namespace {
 using Api = Library::Api;
 
 constexpr unsigned kApiMajor = 1, kApiMinor = 13;
-constexpr unsigned kMessageId = 0;
+constexpr unsigned kMessageId = 0, kQuestionId = 1;
 constexpr const char *kSoname = "libucp.so.0";
 
 // UCX takes packed addresses and keys without their length, so bytes that were cut short make it read past their end.
@@ -332,6 +333,20 @@ struct Callbacks {
         }
         return UCS_OK;
     }
+
+    /// UCX tells the sender of a rendezvous message when this, or ucp_am_data_release, has let go of it.
+    static ucs_status_t
+    asked(void *user, const void *header, size_t header_length, void *data, size_t, const ucp_am_recv_param_t *param) {
+        auto *worker = static_cast<Worker *>(user);
+        if (worker->answers_at_once_ || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) return UCS_OK;
+        const std::string_view sender(static_cast<const char *>(header), header_length);
+        try {
+            return worker->sink_.asked(*worker, sender, data) ? UCS_INPROGRESS : UCS_OK;
+        }
+        catch (const std::bad_alloc &) {
+            return UCS_OK; // answered too early
+        }
+    }
 };
 
 // ---- Worker --------------------------------------------------------------------------------------------------------
@@ -360,6 +375,9 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
     ucp_worker_attr_t attributes{};
     attributes.field_mask = UCP_WORKER_ATTR_FIELD_ADDRESS;
     auto status = api.ucp_worker_set_am_recv_handler(handle, &handler);
+    handler.id = kQuestionId;
+    handler.cb = &Callbacks::asked;
+    if (status == UCS_OK) status = api.ucp_worker_set_am_recv_handler(handle, &handler);
     if (status == UCS_OK) status = api.ucp_worker_query(handle, &attributes);
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot set up a worker: " + library.text(status)};
     worker->address_.assign(reinterpret_cast<const char *>(attributes.address), attributes.address_length);
@@ -373,6 +391,7 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
 
 Worker::~Worker() {
     const Api &api = context_.library().api();
+    answerAll();
     endCopies(); // some UCX end the process that destroys a worker with copies left
     // UCX warns of each operation of its own that a dead or busy peer has left open, perhaps of thousands, and nobody
     // can do anything about them. Errors and the user's own choice of level stay.
@@ -390,6 +409,7 @@ bool
 Worker::progress() {
     bool happened = !retired_ && context_.library().api().ucp_worker_progress(handle_) != 0;
     if (some_failed_) closeFailed();
+    if (called_.load(std::memory_order_acquire)) takeCalls();
     for (size_t i = 0; i < tasks_.size();) {
         happened = true;
         if (tasks_[i]->advance()) {
@@ -410,7 +430,7 @@ Worker::endCopies() {
 
 bool
 Worker::arm() {
-    if (!tasks_.empty() || some_failed_) return false;
+    if (!tasks_.empty() || some_failed_ || called_) return false;
     if (retired_) return true;
     return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
 }
@@ -424,6 +444,47 @@ Worker::idle() {
     if (!UCS_PTR_IS_PTR(request)) return true;
     api.ucp_request_free(request);
     return false;
+}
+
+void
+Worker::wake(Task &task) {
+    std::lock_guard lock(calls_mutex_);
+    woken_.push_back(&task);
+    called_.store(true, std::memory_order_release);
+}
+
+void
+Worker::answer(void *question) {
+    std::lock_guard lock(calls_mutex_);
+    answered_.push_back(question);
+    called_.store(true, std::memory_order_release);
+}
+
+void
+Worker::takeCalls() {
+    std::vector<void *> answered;
+    {
+        std::lock_guard lock(calls_mutex_);
+        called_.store(false, std::memory_order_relaxed);
+        tasks_.insert(tasks_.end(), woken_.begin(), woken_.end());
+        woken_.clear();
+        answered.swap(answered_);
+    }
+    for (void *question : answered) context_.library().api().ucp_am_data_release(handle_, question);
+}
+
+void
+Worker::drop(Task &task) {
+    std::erase(tasks_, &task);
+    std::lock_guard lock(calls_mutex_);
+    std::erase(woken_, &task);
+}
+
+void
+Worker::answerAll() {
+    answers_at_once_ = true;
+    for (void *question : sink_.giveBack(*this)) answer(question);
+    takeCalls();
 }
 
 void
@@ -535,6 +596,19 @@ Endpoint::send(std::string_view bytes, Operation &operation) {
     param.flags = UCP_AM_SEND_FLAG_EAGER;
     param.memory_type = UCS_MEMORY_TYPE_HOST;
     return outcome(api.ucp_am_send_nbx(handle_, kMessageId, nullptr, 0, bytes.data(), bytes.size(), &param));
+}
+
+Code
+Endpoint::ask(std::string_view sender, Operation &operation) {
+    static const char nothing = 0; // never fetched
+    if (!handle_ || farewell_) return failure_ ? failure_ : kNotConnected;
+    const Api &api = worker_.context_.library().api();
+    operation.driver_api = &api;
+    auto param = reportTo(operation);
+    param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+    param.flags = UCP_AM_SEND_FLAG_RNDV;
+    param.memory_type = UCS_MEMORY_TYPE_HOST;
+    return outcome(api.ucp_am_send_nbx(handle_, kQuestionId, sender.data(), sender.size(), &nothing, 1, &param));
 }
 
 Result<ucp_rkey *>

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -174,7 +175,9 @@ protected:
     ~Task() = default;
 };
 
-/// Receives the active messages of a worker.
+class Worker;
+
+/// Receives the active messages of workers.
 class MessageSink {
 public:
     /// From Worker::progress, lock held. The bytes are valid during the call.
@@ -184,6 +187,15 @@ public:
     /// A message that cannot be taken.
     virtual void
     refused() = 0;
+
+    /// As arrived(): `sender` asks to be told when what it has sent before is dealt with. False: it is. True: whoever
+    /// deals with it gives `question` to Worker::answer().
+    virtual bool
+    asked(Worker &worker, std::string_view sender, void *question) = 0;
+
+    /// The worker ends: its questions that are not answered yet.
+    virtual std::vector<void *>
+    giveBack(Worker &worker) = 0;
 
 protected:
     ~MessageSink() = default;
@@ -269,6 +281,22 @@ public:
         tasks_.push_back(&task);
     }
 
+    /// The same without the lock, from any thread; its progress thread is to be nudged afterwards.
+    void
+    wake(Task &task);
+
+    /// Lock held. The task is not continued any more.
+    void
+    drop(Task &task);
+
+    /// Without the lock, as wake(). `question` as given to the sink.
+    void
+    answer(void *question);
+
+    /// Lock held. Answers what is asked, now and from now on.
+    void
+    answerAll();
+
 private:
     friend class Endpoint;
     friend struct Callbacks;
@@ -276,6 +304,8 @@ private:
 
     void
     closeFailed();
+    void
+    takeCalls();
 
     Context &context_;
     ucp_worker *const handle_;
@@ -290,6 +320,13 @@ private:
     std::atomic<bool> retired_{false};
     std::vector<std::shared_ptr<void>> kept_;
     Forgotten forgotten_;
+    bool answers_at_once_ = false;
+
+    std::atomic<bool> called_{false}; ///< there is something in what follows
+    std::mutex calls_mutex_;
+    // Guarded by calls_mutex_:
+    std::vector<Task *> woken_;
+    std::vector<void *> answered_;
 };
 
 /// One connection of a worker to a peer's worker. All calls: lock held, except the destructor.
@@ -315,6 +352,11 @@ public:
     /// `bytes` stay valid until the end.
     Code
     send(std::string_view bytes, Operation &operation);
+
+    /// Asks the peer, one of ours, to be told when it has dealt with all that was sent before. `sender` stays valid
+    /// until the end, which is the answer.
+    Code
+    ask(std::string_view sender, Operation &operation);
 
     /// `key` comes from the peer.
     Result<ucp_rkey *>

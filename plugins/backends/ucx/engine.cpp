@@ -42,23 +42,47 @@ readOptions(const nixlBackendInitParams &init_params) {
     return *std::move(options);
 }
 
-/// A message on its own; deletes itself when it is sent.
+/// A message on its own; deletes itself when UCX has sent it.
 class Notice final : public Operation {
 public:
     Notice(const std::string &sender, const std::string &message) : bytes_(wire::encodeNotification(sender, message)) {}
 
-    const std::string &
-    bytes() const noexcept {
-        return bytes_;
+    /// kDone or kPending: it is on its way, and this object is not the caller's any more.
+    static Code
+    send(std::unique_ptr<Notice> notice,
+         Endpoint &endpoint,
+         Outbox &outbox,
+         Fabric fabric,
+         size_t worker,
+         uint64_t cost) {
+        const Code code = endpoint.send(notice->bytes_, *notice);
+        if (code == kPending) {
+            notice->fabric_ = fabric;
+            notice->worker_ = worker;
+            notice->cost_ = cost;
+            notice->outbox_ = outbox.shared_from_this();
+            static_cast<void>(notice.release());
+        } else if (code == kDone) {
+            outbox.completed(fabric, worker, cost);
+        } else {
+            outbox.notSent(fabric, worker, cost);
+        }
+        return code;
     }
 
     void
     finished(Code) override {
+        outbox_->completed(fabric_, worker_, cost_);
         delete this;
     }
 
 private:
     const std::string bytes_;
+    // Of one that is under way:
+    std::shared_ptr<Outbox> outbox_;
+    Fabric fabric_ = Fabric::kPlain;
+    size_t worker_ = 0;
+    uint64_t cost_ = 0;
 };
 
 uint32_t
@@ -270,36 +294,48 @@ Engine::disconnect(const std::string &remote_agent) {
 
 nixl_status_t
 Engine::getNotifs(notif_list_t &out) {
-    Inbox &inbox = runtime_->inbox();
-    if (inbox.empty()) {
-        if (!runtime_->started()) {
-            if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
-        }
-        runtime_->progress(nullptr);
+    if (!runtime_->started()) {
+        if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     }
-    inbox.takeAll(out);
+    runtime_->takeNotifications(out);
     return NIXL_SUCCESS;
 }
 
 nixl_status_t
 Engine::genNotif(const std::string &remote_agent, const std::string &message) const {
     if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
+    if (auto status = wire::checkNotification(message); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     const Fabric fabric = connection->fabric();
     const size_t index = runtime_->workerOfThisThread();
+    Worker &worker = connection->worker(fabric, index);
+    Outbox &outbox = connection->outbox();
+    const uint64_t cost = kit::messageCost(localAgent, message);
+    if (!outbox.reserve(cost)) {
+        runtime_->nudge(index);
+        runtime_->progress(&worker); // whoever tries again until there is a place brings it about
+        if (connection->gone()) return nixlx::fail(NIXL_ERR_REMOTE_DISCONNECT, connection->sentence());
+        return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
+                           std::to_string(kit::kShareBytes >> 20) + " MiB of notifications to peer " +
+                               quoted(remote_agent) +
+                               " are on their way or wait there to be fetched; send it again later");
+    }
     auto notice = std::make_unique<Notice>(localAgent, message);
     {
-        std::lock_guard lock(connection->worker(fabric, index).mutex());
+        std::lock_guard lock(worker.mutex());
         auto endpoint = connection->endpoint(fabric, index);
-        if (!endpoint.ok()) return failed(endpoint);
-        const Code code = (*endpoint)->send(notice->bytes(), *notice);
+        if (!endpoint.ok()) {
+            outbox.release(cost);
+            return failed(endpoint);
+        }
+        outbox.sent(fabric, index, cost);
+        const Code code = Notice::send(std::move(notice), **endpoint, outbox, fabric, index, cost);
         if (code < 0) {
             return nixlx::fail(statusOf(code),
                                "UCX cannot send a notification to peer " + quoted(remote_agent) + ": " +
                                    runtime_->library().text(code));
         }
-        if (code == kPending) static_cast<void>(notice.release());
     }
     runtime_->nudge(index);
     return NIXL_SUCCESS;

@@ -6,6 +6,7 @@
 // and one in a child process, on whatever UCX is found (NIXL_UCX_LIBRARY chooses another).
 #include "ucx/engine.h"
 
+#include <algorithm>
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
@@ -24,6 +25,7 @@
 #include "support/buffer.h"
 #include "support/eventually.h"
 #include "ucx/runtime.h"
+#include "wire/limits.h"
 #include "wire/notification.h"
 
 namespace nx::ucx {
@@ -34,8 +36,9 @@ using nx::test::eventually;
 
 /// How two engines meet.
 enum class Way {
-    kLocal, ///< both know that they are on one host
-    kPlain  ///< as a peer of NIXL 1.4 would be met
+    kLocal,  ///< both know that they are on one host
+    kRemote, ///< both know each other, and that they are not
+    kPlain   ///< as a peer of NIXL 1.4 would be met
 };
 
 struct Setup {
@@ -60,6 +63,7 @@ introduce(Engine &from, const std::string &name, Engine &to, Way way) {
     ASSERT_EQ(to.loadRemoteConnInfo(name, info), NIXL_SUCCESS);
     if (way == Way::kPlain) return;
     ASSERT_EQ(from.getPeerInfo(info), NIXL_SUCCESS);
+    if (way == Way::kRemote) info = encodePeerInfo({"another host", "", decodePeerInfo(info)->features});
     ASSERT_EQ(to.loadPeerInfo(name, info), NIXL_SUCCESS);
 }
 
@@ -227,7 +231,8 @@ protected:
 
 std::string
 nameOf(const testing::TestParamInfo<Setup> &info) {
-    return std::string(info.param.way == Way::kLocal ? "Local" : "Plain") +
+    static constexpr const char *kWays[] = {"Local", "Remote", "Plain"};
+    return std::string(kWays[static_cast<size_t>(info.param.way)]) +
         (info.param.progress_thread ? "Threaded" : "Polled");
 }
 
@@ -463,6 +468,260 @@ TEST_P(EnginePair, TellsTheTargetWithoutHelpOfTheCaller) {
     }));
     EXPECT_TRUE(target.equals(source));
     EXPECT_EQ(settle(request), NIXL_SUCCESS);
+}
+
+TEST_P(EnginePair, HandsOutAllThatHasArrivedAtOnce) {
+    if (GetParam().progress_thread) GTEST_SKIP() << "the progress thread takes messages in";
+    constexpr size_t kCount = 5000;
+    const std::string message(100, 'm');
+    for (size_t i = 0; i < kCount; ++i) ASSERT_EQ(a->genNotif("bob", message), NIXL_SUCCESS);
+    int calls = 0;
+    ASSERT_TRUE(eventually([&] {
+        for (int i = 0; i < 100; ++i) a->getNotifs(at_alice); // what UCX has not sent yet
+        pump();
+        return ++calls, at_bob.size() == kCount;
+    })) << at_bob.size();
+    EXPECT_LT(calls, 200); // of about 8 messages each it would take 625
+}
+
+/// Engines that keep credits, and what they do without a place for their messages.
+class Credits : public EnginePair {
+protected:
+    /// Messages from alice to bob until there is no place for more; how many. Their sum in megabytes is about that.
+    size_t
+    flood() {
+        const std::string message((1 << 20) - kit::kMessageOverhead - strlen("alice"), 'f');
+        nixl_status_t status = NIXL_SUCCESS;
+        size_t count = 0;
+        for (; count < 1000; ++count) {
+            if ((status = a->genNotif("bob", message)) != NIXL_SUCCESS) break;
+        }
+        EXPECT_EQ(status, NIXL_ERR_REPOST_ACTIVE);
+        EXPECT_NE(takeBackendSentence("").find("64 MiB of notifications to peer 'bob'"), std::string::npos);
+        return count;
+    }
+
+    void
+    fetch(size_t count) {
+        EXPECT_TRUE(eventually([&] {
+            a->getNotifs(at_alice);
+            pump();
+            return at_bob.size() >= count;
+        })) << at_bob.size()
+            << " of " << count;
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Ucx,
+                         Credits,
+                         testing::Values(Setup{Way::kLocal, false},
+                                         Setup{Way::kLocal, true},
+                                         Setup{Way::kRemote, false},
+                                         Setup{Way::kRemote, true}),
+                         nameOf);
+
+TEST_P(Credits, HoldMessagesBackAndLoseNone) {
+    size_t sent = flood();
+    EXPECT_EQ(sent, kit::kShareBytes >> 20);
+    for (int round = 0; round < 3; ++round) {
+        fetch(sent);
+        // Once bob has fetched, there are places again, although nobody has told alice yet.
+        ASSERT_TRUE(eventually([&] {
+            pump();
+            const nixl_status_t status = a->genNotif("bob", "again");
+            EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE);
+            return status == NIXL_SUCCESS;
+        }));
+        sent += 1 + flood();
+    }
+    fetch(sent);
+    for (int i = 0; i < 100; ++i) pump();
+    EXPECT_EQ(at_bob.size(), sent);
+}
+
+TEST_P(Credits, ARequestEndsOnceItsMessageHasAPlace) {
+    Region source(*a, 100'000), target(*b, 100'000);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 100'000)});
+    Request first(*a, plan), second(*a, plan);
+    source.fill(1);
+    const size_t sent = flood();
+    const std::string message = "first", other = "second";
+    ASSERT_EQ(first.post(&message), NIXL_IN_PROG);
+    ASSERT_EQ(second.post(&other), NIXL_IN_PROG);
+    if (GetParam().progress_thread) {
+        EXPECT_TRUE(eventually([&] { return target.equals(source); }));
+    }
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(first.check(), NIXL_IN_PROG);
+    EXPECT_EQ(a->genNotif("bob", "small"), NIXL_ERR_REPOST_ACTIVE) << "not before those who wait";
+    EXPECT_EQ(settle(first), NIXL_SUCCESS);
+    EXPECT_EQ(settle(second), NIXL_SUCCESS);
+    fetch(sent + 2);
+    EXPECT_NE(at_bob.at(sent).second, at_bob.at(sent + 1).second);
+    for (size_t i : {sent, sent + 1}) EXPECT_TRUE(at_bob[i].second == message || at_bob[i].second == other);
+}
+
+TEST_P(Credits, ARequestThatWaitsForAPlaceCanBeCancelled) {
+    Region source(*a, 1000), target(*b, 1000);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 1000)});
+    Request request(*a, plan);
+    const size_t sent = flood();
+    const std::string message(1 << 20, 'x');
+    ASSERT_EQ(request.post(&message), NIXL_IN_PROG);
+    if (!GetParam().progress_thread) fetch(1); // else its data is not there, and it does not wait for a place yet
+    if (GetParam().progress_thread) {
+        for (int i = 0; i < 1000; ++i) ASSERT_EQ(request.check(), NIXL_IN_PROG);
+    }
+    a->cancel(request.handle);
+    nixl_status_t status = NIXL_IN_PROG;
+    EXPECT_TRUE(eventually([&] {
+        if (!GetParam().progress_thread) pump();
+        return (status = request.check()) != NIXL_IN_PROG;
+    }));
+    EXPECT_TRUE(status == NIXL_ERR_CANCELED || (!GetParam().progress_thread && status == NIXL_SUCCESS)) << status;
+    fetch(sent);
+}
+
+TEST_P(Credits, ARequestThatWaitsForAPlaceEndsWithTheConnection) {
+    Region source(*a, 1000), target(*b, 1000);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 1000)});
+    Request request(*a, plan);
+    flood();
+    const std::string message = "x";
+    ASSERT_EQ(request.post(&message), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(request.check(), NIXL_IN_PROG);
+    ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+    EXPECT_EQ(settle(request), NIXL_ERR_REMOTE_DISCONNECT);
+}
+
+TEST_P(Credits, AMessageLargerThanTheShareWaitsForHalfOfIt) {
+    const std::string large(100 << 20, 'l');
+    ASSERT_EQ(a->genNotif("bob", large), NIXL_SUCCESS);
+    EXPECT_EQ(a->genNotif("bob", large), NIXL_ERR_REPOST_ACTIVE);
+    fetch(1);
+    EXPECT_EQ(at_bob.at(0).second.size(), large.size());
+    ASSERT_TRUE(eventually([&] {
+        pump();
+        return a->genNotif("bob", "small") == NIXL_SUCCESS;
+    }));
+    EXPECT_EQ(a->genNotif("bob", std::string(wire::kNotificationBytesMax + 1, 'l')), NIXL_ERR_INVALID_PARAM);
+}
+
+/// Somebody who has bob's address and says what he likes.
+class Stranger {
+public:
+    explicit Stranger(Engine &to) {
+        const Options options;
+        auto library = Library::load(options.library);
+        EXPECT_TRUE(library.ok());
+        context = *Context::create(**library, {"stranger", plainSettings(options, (*library)->minorVersion()), false});
+        worker = *Worker::create(*context, "stranger:0", sink);
+        std::string address;
+        EXPECT_EQ(to.getConnInfo(address), NIXL_SUCCESS);
+        std::lock_guard lock(worker->mutex());
+        endpoint = *Endpoint::create(*worker, address, true);
+    }
+
+    /// A question; it counts the answers.
+    struct Answers final : Operation {
+        void
+        finished(Code code) override {
+            ++(code == kDone ? given : lost);
+        }
+        int given = 0, lost = 0;
+    };
+
+    void
+    ask(std::string_view name, Answers &answers) {
+        std::lock_guard lock(worker->mutex());
+        EXPECT_EQ(endpoint->ask(name, answers), kPending);
+    }
+
+    void
+    say(const std::string &bytes) {
+        static Forgotten forgotten;
+        std::lock_guard lock(worker->mutex());
+        EXPECT_GE(endpoint->send(bytes, forgotten), 0);
+    }
+
+    void
+    progress() {
+        std::lock_guard lock(worker->mutex());
+        worker->progress();
+    }
+
+    Mail sink{"stranger"};
+    std::unique_ptr<Context> context;
+    std::unique_ptr<Worker> worker;
+    std::unique_ptr<Endpoint> endpoint;
+};
+
+TEST_P(Credits, AStrangersQuestionsHarmNobody) {
+    auto stranger = std::make_unique<Stranger>(*b);
+    Stranger::Answers nonsense, about_alice;
+    const std::string long_name(5000, 'n');
+    const auto askNonsense = [&] {
+        const int known = nonsense.given;
+        stranger->ask("nobody", nonsense);
+        stranger->ask(std::string_view("\0\xff", 2), nonsense);
+        stranger->ask(long_name, nonsense);
+        EXPECT_TRUE(eventually([&] {
+            stranger->progress();
+            pump();
+            return nonsense.given == known + 3;
+        }));
+    };
+    askNonsense();
+    // One who asks about another's messages learns when they are fetched, and nothing else.
+    ASSERT_EQ(a->genNotif("bob", "hello"), NIXL_SUCCESS);
+    if (!GetParam().progress_thread) fetch(1);
+    stranger->ask("alice", about_alice);
+    fetch(1);
+    ASSERT_TRUE(eventually([&] {
+        stranger->progress();
+        pump();
+        return about_alice.given == 1;
+    }));
+    // One who goes before he is answered, with his own message or alice's still there.
+    for (int round = 0; round < 3; ++round) {
+        stranger->say(wire::encodeNotification("stranger", std::string(100, 's')));
+        stranger->ask("stranger", about_alice);
+        for (int i = 0; i < 100; ++i) stranger->progress();
+        stranger->endpoint.reset();
+        for (int i = 0; i < 100; ++i) stranger->progress();
+        stranger = std::make_unique<Stranger>(*b);
+        askNonsense();
+    }
+    stranger->endpoint.reset();
+    const size_t before = at_bob.size();
+    ASSERT_EQ(a->genNotif("bob", "still there"), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] {
+        pump();
+        return std::any_of(at_bob.begin() + static_cast<ptrdiff_t>(before), at_bob.end(),
+                           [](const auto &entry) { return entry.second == "still there"; });
+    }));
+}
+
+TEST_P(EnginePair, WhatAnOriginalSendsTooMuchCostsItselfOnly) {
+    if (GetParam().way != Way::kPlain) GTEST_SKIP() << "peers of ours do not send too much";
+    auto carol = makeEngine("carol", GetParam().progress_thread);
+    introduce(*b, "bob", *carol, Way::kPlain);
+    const std::string message(1 << 20, 'f');
+    // Bob's thread takes in what it may keep, and does not ask what it costs.
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(eventually([&] {
+            a->getNotifs(at_alice);
+            return a->genNotif("bob", message) == NIXL_SUCCESS || !GetParam().progress_thread;
+        }));
+    }
+    ASSERT_EQ(carol->genNotif("bob", "quiet"), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] {
+        carol->getNotifs(at_alice);
+        pump();
+        return std::any_of(at_bob.begin(), at_bob.end(), [](const auto &entry) { return entry.first == "carol"; });
+    }));
 }
 
 // ---- Peers ---------------------------------------------------------------------------------------------------------
@@ -1150,28 +1409,16 @@ TEST(Engine, UsesTheWorkerThatIsAskedFor) {
     a->release(handle);
 }
 
-TEST(Inbox, DropsAndCountsMalformedMessages) {
-    Inbox inbox;
-    inbox.arrived("");
-    inbox.arrived("nonsense");
-    inbox.arrived(std::string_view("nixlSerDes|name\xff\xff\xff\xff\xff\xff\xff\xff", 23));
-    inbox.arrived(wire::encodeNotification("alice", "good"));
+TEST(Mail, DropsAndCountsMalformedMessages) {
+    Mail mail("bob");
+    mail.arrived("");
+    mail.arrived("nonsense");
+    mail.arrived(std::string_view("nixlSerDes|name\xff\xff\xff\xff\xff\xff\xff\xff", 23));
+    mail.arrived(wire::encodeNotification("alice", "good"));
     notif_list_t got;
-    inbox.takeAll(got);
+    EXPECT_FALSE(mail.takeAll(got));
     EXPECT_EQ(got, (notif_list_t{{"alice", "good"}}));
-    EXPECT_EQ(inbox.droppedCount(), 3u);
-}
-
-TEST(Inbox, IsBounded) {
-    Inbox inbox;
-    const std::string message = wire::encodeNotification("a", "b");
-    for (size_t i = 0; i < Inbox::kMessagesMax + 10; ++i) inbox.arrived(message);
-    EXPECT_EQ(inbox.droppedCount(), 10u);
-    notif_list_t got;
-    inbox.takeAll(got);
-    EXPECT_EQ(got.size(), Inbox::kMessagesMax);
-    inbox.arrived(message);
-    EXPECT_FALSE(inbox.empty());
+    EXPECT_EQ(mail.inbox().droppedCount(), 3u);
 }
 
 } // namespace

@@ -61,6 +61,14 @@ public:
     arrived(std::string_view) override {}
     void
     refused() override {}
+    bool
+    asked(Worker &, std::string_view, void *) override {
+        return false;
+    }
+    std::vector<void *>
+    giveBack(Worker &) override {
+        return {};
+    }
 };
 
 /// UCX as an engine sets it up, on the loopback interface: damaged addresses must not lead to other machines.

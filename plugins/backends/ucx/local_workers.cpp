@@ -22,7 +22,11 @@ LocalWorkers::create(Runtime &runtime, Side side, size_t count) {
 }
 
 LocalWorkers::~LocalWorkers() {
-    for (auto &worker : workers_) runtime_.dismiss(*worker);
+    for (auto &worker : workers_) {
+        runtime_.dismiss(*worker);
+        std::lock_guard lock(worker->mutex());
+        worker->answerAll();
+    }
     drive();
     if (side_ == Side::kInitiator) return; // what is under way is ours, and ended with the endpoints
     for (auto &worker : workers_) runtime_.end(std::move(worker));

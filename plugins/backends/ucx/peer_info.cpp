@@ -41,6 +41,7 @@ encodePeerInfo(const PeerInfo &info) {
     writer.integer("version", kFormat);
     writer.field("host", info.host);
     writer.field("link", info.link);
+    writer.integer("features", info.features);
     return bytes;
 }
 
@@ -54,6 +55,7 @@ decodePeerInfo(std::string_view bytes) {
     info.host = reader.takeName("host", kHostBytesMax);
     info.link = reader.take("link");
     if (info.link.size() > kLinkBytesMax) reader.fail("the name for links is too long");
+    if (reader.ok() && reader.remaining() > 0) info.features = reader.takeInteger<uint64_t>("features");
     if (!reader.ok()) return std::move(reader).status().withContext("peer info");
     return info;
 }

@@ -23,8 +23,11 @@ std::string
 hostIdentity();
 
 struct PeerInfo {
-    std::string host; ///< hostIdentity() of the peer
-    std::string link; ///< the name that connectLink takes; empty: no shared memory
+    static constexpr uint64_t kKeepsCredits = 1; ///< answers questions, see kit/credits.h
+
+    std::string host;      ///< hostIdentity() of the peer
+    std::string link;      ///< the name that connectLink takes; empty: no shared memory
+    uint64_t features = 0; ///< bits; unknown ones mean nothing
 };
 
 std::string

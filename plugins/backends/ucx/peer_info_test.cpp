@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "ucx/address.h"
+#include "wire/reader.h"
 
 namespace nx::ucx {
 namespace {
@@ -20,7 +21,9 @@ const std::string kAddress = "\x20"
 const std::string kPlainKey = std::string("\x01\0\0\0\0\0\0\0\0\0", 10);
 const std::string kLocalKey = std::string("\x02\0\0\0\0\0\0\0\0\3abc", 13);
 
-const PeerInfo kInfo{"a host", "a name"};
+const PeerInfo kInfo{"a host", "a name", PeerInfo::kKeepsCredits};
+const size_t kBytesWithoutFeatures =
+    encodePeerInfo(kInfo).size() - wire::fieldSize("features", sizeof(PeerInfo::features));
 const std::vector<std::string> kOffer{kAddress,
                                       "\x20"
                                       "abcdefgh\xff"};
@@ -30,6 +33,13 @@ TEST(PeerInfo, SurvivesTheWire) {
     ASSERT_TRUE(read.ok()) << read.message();
     EXPECT_EQ(read->host, kInfo.host);
     EXPECT_EQ(read->link, kInfo.link);
+    EXPECT_EQ(read->features, kInfo.features);
+}
+
+TEST(PeerInfo, HasNoFeaturesBeforeThereWereAny) {
+    const auto read = decodePeerInfo(encodePeerInfo(kInfo).substr(0, kBytesWithoutFeatures));
+    ASSERT_TRUE(read.ok()) << read.message();
+    EXPECT_EQ(read->features, 0u);
 }
 
 TEST(PeerInfo, ReadsWhatALaterVersionAppended) {
@@ -39,6 +49,7 @@ TEST(PeerInfo, ReadsWhatALaterVersionAppended) {
 TEST(PeerInfo, RefusesEveryTruncation) {
     const std::string bytes = encodePeerInfo(kInfo);
     for (size_t length = 0; length < bytes.size(); ++length) {
+        if (length == kBytesWithoutFeatures) continue;
         EXPECT_EQ(decodePeerInfo(bytes.substr(0, length)).code(), NIXL_ERR_MISMATCH) << length;
     }
 }

@@ -20,6 +20,11 @@ constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatEndsBusyWorkers = 21;
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
+// How long a call that fetches notifications goes on taking in more of them; and how long it waits for more after so
+// many that their sender is likely to be held up by its queue.
+constexpr std::chrono::milliseconds kTakeInLimit{1};
+constexpr std::chrono::microseconds kRefillTime{30};
+constexpr size_t kBurst = 32;
 
 } // namespace
 
@@ -27,7 +32,8 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
     : agent_(std::move(agent)),
       options_(std::move(options)),
       progress_thread_wanted_(progress_thread),
-      host_(hostIdentity()) {
+      host_(hostIdentity()),
+      mail_(agent_) {
     // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The
     // thread is for UCX's own, which inherits that signals are blocked.
     Thread("nixl-ucx-start", [this] { start(); }).join();
@@ -103,7 +109,7 @@ Runtime::createLocalFabric() {
 
 Result<std::unique_ptr<Worker>>
 Runtime::createWorker(Fabric fabric, size_t index) {
-    return Worker::create(context(fabric), agent_ + ":" + std::to_string(index), inbox_);
+    return Worker::create(context(fabric), agent_ + ":" + std::to_string(index), mail_);
 }
 
 Status
@@ -171,6 +177,42 @@ Runtime::progress(Worker *first) {
     if (happened && progress_thread_) progress_thread_->nudge();
 }
 
+/// One step takes in a few messages, or what a short queue holds.
+void
+Runtime::takeIn() {
+    using Clock = std::chrono::steady_clock;
+    kit::Inbox &inbox = mail_.inbox();
+    const size_t before = inbox.count();
+    size_t count = before;
+    const auto more = [&] {
+        progress(nullptr);
+        const size_t known = std::exchange(count, inbox.count());
+        return count != known;
+    };
+    if (!more() || (!more() && count - before < kBurst)) return;
+    const auto end = Clock::now() + kTakeInLimit;
+    for (auto last = Clock::now(), now = last; now < end; now = Clock::now()) {
+        if (more()) {
+            last = now;
+        } else if (count - before < kBurst || now - last > kRefillTime) {
+            return;
+        }
+    }
+}
+
+void
+Runtime::takeNotifications(notif_list_t &out) {
+    kit::Inbox &inbox = mail_.inbox();
+    if (!progress_thread_) {
+        takeIn();
+    } else if (inbox.empty()) {
+        progress(nullptr);
+    }
+    if (!mail_.takeAll(out)) return;
+    for (size_t i = 0; i < workerCount(); ++i) nudge(i);
+    progress(nullptr); // the answers
+}
+
 void
 Runtime::enlist(Worker &worker, size_t index) {
     {
@@ -219,6 +261,7 @@ Runtime::addPeer(const std::string &name, const std::string &address) {
                     "peer " + quoted(name) + " is connected under another address; disconnect it first"};
         }
         replaced = std::exchange(slot, std::make_shared<Connection>(*this, name, address));
+        mail_.inbox().setKnown(name, true);
     }
     if (replaced) bury(std::move(replaced));
     return {};
@@ -244,6 +287,7 @@ Runtime::removePeer(const std::string &name) {
         if (it == peers_.end()) return false;
         connection = std::move(it->second);
         peers_.erase(it);
+        mail_.inbox().setKnown(name, false);
     }
     bury(std::move(connection));
     return true;
@@ -266,7 +310,7 @@ Runtime::bury(std::shared_ptr<Connection> connection) {
 
 PeerInfo
 Runtime::ownInfo() const {
-    return {host_, links_ ? links_->name() : std::string()};
+    return {host_, links_ ? links_->name() : std::string(), PeerInfo::kKeepsCredits};
 }
 
 // ---- End -----------------------------------------------------------------------------------------------------------
@@ -326,6 +370,10 @@ Runtime::shutDown() {
     peers_.clear();
     if (progress_thread_) progress_thread_->stop();
     for (auto &thread : pool_) thread->stop();
+    for (auto &worker : workers_) {
+        std::lock_guard lock(worker->mutex());
+        worker->answerAll();
+    }
 
     const auto deadline = std::chrono::steady_clock::now() + kShutDownLimit;
     const auto allClosed = [&] {

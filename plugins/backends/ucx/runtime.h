@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What an engine runs on: UCX, the two contexts, their workers, the threads and the inbox. Self-synchronised.
+// What an engine runs on: UCX, the two contexts, their workers, the threads and the mail. Self-synchronised.
 //
 // Plain context: what every peer meets, set up as NIXL 1.4 does. Local context: for peers of ours on the same host,
 // with the shared-memory transports switched to notice the death of peers; a plain and a switched context must not
@@ -23,8 +23,8 @@
 #include "base/thread.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
-#include "ucx/inbox.h"
 #include "ucx/link_server.h"
+#include "ucx/mail.h"
 #include "ucx/options.h"
 #include "ucx/progress.h"
 
@@ -123,10 +123,15 @@ public:
     void
     nudge(size_t worker_index) noexcept;
 
-    Inbox &
+    kit::Inbox &
     inbox() noexcept {
-        return inbox_;
+        return mail_.inbox();
     }
+
+    /// Moves all notifications to the end of `out`. Without a progress thread it takes in what has arrived, for about a
+    /// millisecond at most.
+    void
+    takeNotifications(notif_list_t &out);
 
     // ---- Peers ----
 
@@ -177,6 +182,8 @@ private:
     createLocalFabric();
     bool
     drive(Worker &worker);
+    void
+    takeIn();
     bool
     driveAll();
     Fabric
@@ -192,7 +199,7 @@ private:
     const std::string host_;
     // Constant after the constructor:
     const Library *library_ = nullptr;
-    Inbox inbox_;
+    Mail mail_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
     std::vector<std::unique_ptr<Worker>> workers_; ///< of the plain context
     std::unique_ptr<ProgressThread> progress_thread_;

@@ -56,7 +56,8 @@ Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64
       worker_index_(worker_index),
       first_block_(first_block),
       block_count_(block_count),
-      reports_(std::make_unique<Reports>(*this)) {}
+      reports_(std::make_unique<Reports>(*this)),
+      turn_{*this, worker_, transfer.fabric_, worker_index} {}
 
 Status
 Lane::prepare() {
@@ -101,7 +102,13 @@ Lane::rewind() {
 bool
 Lane::advance() {
     if (stage_ == Stage::kIssuing) return issue();
-    if (stage_ == Stage::kSettling) settle();
+    if (stage_ == Stage::kSettling) {
+        settle();
+    } else if (stage_ == Stage::kAwaiting) {
+        stage_ = Stage::kIdle;
+        if (endpoint_->failure() != kDone) transfer_.fail(endpoint_->failure(), *endpoint_);
+        transfer_.allQuiet(*this);
+    }
     return false;
 }
 
@@ -199,6 +206,9 @@ Lane::reported(Code code) {
         parked_ = false;
         worker_.addTask(*this);
     }
+    if (stage_ == Stage::kNotifying) {
+        transfer_.connection_->outbox().completed(turn_.fabric, turn_.worker_index, turn_.cost);
+    }
     if (stage_ == Stage::kNotifying || (stage_ == Stage::kDraining && reports_->outstanding == 0)) {
         // UCX ends what is left on a dying connection, flushes even with success, and reports the death afterwards.
         stage_ = Stage::kSettling;
@@ -214,7 +224,7 @@ Lane::giveUp(bool by_force) {
     // many steps it is not. The same steps end what a closing by force ends.
     for (int i = 0; i < Worker::kStepsPerQueue && !transfer_.quiet(); ++i) worker_.progress();
     if (!transfer_.quiet()) worker_.endCopies();
-    if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling) return;
+    if (transfer_.quiet() || stage_ == Stage::kIdle || stage_ == Stage::kSettling || stage_ == Stage::kAwaiting) return;
     if (by_force) worker_.retire();
     transfer_.fail(endpoint_->failure(), *endpoint_);
     if (stage_ == Stage::kIssuing) {
@@ -237,15 +247,39 @@ Lane::settle() {
     if (transfer_.lanes_moving_.fetch_sub(1, std::memory_order_acq_rel) == 1) transfer_.allQuiet(*this);
 }
 
-/// kPending: this lane goes on once the message is sent.
 Code
-Lane::notify(std::string_view message) {
+Lane::notify(std::string_view message, uint64_t cost) {
+    Outbox &outbox = transfer_.connection_->outbox();
+    turn_.cost = cost;
+    stage_ = Stage::kAwaiting; // it may be continued as soon as it waits
+    const auto place = outbox.await(turn_);
+    if (place == Outbox::Place::kLater) {
+        if (transfer_.stopping()) outbox.leave(turn_); // whoever stopped it may have looked too early
+        return kPending;
+    }
+    stage_ = Stage::kIdle;
+    transfer_.notify_ = false;
+    if (place == Outbox::Place::kGone) return kNotConnected;
     const Code code = endpoint_->send(message, *reports_);
     if (code == kPending) {
         stage_ = Stage::kNotifying;
         ++reports_->outstanding;
+    } else if (code == kDone) {
+        outbox.completed(turn_.fabric, turn_.worker_index, cost);
+    } else {
+        outbox.notSent(turn_.fabric, turn_.worker_index, cost);
     }
     return code;
+}
+
+void
+Lane::leaveTurn() {
+    transfer_.connection_->outbox().leave(turn_);
+}
+
+void
+Lane::giveTurnBack() {
+    if (transfer_.notify_) transfer_.connection_->outbox().giveBack(turn_);
 }
 
 // ---- Transfer: preparation -----------------------------------------------------------------------------------------
@@ -327,8 +361,16 @@ nixl_status_t
 Transfer::post(const std::string *notification) {
     if (!quiet()) return nixlx::fail(NIXL_ERR_REPOST_ACTIVE, "the request is still being worked on");
     if (connection_->gone()) return nixlx::fail(NIXL_ERR_REMOTE_DISCONNECT, connection_->sentence());
+    if (notification) {
+        if (auto status = wire::checkNotification(*notification); !status.ok()) {
+            return nixlx::fail(status.code(), status.message());
+        }
+    }
     notify_ = notification != nullptr;
-    if (notify_) message_ = wire::encodeNotification(runtime_.agent(), *notification);
+    if (notify_) {
+        message_ = wire::encodeNotification(runtime_.agent(), *notification);
+        message_cost_ = kit::messageCost(runtime_.agent(), *notification);
+    }
     error_status_ = NIXL_SUCCESS;
     error_.clear();
     stop_.store(false, std::memory_order_relaxed);
@@ -375,6 +417,7 @@ Transfer::cancel() {
     if (quiet()) return;
     cancelled_.store(true, std::memory_order_relaxed);
     stop_.store(true, std::memory_order_release);
+    for (Lane &lane : lanes_) lane.leaveTurn();
 }
 
 bool
@@ -429,14 +472,17 @@ Transfer::allQuiet(Lane &lane) {
         std::lock_guard lock(error_mutex_);
         return error_status_;
     };
-    if (const nixl_status_t error = firstError(); error != NIXL_SUCCESS) return finish(error);
+    if (const nixl_status_t error = firstError(); error != NIXL_SUCCESS) {
+        lane.giveTurnBack();
+        return finish(error);
+    }
     if (cancelled_.load(std::memory_order_relaxed) && (cut_short_.load(std::memory_order_relaxed) || notify_)) {
+        lane.giveTurnBack();
         return finish(NIXL_ERR_CANCELED);
     }
     if (notify_) {
-        notify_ = false;
         lanes_moving_.store(1, std::memory_order_relaxed); // this lane comes back
-        const Code code = lane.notify(message_);
+        const Code code = lane.notify(message_, message_cost_);
         if (code == kPending) return;
         if (code != kDone) fail(code, lane.endpoint());
     }

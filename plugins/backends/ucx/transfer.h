@@ -9,7 +9,8 @@
 // | Moving      | lanes give blocks to UCX, or wait for its last word | every lane is quiet: failed, | Final          |
 // |             |                                                     | cancelled or no message      |                |
 // |             |                                                     | else                         | Notifying      |
-// | Notifying   | the data is in place, the message on its way        | UCX has sent or failed it    | Final          |
+// | Notifying   | the data is in place, the message waits for a place | UCX has sent or failed it    | Final          |
+// |             | at the peer, then is on its way                     |                              |                |
 // | Final       | SUCCESS, CANCELED or an error; nothing refers to    | post                         | Moving         |
 // |             | the caller's memory any more                        |                              |                |
 //
@@ -26,7 +27,10 @@
 // |           |                                            | or the request stops                    |           |
 // | Draining  | waits for operations and flush             | the last has ended                      | Settling  |
 // | Settling  | is quiet; the next step tells the request, | that step                               | Idle,     |
-// |           | after UCX's last word on the endpoint      |                                         | Notifying |
+// |           | after UCX's last word on the endpoint      |                                         | Awaiting, |
+// |           |                                            |                                         | Notifying |
+// | Awaiting  | the request's message has no place yet     | it has one                              | Notifying |
+// |           |                                            | the request stops, the peer is gone     | Idle      |
 // | Notifying | sends the request's message                | sent or failed                          | Idle      |
 //
 // Owned by one caller at a time, as a NIXL handle is; a lane's members are guarded by its worker's lock, the members
@@ -101,9 +105,17 @@ public:
         return bytes_done_.load(std::memory_order_relaxed);
     }
 
-    /// Lock held.
+    /// Lock held. kPending: this lane goes on by itself. kNotConnected: the peer is gone.
     Code
-    notify(std::string_view message);
+    notify(std::string_view message, uint64_t cost);
+
+    /// Should the request's message wait for a place, it does not any more: the lane is continued.
+    void
+    leaveTurn();
+
+    /// Lock held. Should it have got one, it is not needed.
+    void
+    giveTurnBack();
 
     bool
     advance() override;
@@ -114,7 +126,7 @@ public:
     giveUp(bool by_force);
 
 private:
-    enum class Stage { kIdle, kIssuing, kDraining, kSettling, kNotifying };
+    enum class Stage { kIdle, kIssuing, kDraining, kSettling, kAwaiting, kNotifying };
 
     /// What UCX reports to. The worker keeps it if UCX keeps an operation for ever.
     struct Reports final : Operation {
@@ -159,6 +171,7 @@ private:
     Cursor given_; ///< behind what UCX was given
     Cursor done_;  ///< behind as many pieces as are done, as if they ended in order
     uint64_t pieces_outstanding_ = 0;
+    Outbox::Turn turn_; ///< for the request's message
 
     std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
@@ -246,9 +259,10 @@ private:
     std::vector<const Mapping *> mappings_;              ///< per local segment; null: no bytes
     std::vector<std::shared_ptr<RemoteRegion>> regions_; ///< per remote segment
     std::deque<Lane> lanes_;
-    // Of the posted request; changed by the owner while quiet:
-    bool notify_ = false;
+    // Of the posted request; changed by the owner while quiet, and by the lane that sends the message:
+    bool notify_ = false; ///< the message has not been sent
     std::string message_;
+    uint64_t message_cost_ = 0;
     // Shared by the lanes:
     std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
     std::atomic<bool> stop_{false}; ///< cancelled or failed: give no more blocks

@@ -1,0 +1,60 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ucx/mail.h"
+
+#include "wire/limits.h"
+#include "wire/notification.h"
+
+namespace nx::ucx {
+
+Mail::Mail(const std::string &agent) : inbox_("backend UCX of agent " + quoted(agent)) {
+    inbox_.setKnown(agent, true);
+}
+
+bool
+Mail::takeAll(notif_list_t &out) {
+    const auto questions = inbox_.takeAll(out);
+    if (questions.empty()) return false;
+    std::lock_guard lock(mutex_);
+    for (const auto question : questions) {
+        const auto held = held_.extract(question);
+        if (held) held.mapped().worker->answer(held.mapped().question); // else its worker has ended
+    }
+    return true;
+}
+
+void
+Mail::arrived(std::string_view bytes) {
+    auto decoded = wire::decodeNotification(bytes);
+    if (!decoded.ok()) return inbox_.dropMalformed("it is malformed");
+    if (inbox_.put(decoded->sender, std::move(decoded->message))) return;
+    inbox_.drop(decoded->sender);
+}
+
+void
+Mail::refused() {
+    inbox_.dropMalformed("it came by rendezvous");
+}
+
+bool
+Mail::asked(Worker &worker, std::string_view sender, void *question) {
+    if (sender.empty() || sender.size() > wire::kNameBytesMax) return false;
+    std::lock_guard lock(mutex_);
+    if (inbox_.ask(sender, ++last_)) return false;
+    held_.emplace(last_, Held{&worker, question}); // who gets the number back waits for the lock
+    return true;
+}
+
+std::vector<void *>
+Mail::giveBack(Worker &worker) {
+    std::vector<void *> questions;
+    std::lock_guard lock(mutex_);
+    std::erase_if(held_, [&](const auto &entry) {
+        if (entry.second.worker != &worker) return false;
+        questions.push_back(entry.second.question);
+        return true;
+    });
+    return questions;
+}
+
+} // namespace nx::ucx

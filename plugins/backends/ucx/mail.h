@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the workers of an engine are told: notifications, and questions of senders how far they were fetched
+// (kit/credits.h). Self-synchronised.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "kit/inbox.h"
+#include "ucx/driver.h"
+
+namespace nx::ucx {
+
+class Mail final : public MessageSink {
+public:
+    explicit Mail(const std::string &agent);
+
+    kit::Inbox &
+    inbox() noexcept {
+        return inbox_;
+    }
+
+    /// Moves everything to the end of `out`. True: workers have questions to answer; nudge their threads.
+    bool
+    takeAll(notif_list_t &out);
+
+    void
+    arrived(std::string_view bytes) override;
+    void
+    refused() override;
+    bool
+    asked(Worker &worker, std::string_view sender, void *question) override;
+    std::vector<void *>
+    giveBack(Worker &worker) override;
+
+private:
+    struct Held {
+        Worker *worker;
+        void *question;
+    };
+
+    kit::Inbox inbox_;
+    std::mutex mutex_;
+    // Guarded by mutex_:
+    std::unordered_map<kit::CreditReceiver::Question, Held> held_; ///< what the inbox will give back
+    kit::CreditReceiver::Question last_ = 0;
+};
+
+} // namespace nx::ucx
