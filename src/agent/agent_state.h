@@ -232,9 +232,10 @@ public:
     nx::HandleTable<nx::agent::PreparedList> lists;
     nx::HandleTable<nx::agent::TransferRequest> requests;
 
+    std::mutex creation_mutex; ///< held while a backend is created
+
     // Guarded by local_mutex:
     mutable std::mutex local_mutex;
-    std::set<std::string> reserved_types; ///< backends that exist or are being created
     std::vector<uint64_t> backend_tokens; ///< by order
 
     // Changed under peers_mutex:

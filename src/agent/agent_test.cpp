@@ -3,6 +3,9 @@
 //
 // What the agent itself promises, whatever the backend: handles, life cycle, choice, settlement, transactions. Drives
 // the public API over the test backends, whose gates make every order of events reproducible.
+#include <array>
+#include <atomic>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -69,6 +72,28 @@ TEST_F(Agent, AFailedCreationCanBeRepeated) {
     EXPECT_EQ(agent.createBackend("GATED", {}, backend), NIXL_ERR_BACKEND);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("backend initialization error for 'GATED'"));
     EXPECT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+}
+
+TEST_F(Agent, ACreationWaitsForOneOfTheSameTypeThatMayFail) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    gated().fail(EngineCall::kCreate, NIXL_ERR_BACKEND);
+    gated().close(EngineCall::kCreate);
+    std::array<nixl_status_t, 2> statuses{};
+    std::atomic<int> ended{0};
+    const auto create = [&](size_t number) {
+        nixlBackendH *backend = nullptr;
+        statuses[number] = agent.createBackend("GATED", {}, backend);
+        ++ended;
+    };
+    std::thread first(create, 0);
+    EXPECT_TRUE(eventually([] { return gated().waiting(EngineCall::kCreate) == 1; }));
+    std::thread second(create, 1);
+    EXPECT_FALSE(eventually([&] { return ended > 0; }, std::chrono::milliseconds(50))) << "what could it know yet?";
+    gated().open(EngineCall::kCreate);
+    first.join();
+    second.join();
+    EXPECT_EQ(statuses[0], NIXL_ERR_BACKEND);
+    EXPECT_EQ(statuses[1], NIXL_SUCCESS) << nixlEnumStrings::statusStr(statuses[1]);
 }
 
 TEST_F(Agent, ForeignStaleAndDoubledHandlesAreErrors) {

@@ -22,26 +22,15 @@ contains(const std::vector<std::string> &names, const std::string &name) {
 
 Status
 nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&handle) {
-    {
-        std::lock_guard lock(local_mutex);
-        if (!reserved_types.insert(type).second) {
-            return {NIXL_ERR_INVALID_PARAM, "backend " + nx::quoted(type) + " exists already in this agent"};
-        }
+    // One at a time: whether the type exists, or excludes another, is true until this one is there.
+    std::lock_guard creating(creation_mutex);
+    const auto before = local_state.get();
+    const auto is_same = [&](const auto &other) { return other->type == type; };
+    if (std::any_of(before->backends.begin(), before->backends.end(), is_same)) {
+        return {NIXL_ERR_INVALID_PARAM, "backend " + nx::quoted(type) + " exists already in this agent"};
     }
-    // The name stays reserved only if all goes well.
-    struct Reservation {
-        nixlAgentData *data;
-        const std::string &type;
-        ~Reservation() {
-            if (!data) return;
-            std::lock_guard lock(data->local_mutex);
-            data->reserved_types.erase(type);
-        }
-    } reservation{this, type};
-
     auto plugin = nx::plugin::Manager::instance().load(type);
     if (!plugin.ok()) return std::move(plugin).status();
-    const auto before = local_state.get();
     for (const auto &other : before->backends) {
         if (contains((*plugin)->conflicts(), other->type) || contains(other->plugin().conflicts(), type)) {
             return {NIXL_ERR_NOT_ALLOWED,
@@ -92,7 +81,6 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
         backend_tokens.push_back(token);
         next.backends.push_back(std::move(backend));
         local_state.set(std::move(next));
-        reservation.data = nullptr;
         handle = reinterpret_cast<nixlBackendH *>(token);
     }
     NIXL_DEBUG << "agent " << nx::quoted(name) << ": created backend " << type;
