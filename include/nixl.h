@@ -3,8 +3,8 @@
 //
 // The agent: one per process part that moves data. It owns backends, registered memory, what is known of peers, and
 // requests. Every method may be called from any thread. A call that fails changes nothing, writes no out-parameter
-// and leaves its sentence in nixlx::lastError(). Handles are checked tokens: a stale, foreign or doubled one is an
-// error status, never undefined behaviour. All handles end with the agent.
+// (but a null handle of a list or request) and leaves its sentence in nixlx::lastError(). Handles are checked tokens: a
+// stale, foreign or doubled one is an error status, never undefined behaviour. All handles end with the agent.
 #pragma once
 
 #include <chrono>

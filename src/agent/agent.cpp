@@ -19,6 +19,7 @@ using nx::Status;
 namespace {
 
 constexpr size_t kNameMax = 4096;
+constexpr std::string_view kLocalSideName = "NIXL_INIT_AGENT"; // to the Python API, as "" is
 constexpr std::chrono::seconds kShutdownLimit{1};
 
 // Counts forks on the child's side, so that a child finds out that an agent is not its own.
@@ -102,7 +103,9 @@ nixlAgentData::~nixlAgentData() {
     lists.forEach([&](uint64_t token) { tokens.push_back(token); });
     for (auto token : tokens) lists.remove(token);
 
-    for (auto &[view, backend] : views) backend->engine->releaseMemView(view);
+    for (auto &[view, backend] : views) {
+        (void)backend->call("releaseMemView", [&](auto &engine) { engine.releaseMemView(view); });
+    }
     views.clear();
     auto local = local_state.copy();
     for (const auto &[key, index] : local.sections) {
@@ -146,20 +149,30 @@ nixlAgentData::finish(const char *call, nixl_status_t status, const std::string 
 
 namespace {
 
-// Runs one API call: exceptions of the standard library (memory) become statuses here and nowhere else.
+// Runs one API call that reports its outcome itself. Exceptions (memory, code of plugins) become statuses here and
+// nowhere else.
 template<class Body>
 nixl_status_t
-call(const nixlAgentData &data, const char *what, Body body) {
+contained(const nixlAgentData &data, const char *what, Body body) {
     if (const auto status = data.enter(); status != NIXL_SUCCESS) return status;
     try {
-        return data.finish(what, body());
+        return body();
     }
     catch (const std::bad_alloc &) {
-        return data.finish(what, NIXL_ERR_NO_MEMORY, "out of memory; nothing was changed");
+        return data.finish(what, NIXL_ERR_NO_MEMORY, "out of memory");
     }
     catch (const std::exception &e) {
         return data.finish(what, NIXL_ERR_UNKNOWN, std::string("unexpected exception: ") + e.what());
     }
+    catch (...) {
+        return data.finish(what, NIXL_ERR_BACKEND, "a plugin threw something that is no std::exception");
+    }
+}
+
+template<class Body>
+nixl_status_t
+call(const nixlAgentData &data, const char *what, Body body) {
+    return contained(data, what, [&] { return data.finish(what, body()); });
 }
 
 } // namespace
@@ -169,6 +182,11 @@ nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
     if (name.size() > kNameMax) {
         throw std::invalid_argument("nixlAgent: the agent's name has " + std::to_string(name.size()) +
                                     " bytes, more than " + std::to_string(kNameMax));
+    }
+    if (name == kLocalSideName) {
+        throw std::invalid_argument("nixlAgent: the name " + nx::quoted(name) +
+                                    " means \"the local side\" in lists of descriptors, so no peer could name this "
+                                    "agent; give it another name");
     }
     data = std::make_unique<nixlAgentData>(name, cfg);
     if (cfg.useListenThread) data->listen(cfg.listenPort);
@@ -204,7 +222,8 @@ nixlAgent::getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, 
     return call(*data, "getBackendParams", [&]() -> Status {
         const auto found = data->backendOf(backend);
         if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
-        params = found->engine->getCustomParams();
+        const auto status = found->call("getCustomParams", [&](auto &engine) { params = engine.getCustomParams(); });
+        if (status < 0) return {status, "backend " + found->type + ": " + nx::takeBackendSentence("no parameters")};
         mems = found->memories;
         return {};
     });
@@ -249,6 +268,7 @@ nixlAgent::prepXferDlist(const std::string &agent_name,
                          const nixl_xfer_dlist_t &descs,
                          nixlDlistH *&dlist_hndl,
                          const nixl_opt_args_t *extra_params) const {
+    dlist_hndl = nullptr;
     return call(*data, "prepXferDlist", [&] {
         return data->prepare<nixlBasicDesc>(agent_name.empty(), agent_name, descs.getType(),
                                             {descs.begin(), descs.end()}, dlist_hndl, extra_params);
@@ -267,6 +287,7 @@ nixlAgent::prepXferDlist(const std::string &agent_name,
                          const nixlDescList<nixlStrideDesc> &descs,
                          nixlDlistH *&dlist_hndl,
                          const nixl_opt_args_t *extra_params) const {
+    dlist_hndl = nullptr;
     return call(*data, "prepXferDlist", [&] {
         return data->prepare<nixlStrideDesc>(agent_name.empty(), agent_name, descs.getType(),
                                              {descs.begin(), descs.end()}, dlist_hndl, extra_params);
@@ -288,6 +309,7 @@ nixlAgent::makeXferReq(const nixl_xfer_op_t &operation,
                        const std::vector<int> &remote_indices,
                        nixlXferReqH *&req_hndl,
                        const nixl_opt_args_t *extra_params) const {
+    req_hndl = nullptr;
     return call(*data, "makeXferReq", [&] {
         return data->makeRequest(operation, local_side, local_indices, remote_side, remote_indices, req_hndl,
                                  extra_params);
@@ -302,6 +324,7 @@ nixlAgent::makeXferReq(nixl_xfer_op_t operation,
                        std::span<const int> remote_indices,
                        nixlXferReqH *&req_hndl,
                        const nixl_opt_args_t *extra_params) const {
+    req_hndl = nullptr;
     return call(*data, "makeXferReq", [&] {
         return data->makeRequest(operation, &local_side, local_indices, &remote_side, remote_indices, req_hndl,
                                  extra_params);
@@ -315,6 +338,7 @@ nixlAgent::createXferReq(const nixl_xfer_op_t &operation,
                          const std::string &remote_agent,
                          nixlXferReqH *&req_hndl,
                          const nixl_opt_args_t *extra_params) const {
+    req_hndl = nullptr;
     return call(*data, "createXferReq", [&] {
         return data->createRequest(operation, local_descs, remote_descs, remote_agent, req_hndl, extra_params);
     });
@@ -340,25 +364,22 @@ nixlAgent::estimateXferCost(const nixlXferReqH *req_hndl,
 
 nixl_status_t
 nixlAgent::postXferReq(nixlXferReqH *req_hndl, const nixl_opt_args_t *extra_params) const {
-    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
-    return data->post(req_hndl, extra_params);
+    return contained(*data, "postXferReq", [&] { return data->post(req_hndl, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::getXferStatus(nixlXferReqH *req_hndl) const {
-    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
-    return data->status(req_hndl);
+    return contained(*data, "getXferStatus", [&] { return data->status(req_hndl); });
 }
 
 nixl_status_t
 nixlAgent::getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &telemetry) const {
-    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
-    if (!data->measures) {
+    return contained(*data, "getXferTelemetry", [&] {
+        if (data->measures) return data->telemetry(req_hndl, telemetry);
         return data->finish("getXferTelemetry", NIXL_ERR_NO_TELEMETRY,
                             "cannot return values when telemetry is not enabled (captureTelemetry in the agent's "
                             "configuration, or NIXL_TELEMETRY_ENABLE=yes)");
-    }
-    return data->telemetry(req_hndl, telemetry);
+    });
 }
 
 nixl_status_t
@@ -388,7 +409,10 @@ nixlAgent::prepMemView(const nixl_local_dlist_t &descs, nixlMemViewH &mvh, const
 
 void
 nixlAgent::releaseMemView(nixlMemViewH mvh) const {
-    if (data->enter() == NIXL_SUCCESS) data->releaseView(mvh);
+    (void)contained(*data, "releaseMemView", [&] {
+        data->releaseView(mvh);
+        return NIXL_SUCCESS;
+    });
 }
 
 nixl_status_t
@@ -484,11 +508,12 @@ nixlAgent::invalidateLocalMD(const nixl_opt_args_t *extra_params) const {
 
 nixl_status_t
 nixlAgent::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params) const {
-    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
-    const auto outcome = data->waitMetadata(timeout, extra_params);
-    // The exchange has logged it when it happened.
-    if (!outcome.ok()) nx::setLastError("waitMetadata: " + outcome.message());
-    return outcome.code();
+    return contained(*data, "waitMetadata", [&] {
+        const auto outcome = data->waitMetadata(timeout, extra_params);
+        // The exchange has logged it when it happened.
+        if (!outcome.ok()) nx::setLastError("waitMetadata: " + outcome.message());
+        return outcome.code();
+    });
 }
 
 nixl_status_t
@@ -504,8 +529,8 @@ nixlAgent::getListenPort(uint16_t &port) const {
 
 nixl_status_t
 nixlAgent::checkRemoteMD(const std::string remote_name, const nixl_xfer_dlist_t &descs) const {
-    if (const auto status = data->enter(); status != NIXL_SUCCESS) return status;
-    return data->remoteResolves(remote_name, descs) ? NIXL_SUCCESS : NIXL_ERR_NOT_FOUND;
+    return contained(*data, "checkRemoteMD",
+                     [&] { return data->remoteResolves(remote_name, descs) ? NIXL_SUCCESS : NIXL_ERR_NOT_FOUND; });
 }
 
 nixl_status_t

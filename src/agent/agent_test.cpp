@@ -540,5 +540,194 @@ TEST_F(Agent, ThousandsOfViewsOfOneBufferCostOneRegistration) {
     EXPECT_EQ(gated().count(EngineCall::kDeregister), 1u);
 }
 
+// ---- What plugins throw
+
+TEST_F(Agent, WhatAPluginThrowsIsAStatus) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    const auto raise = [](EngineCall call) { gated().raise(call, Thrown::kForeign); };
+    const auto said = [](const char *method) {
+        return HasSubstr(std::string(method) + " threw something that is not a std::exception");
+    };
+    raise(EngineCall::kRegister);
+    EXPECT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), said("registerMem"));
+    raise(EngineCall::kPublicData);
+    EXPECT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_ERR_BACKEND);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), 1u) << "what was registered is given back";
+    raise(EngineCall::kConnectionInfo);
+    nixl_blob_t blob;
+    EXPECT_EQ(pair.b->getLocalMD(blob), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), said("getConnInfo"));
+
+    ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    blob = pair.b.metadata();
+    std::string loaded;
+    for (const auto call : {EngineCall::kLoadConnection, EngineCall::kLoadRemote}) {
+        raise(call);
+        EXPECT_EQ(pair.a->loadRemoteMD(blob, loaded), NIXL_ERR_BACKEND);
+    }
+    pair.a.load(blob); // nothing was left of the failed ones
+    raise(EngineCall::kNotify);
+    EXPECT_EQ(pair.a->genNotif("B", "message"), NIXL_ERR_BACKEND);
+    raise(EngineCall::kFetchNotifications);
+    EXPECT_EQ(pair.a->getNotifs(pair.a.inbox), NIXL_ERR_BACKEND);
+    raise(EngineCall::kUnload);
+    EXPECT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS);
+    raise(EngineCall::kDeregister);
+    EXPECT_EQ(pair.b->deregisterMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    raise(EngineCall::kCreate);
+    nixlAgent other("other", nixlAgentConfig());
+    nixlBackendH *backend = nullptr;
+    EXPECT_EQ(other.createBackend("GATED", {}, backend), NIXL_ERR_BACKEND);
+}
+
+TEST_F(Agent, ARequestIsNotStuckWhenItsEngineThrows) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    auto *request = pair.request(NIXL_WRITE, x, y);
+    for (const auto thrown : {Thrown::kBadAlloc, Thrown::kForeign}) {
+        const auto expected = thrown == Thrown::kBadAlloc ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND;
+        gated().raise(EngineCall::kPost, thrown);
+        EXPECT_EQ(pair.a->postXferReq(request), expected);
+        EXPECT_EQ(pair.a->getXferStatus(request), expected);
+        gated().holdTransfers();
+        ASSERT_EQ(pair.a->postXferReq(request), NIXL_IN_PROG);
+        gated().raise(EngineCall::kCheck, thrown);
+        EXPECT_EQ(pair.a->getXferStatus(request), expected);
+        gated().finishAll();
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << "it can be posted again";
+    }
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_SUCCESS);
+    gated().raise(EngineCall::kPrepare, Thrown::kBadAlloc);
+    EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request),
+              NIXL_ERR_NO_MEMORY);
+}
+
+// ---- All or nothing
+
+TEST_F(Agent, DeregistrationIsAllOrNothingAcrossBackends) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *gate = nullptr, *record = nullptr;
+    ASSERT_EQ(agent.createBackend("GATED", {}, gate), NIXL_SUCCESS);
+    ASSERT_EQ(agent.createBackend("RECORDING", {}, record), NIXL_SUCCESS);
+    nixl_opt_args_t with_gate;
+    with_gate.backends = {gate};
+    Buffer x(64), y(64);
+    ASSERT_EQ(agent.registerMem(registrationOf({x.desc()}), &with_gate), NIXL_SUCCESS);
+    ASSERT_EQ(agent.registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+
+    // RECORDING has a part of the list only.
+    EXPECT_EQ(agent.deregisterMem(registrationOf({y.desc(), x.desc()})), NIXL_ERR_NOT_FOUND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("RECORDING: range 1"));
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("nothing was deregistered"));
+    nixl_opt_args_t both;
+    both.backends = {gate, record};
+    EXPECT_EQ(agent.deregisterMem(registrationOf({x.desc()}), &both), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), 0u);
+    EXPECT_EQ(agent.deregisterMem(registrationOf({y.desc()}), &both), NIXL_SUCCESS) << nixlx::lastError();
+
+    // A backend that never took the memory is no reason to keep it.
+    ASSERT_EQ(agent.registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    EXPECT_EQ(agent.deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(agent.deregisterMem(registrationOf({x.desc()})), NIXL_ERR_NOT_FOUND);
+}
+
+// ---- As in 1.4
+
+TEST_F(Agent, HandlesAreNullAfterAFailure) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    auto *list = reinterpret_cast<nixlDlistH *>(1);
+    auto *request = reinterpret_cast<nixlXferReqH *>(1);
+    EXPECT_EQ(pair.a->prepXferDlist("nobody", listOf({x.desc()}), list), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(list, nullptr);
+    list = reinterpret_cast<nixlDlistH *>(1);
+    nixlDescList<nixlStrideDesc> strided(DRAM_SEG);
+    EXPECT_LT(pair.a->prepXferDlist(strided, list), 0);
+    EXPECT_EQ(list, nullptr);
+    EXPECT_LT(pair.a->createXferReq(NIXL_READ, listOf({x.desc()}), listOf({x.desc()}), "nobody", request), 0);
+    EXPECT_EQ(request, nullptr);
+    request = reinterpret_cast<nixlXferReqH *>(1);
+    EXPECT_LT(pair.a->makeXferReq(NIXL_READ, nullptr, {0}, nullptr, {0}, request), 0);
+    EXPECT_EQ(request, nullptr);
+}
+
+TEST_F(Agent, TelemetryOfACreatedRequestCountsTheCallersDescriptors) {
+    auto options = gatedPair();
+    options.capture_telemetry = true;
+    AgentPair pair(options);
+    Buffer x(128), y(128);
+    ASSERT_EQ(pair.run(pair.request(NIXL_WRITE, x, y)), NIXL_SUCCESS);
+    const auto descCount = [&](nixlXferReqH *request) {
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+        nixl_xfer_telem_t telemetry;
+        EXPECT_EQ(pair.a->getXferTelemetry(request, telemetry), NIXL_SUCCESS);
+        return telemetry.descCount;
+    };
+    const auto local = listOf({x.desc(0, 64), x.desc(64, 64)}), remote = listOf({y.desc(0, 64), y.desc(64, 64)});
+    nixlXferReqH *created = nullptr, *made = nullptr;
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, local, remote, "B", created), NIXL_SUCCESS);
+    EXPECT_EQ(descCount(created), 2u) << "neighbours are two";
+    nixlDlistH *locals = nullptr, *remotes = nullptr;
+    ASSERT_EQ(pair.a->prepXferDlist(local, locals), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->prepXferDlist("B", remote, remotes), NIXL_SUCCESS);
+    ASSERT_EQ(pair.a->makeXferReq(NIXL_WRITE, locals, {0, 1}, remotes, {0, 1}, made), NIXL_SUCCESS);
+    EXPECT_EQ(descCount(made), 1u) << "merged";
+}
+
+// ---- Names and blobs
+
+TEST_F(Agent, RefusesTheNameThatMeansTheLocalSide) {
+    try {
+        nixlAgent agent("NIXL_INIT_AGENT", nixlAgentConfig());
+        FAIL() << "accepted";
+    }
+    catch (const std::invalid_argument &refused) {
+        EXPECT_THAT(refused.what(), HasSubstr("give it another name"));
+    }
+}
+
+TEST_F(Agent, TellsItsOwnMetadataFromThatOfANamesake) {
+    PairedAgent one("twin", gatedPair()), other("twin", gatedPair());
+    std::string loaded;
+    EXPECT_EQ(one->loadRemoteMD(one.metadata(), loaded), NIXL_ERR_INVALID_PARAM);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("the metadata is this agent's own"));
+    EXPECT_EQ(one->loadRemoteMD(other.metadata(), loaded), NIXL_ERR_INVALID_PARAM);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("published by another agent that has this agent's name"));
+}
+
+TEST_F(Agent, WhatIsNoBlobLogsTheTwoLinesThatProgramsCount) {
+    PairedAgent agent("solo", gatedPair());
+    std::string loaded;
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(agent->loadRemoteMD("invalid", loaded), NIXL_ERR_MISMATCH);
+    const std::string log = testing::internal::GetCapturedStderr();
+    const auto count = [&](std::string_view text) {
+        int found = 0;
+        for (size_t at = log.find(text); at != std::string::npos; at = log.find(text, at + 1)) ++found;
+        return found;
+    };
+    EXPECT_EQ(count("Deserialization failed, missing nixlSerDes tag"), 1) << log;
+    EXPECT_EQ(count("loadRemoteMD: failed to deserialize remote metadata"), 1) << log;
+    EXPECT_EQ(count("\n"), 2) << log;
+}
+
+TEST_F(Agent, SaysAtOnceThatItsMetadataIsMoreThanPeersTake) {
+    PairedAgent agent("solo", gatedPair());
+    constexpr size_t kRangesMax = size_t{1} << 20;
+    Buffer x(kRangesMax + 1);
+    nixl_reg_dlist_t many(DRAM_SEG);
+    many.reserve(kRangesMax + 1);
+    for (size_t i = 0; i <= kRangesMax; ++i) many.addDesc(nixlBlobDesc(x.desc(i, 1), ""));
+    ASSERT_EQ(agent->registerMem(many), NIXL_SUCCESS) << nixlx::lastError();
+    nixl_blob_t blob = "as it was";
+    EXPECT_EQ(agent->getLocalMD(blob), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("1048577 ranges, and peers take at most 1048576"));
+    EXPECT_EQ(blob, "as it was");
+    ASSERT_EQ(agent->deregisterMem(registrationOf({x.desc(0, 1)})), NIXL_SUCCESS);
+    EXPECT_EQ(agent->getLocalMD(blob), NIXL_SUCCESS) << nixlx::lastError();
+}
+
 } // namespace
 } // namespace nx::test

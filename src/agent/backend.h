@@ -9,7 +9,9 @@
 #include <memory>
 #include <string>
 
+#include "agent/guarded.h"
 #include "agent/legacy_engine.h"
+#include "base/last_error.h"
 #include "plugin/manager.h"
 
 namespace nx::agent {
@@ -19,7 +21,6 @@ public:
     /// Takes over `engine`, which `plugin` created.
     Backend(std::shared_ptr<const plugin::BackendPlugin> plugin, nixlBackendEngine *engine)
         : type(engine->getType()),
-          engine(engine),
           memories(engine->getSupportedMems()),
           remote(engine->supportsRemote()),
           local(engine->supportsLocal()),
@@ -27,15 +28,24 @@ public:
           merges_ranges(plugin->capabilities() & NIXLX_CAP_MERGE_RANGES),
           legacy(engine),
           plugin_(std::move(plugin)),
+          engine_(engine),
           extended_(plugin_->extend(engine)) {}
 
     ~Backend() {
-        plugin_->destroy(engine);
+        (void)guarded("destroy_engine", [&] { plugin_->destroy(engine_); });
     }
 
     Backend(const Backend &) = delete;
     Backend &
     operator=(const Backend &) = delete;
+
+    /// Calls a method of 1.4, the only way to them: `body(engine)`, with no sentence of an earlier call left behind.
+    template<class Body>
+    nixl_status_t
+    call(const char *method, Body body) const {
+        clearBackendSentence();
+        return guarded(method, [&] { return body(*engine_); });
+    }
 
     nixlx::Engine &
     face() {
@@ -59,7 +69,6 @@ public:
 
     const nixl_backend_t type;
     size_t order = 0; ///< position in the order of creation; set before the backend is shared
-    nixlBackendEngine *const engine;
     const nixl_mem_list_t memories;
     const bool remote;
     const bool local;
@@ -69,6 +78,7 @@ public:
 
 private:
     const std::shared_ptr<const plugin::BackendPlugin> plugin_;
+    nixlBackendEngine *const engine_;
     nixlx::Engine *const extended_;
 };
 

@@ -49,23 +49,30 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     // Engines of 1.4 size their locking from this: ours may call from any thread, and from its own.
     init.syncMode = nixl_thread_sync_t::NIXL_THREAD_SYNC_RW;
     init.enableTelemetry_ = recorder != nullptr; // else nobody takes the engine's events
-    nx::clearBackendSentence();
-    nixlBackendEngine *engine = (*plugin)->create(init);
     const std::string prefix = "backend initialization error for '" + type + "': ";
-    if (!engine) return {NIXL_ERR_BACKEND, nx::takeBackendSentence(prefix + "the plugin gave no engine")};
-    if (engine->getInitErr()) {
-        Status status(NIXL_ERR_BACKEND, prefix + nx::takeBackendSentence("the engine reports that it is unusable"));
-        (*plugin)->destroy(engine);
+    nixlBackendEngine *engine = nullptr;
+    std::shared_ptr<Backend> backend;
+    nx::clearBackendSentence();
+    const auto created = nx::agent::guarded("creating the engine", [&]() -> nixl_status_t {
+        engine = (*plugin)->create(init);
+        if (!engine || engine->getInitErr()) return NIXL_ERR_BACKEND;
+        backend = std::make_shared<Backend>(*plugin, engine);
+        return NIXL_SUCCESS;
+    });
+    if (created < 0) {
+        const std::string why = engine ? "the engine reports that it is unusable" : "the plugin gave no engine";
+        Status status(created, prefix + nx::takeBackendSentence(why));
+        if (engine) {
+            (void)nx::agent::guarded("destroy_engine", [&] { (*plugin)->destroy(engine); });
+        }
         return status;
     }
-
-    auto backend = std::make_shared<Backend>(*plugin, engine);
     if (backend->remote && !backend->notif) {
         return {NIXL_ERR_BACKEND, prefix + "it reaches other agents but cannot notify them"};
     }
     if (backend->local) {
-        nx::clearBackendSentence();
-        if (const auto status = engine->connect(name); status < 0) {
+        const auto status = backend->call("connect", [&](auto &own) { return own.connect(name); });
+        if (status < 0) {
             return {
                 status,
                 prefix +

@@ -67,16 +67,63 @@ loadRanges(const std::shared_ptr<Backend> &backend,
             ++last;
         }
         nixlBackendMD *metadata = nullptr;
-        nx::clearBackendSentence();
-        const auto status = backend->engine->loadRemoteMD(whole, memory, agent, metadata);
+        const auto status = backend->call(
+            "loadRemoteMD", [&](auto &engine) { return engine.loadRemoteMD(whole, memory, agent, metadata); });
         if (status < 0) return {status, failure("loadRemoteMD", status)};
         auto owner = std::make_shared<MappingOwner>(std::make_shared<Mapping>(
-            metadata, nullptr, whole.metaInfo,
-            [backend](nixlBackendMD *loaded, nixlBackendMD *) { (void)backend->engine->unloadMD(loaded); }));
+            metadata, nullptr, whole.metaInfo, [backend](nixlBackendMD *loaded, nixlBackendMD *) {
+                (void)backend->call("unloadMD", [&](auto &engine) { return engine.unloadMD(loaded); });
+            }));
         for (; first < last; ++first) windows.push_back(std::make_shared<Window>(*ranges[first], owner));
     }
     return {};
 }
+
+void
+disconnect(const Backend &backend, const std::string &agent) {
+    (void)backend.call("disconnect", [&](auto &engine) { return engine.disconnect(agent); });
+}
+
+// The connections that one load has made. Unless it is kept, all are taken back, whatever ended the load.
+class NewConnections {
+public:
+    explicit NewConnections(const std::string &agent) : agent_(agent) {}
+    ~NewConnections() {
+        for (const auto &backend : backends_) disconnect(*backend, agent_);
+    }
+
+    NewConnections(const NewConnections &) = delete;
+    NewConnections &
+    operator=(const NewConnections &) = delete;
+
+    nixl_status_t
+    make(const std::shared_ptr<Backend> &backend, const std::string &info) {
+        backends_.push_back(backend);
+        const auto status =
+            backend->call("loadRemoteConnInfo", [&](auto &engine) { return engine.loadRemoteConnInfo(agent_, info); });
+        if (status < 0) backends_.pop_back();
+        return status;
+    }
+
+    void
+    takeBack(const std::shared_ptr<Backend> &backend) {
+        if (std::erase(backends_, backend)) disconnect(*backend, agent_);
+    }
+
+    bool
+    empty() const noexcept {
+        return backends_.empty();
+    }
+
+    void
+    keep() noexcept {
+        backends_.clear();
+    }
+
+private:
+    const std::string &agent_;
+    nx::agent::Backends backends_;
+};
 
 } // namespace
 
@@ -97,7 +144,11 @@ nixlAgentData::decodeRemote(std::string_view blob) {
 Status
 nixlAgentData::loadRemote(std::string_view blob, std::string &agent_name) {
     auto metadata = decodeRemote(blob);
-    if (!metadata.ok()) return std::move(metadata).status();
+    if (!metadata.ok()) {
+        // A line of its own: programs count it beside the one that this call ends with.
+        if (!nx::wire::startsAsMetadata(blob)) NIXL_ERROR << "Deserialization failed, missing nixlSerDes tag";
+        return std::move(metadata).status();
+    }
     auto status = loadRemote(*metadata);
     if (status.ok()) agent_name = metadata->agent;
     return status;
@@ -105,7 +156,13 @@ nixlAgentData::loadRemote(std::string_view blob, std::string &agent_name) {
 
 Status
 nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
-    if (metadata.agent == name) return {NIXL_ERR_INVALID_PARAM, "the metadata is this agent's own"};
+    if (metadata.agent == name) {
+        const bool own = metadata.trailer && metadata.trailer->incarnation == incarnation;
+        return {NIXL_ERR_INVALID_PARAM,
+                own ? "the metadata is this agent's own"
+                    : "the metadata was published by another agent that has this agent's name, " + nx::quoted(name) +
+                        "; give every agent a name of its own"};
+    }
     std::lock_guard lock(peers_mutex);
     return loadLocked(metadata);
 }
@@ -232,16 +289,11 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         replaced->lost.store(true); // a name has one start at a time: that one has ended
         forgetPeerLocked(replaced);
     }
-    std::vector<std::shared_ptr<Backend>> connected;
+    NewConnections connected(metadata.agent); // goes after what is loaded through it
     std::vector<const Backend *> unreachable;
-    const auto undo = [&] {
-        for (const auto &backend : connected) (void)backend->engine->disconnect(metadata.agent);
-    };
     for (const auto &[backend, connection] : new_connections) {
-        nx::clearBackendSentence();
-        auto status = backend->engine->loadRemoteConnInfo(metadata.agent, connection->info);
+        auto status = connected.make(backend, connection->info);
         if (status >= 0) {
-            connected.push_back(backend);
             if (const auto *info = peerInfoFor(metadata, backend->type)) {
                 status = backend->face().loadPeerInfo(metadata.agent, *info);
             }
@@ -250,20 +302,15 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
             // For example a backend within a process, and a peer in another one: the others may reach it.
             NIXL_INFO << "loadRemoteMD: agent " << nx::quoted(name) << ": backend " << backend->type
                       << " does not reach agent " << shown << ": " << failure("loadRemoteConnInfo", status);
-            if (!connected.empty() && connected.back() == backend) {
-                (void)backend->engine->disconnect(metadata.agent);
-                connected.pop_back();
-            }
+            connected.takeBack(backend);
             std::erase_if(new_ranges, [&](const auto &entry) { return entry.first.second == backend->order; });
             unreachable.push_back(backend.get());
             continue;
         }
         if (status < 0) {
-            Status why(status,
-                       "error loading connection info for backend '" + backend->type + "' with status " +
-                           nixlEnumStrings::statusStr(status) + ": " + failure("loadRemoteConnInfo", status));
-            undo();
-            return why;
+            return {status,
+                    "error loading connection info for backend '" + backend->type + "' with status " +
+                        nixlEnumStrings::statusStr(status) + ": " + failure("loadRemoteConnInfo", status)};
         }
     }
     std::erase_if(new_connections, [&](const auto &entry) {
@@ -279,10 +326,6 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         const auto &backend = (*all)[key.second];
         auto status = loadRanges(backend, metadata.agent, key.first, std::move(ranges), windows);
         if (!status.ok()) {
-            windows.clear();
-            next.clear();
-            new_ranges.clear();
-            undo();
             return {status.code(),
                     "error loading remote metadata for agent " + shown + " with status " +
                         nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type + ": " +
@@ -305,6 +348,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         map[metadata.agent] = std::move(peer);
         peers.set(std::move(map));
     }
+    connected.keep();
     return {};
 }
 
@@ -321,7 +365,7 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
     const auto connections = peer->connections.get();
     const auto local = local_state.get();
     for (const auto &backend : local->backends) {
-        if (connections->contains(backend->type)) (void)backend->engine->disconnect(peer->name);
+        if (connections->contains(backend->type)) disconnect(*backend, peer->name);
     }
     PeerMap map = peers.copy();
     const auto it = map.find(peer->name);
@@ -366,8 +410,8 @@ nixlAgentData::makeConnection(const std::string &agent, const nixl_opt_args_t *a
         for (const auto &backend : *usable) {
             if (backend->type != type) continue;
             any = true;
-            nx::clearBackendSentence();
-            if (const auto status = backend->engine->connect(agent); status < 0) {
+            const auto status = backend->call("connect", [&](auto &engine) { return engine.connect(agent); });
+            if (status < 0) {
                 return {status, "backend " + type + ": " + failure("connect", status)};
             }
         }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/legacy_engine.h"
 
+#include "agent/guarded.h"
+
 namespace nx::agent {
 
 namespace {
@@ -18,21 +20,6 @@ struct LegacyRequest : nixlBackendReqH {
 LegacyRequest &
 of(nixlBackendReqH *request) {
     return *static_cast<LegacyRequest *>(request);
-}
-
-// Code of a plugin may throw; nothing of ours expects it to.
-template<class Call>
-nixl_status_t
-guarded(const char *what, Call call) {
-    try {
-        return call();
-    }
-    catch (const std::exception &e) {
-        return nixlx::fail(NIXL_ERR_BACKEND, std::string(what) + " threw: " + e.what());
-    }
-    catch (...) {
-        return nixlx::fail(NIXL_ERR_BACKEND, std::string(what) + " threw something that is not a std::exception");
-    }
 }
 
 } // namespace

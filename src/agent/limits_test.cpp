@@ -233,6 +233,15 @@ TEST_F(RequestLimits, ReleaseForcesWhatIsPastItsLimitAndNothingElse) {
     EXPECT_EQ(agent().checkRemoteMD("B", {DRAM_SEG}), NIXL_ERR_NOT_FOUND) << "the connection is gone";
 }
 
+TEST_F(RequestLimits, DeregistrationForcesWhatIsPastItsLimitAndItsPeerIsLost) {
+    gated().holdCancelled();
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    EXPECT_EQ(agent().deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 1u);
+    EXPECT_EQ(agent().checkRemoteMD("B", nixl_xfer_dlist_t(DRAM_SEG)), NIXL_ERR_NOT_FOUND);
+}
+
 TEST_F(RequestLimits, ADroppedRequestIsForcedWhenItIsPastItsLimit) {
     gated().holdCancelled();
     limit({.deadline = kShort});

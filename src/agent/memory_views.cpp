@@ -82,10 +82,8 @@ nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
             continue;
         }
         nixlMemViewH made = nullptr;
-        nx::clearBackendSentence();
-        if (const auto status = backend->engine->prepMemView(list, made); status < 0) {
-            return viewFailed(*backend, status);
-        }
+        const auto status = backend->call("prepMemView", [&](auto &engine) { return engine.prepMemView(list, made); });
+        if (status < 0) return viewFailed(*backend, status);
         std::lock_guard lock(views_mutex);
         views[made] = backend;
         view = made;
@@ -114,10 +112,8 @@ nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view
             continue;
         }
         nixlMemViewH made = nullptr;
-        nx::clearBackendSentence();
-        if (const auto status = backend->engine->prepMemView(list, made); status < 0) {
-            return viewFailed(*backend, status);
-        }
+        const auto status = backend->call("prepMemView", [&](auto &engine) { return engine.prepMemView(list, made); });
+        if (status < 0) return viewFailed(*backend, status);
         std::lock_guard lock(views_mutex);
         views[made] = backend;
         view = made;
@@ -139,5 +135,5 @@ nixlAgentData::releaseView(nixlMemViewH view) {
         backend = it->second;
         views.erase(it);
     }
-    backend->engine->releaseMemView(view);
+    (void)backend->call("releaseMemView", [&](auto &engine) { engine.releaseMemView(view); });
 }

@@ -8,6 +8,7 @@
 
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
+#include "wire/limits.h"
 
 using nx::Result;
 using nx::Status;
@@ -26,8 +27,7 @@ failure(const Backend &backend, const std::string &what, nixl_status_t status) {
 Status
 addConnection(const Backend &backend, nixlx::Engine &face, nx::wire::Metadata &metadata) {
     std::string info;
-    nx::clearBackendSentence();
-    auto status = backend.engine->getConnInfo(info);
+    auto status = backend.call("getConnInfo", [&](auto &engine) { return engine.getConnInfo(info); });
     if (status < 0) return {status, failure(backend, "getConnInfo", status)};
     metadata.connections.push_back({backend.type, std::move(info)});
     std::string peer_info;
@@ -60,6 +60,24 @@ guarded(Body body) {
     catch (const std::exception &e) {
         return {NIXL_ERR_UNKNOWN, std::string("unexpected exception: ") + e.what()};
     }
+    catch (...) {
+        return {NIXL_ERR_BACKEND, "a plugin threw something that is no std::exception"};
+    }
+}
+
+// What no peer would take is refused here, where something can be done about it.
+Result<std::string>
+encodedForPeers(const nx::wire::Metadata &metadata) {
+    auto status = nx::wire::checkLimits(metadata);
+    if (!status.ok()) return status;
+    auto blob = nx::wire::encodeMetadata(metadata);
+    if (blob.size() > nx::wire::kBlobBytesMax) {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                "the metadata has " + std::to_string(blob.size()) + " bytes, and peers take at most " +
+                    std::to_string(nx::wire::kBlobBytesMax) +
+                    "; publish it in parts (getLocalPartialMD) or register fewer, larger ranges"};
+    }
+    return blob;
 }
 
 nx::metadata::Service
@@ -124,7 +142,7 @@ nixlAgentData::localMetadata() const {
         });
         metadata.sections.push_back(std::move(section));
     }
-    return nx::wire::encodeMetadata(metadata);
+    return encodedForPeers(metadata);
 }
 
 Result<Blob>
@@ -193,7 +211,7 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
     if (!found_section) {
         return {NIXL_ERR_NOT_FOUND, prefix + "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
     }
-    return nx::wire::encodeMetadata(metadata);
+    return encodedForPeers(metadata);
 }
 
 bool

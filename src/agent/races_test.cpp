@@ -172,5 +172,80 @@ TEST_F(Races, BackendsComeWhileMetadataIsAskedFor) {
     }
 }
 
+TEST_F(Races, ARequestMadeWhileItsMemoryIsDeregisteredIsRefused) {
+    nixlAgent agent("solo", nixlAgentConfig());
+    nixlBackendH *backend = nullptr;
+    // Two backends: then the agent asks for predictions, between resolving the lists and making the request.
+    ASSERT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+    ASSERT_EQ(agent.createBackend("RECORDING", {}, backend), NIXL_SUCCESS);
+    Buffer x(128), y(64);
+    const auto first = x.desc(0, 64), second = x.desc(64, 64);
+    // Both halves share a mapping, which stays for the other one.
+    ASSERT_EQ(agent.registerMem(registrationOf({first, second})), NIXL_SUCCESS);
+    ASSERT_EQ(agent.registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    gated().setPrediction(0); // the cheapest
+    gated().close(EngineCall::kPredict);
+    nixlXferReqH *request = nullptr;
+    nixl_status_t made = NIXL_IN_PROG;
+    std::thread make(
+        [&] { made = agent.createXferReq(NIXL_WRITE, listOf({second}), listOf({y.desc()}), "solo", request); });
+    ASSERT_TRUE(eventually([] { return gated().waiting(EngineCall::kPredict) == 1; }));
+    EXPECT_EQ(agent.deregisterMem(registrationOf({second})), NIXL_SUCCESS) << nixlx::lastError();
+    gated().open(EngineCall::kPredict);
+    make.join();
+    if (made == NIXL_SUCCESS) {
+        EXPECT_EQ(agent.postXferReq(request), NIXL_ERR_NOT_FOUND);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("deregistered"));
+    } else {
+        EXPECT_EQ(made, NIXL_ERR_NOT_FOUND);
+    }
+}
+
+TEST_F(Races, NoRequestWritesIntoMemoryThatWasDeregistered) {
+    AgentPair pair(gatedPair());
+    Buffer source(64), target(64 * 8);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({source.desc()})), NIXL_SUCCESS);
+    for (int round = 0; round < 300; ++round) {
+        const auto half = target.desc(64, 64);
+        ASSERT_EQ(pair.a->registerMem(registrationOf({target.desc(0, 64), half})), NIXL_SUCCESS);
+        std::atomic<nixlXferReqH *> last{nullptr};
+        std::thread make([&] {
+            nixlXferReqH *made = nullptr;
+            while (pair.a->createXferReq(NIXL_WRITE, listOf({source.desc()}), listOf({half}), "A", made) ==
+                   NIXL_SUCCESS) {
+                if (auto *before = last.exchange(made)) EXPECT_EQ(pair.a->releaseXferReq(before), NIXL_SUCCESS);
+            }
+        });
+        EXPECT_TRUE(eventually([&] { return last != nullptr; }));
+        EXPECT_EQ(pair.a->deregisterMem(registrationOf({half})), NIXL_SUCCESS) << nixlx::lastError();
+        make.join();
+        ASSERT_EQ(pair.a->postXferReq(last), NIXL_ERR_NOT_FOUND) << "round " << round;
+        ASSERT_EQ(pair.a->releaseXferReq(last), NIXL_SUCCESS);
+        ASSERT_EQ(pair.a->deregisterMem(registrationOf({target.desc(0, 64)})), NIXL_SUCCESS);
+    }
+}
+
+TEST_F(Races, ARequestDoesNotJoinAPeersOldRangesWithItsNewConnection) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
+    const auto blob = pair.b.metadata();
+    pair.a.load(blob);
+    gated().close(EngineCall::kPrepare);
+    nixlXferReqH *request = nullptr;
+    std::thread make([&] {
+        EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", request),
+                  NIXL_ERR_NOT_FOUND);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("was removed while the request was being made"));
+    });
+    ASSERT_TRUE(eventually([] { return gated().waiting(EngineCall::kPrepare) == 1; }));
+    ASSERT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS);
+    pair.a.load(blob);
+    gated().open(EngineCall::kPrepare);
+    make.join();
+    EXPECT_EQ(request, nullptr);
+}
+
 } // namespace
 } // namespace nx::test

@@ -91,39 +91,70 @@ failure(const std::string &what, nixl_status_t status) {
     return nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
 }
 
+// The registrations that a list names: each element takes one of its range, a repeated element another one.
+struct Named {
+    std::vector<std::shared_ptr<Window>> windows;
+    std::optional<int> missing; ///< the first element without one
+};
+
+Named
+findNamed(const RangeIndex &index, const nixl_reg_dlist_t &descs) {
+    Named named;
+    std::map<nixlBasicDesc, std::vector<std::shared_ptr<Window>>> left;
+    for (int i = 0; i < descs.descCount(); ++i) {
+        const auto range = normalised(descs[i], descs.getType());
+        auto [it, first_time] = left.try_emplace(range);
+        if (first_time) index.equal(range, it->second);
+        if (it->second.empty()) {
+            if (!named.missing) named.missing = i;
+            continue;
+        }
+        named.windows.push_back(std::move(it->second.back()));
+        it->second.pop_back();
+    }
+    return named;
+}
+
+// What one registration has with a backend, given back in the order that undoes it.
+void
+giveBack(const Backend &backend, nixlBackendMD *metadata, nixlBackendMD *remote_face) {
+    if (remote_face && remote_face != metadata) {
+        (void)backend.call("unloadMD", [&](auto &engine) { return engine.unloadMD(remote_face); });
+    }
+    (void)backend.call("deregisterMem", [&](auto &engine) { return engine.deregisterMem(metadata); });
+}
+
 // One registration with one backend, complete or not at all.
 Result<std::shared_ptr<MappingOwner>>
 registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range, nixl_mem_t memory) {
-    auto *engine = backend->engine;
     nixlBackendMD *metadata = nullptr;
     nixlBackendMD *remote_face = nullptr;
-    nx::clearBackendSentence();
-    auto status = engine->registerMem(range, memory, metadata);
-    if (status < 0) return {status, failure("registerMem", status)};
+    const auto registered =
+        backend->call("registerMem", [&](auto &engine) { return engine.registerMem(range, memory, metadata); });
+    if (registered < 0) return {registered, failure("registerMem", registered)};
+
+    const auto refused = [&](const char *method, nixl_status_t status) -> Status {
+        Status why(status, failure(method, status));
+        giveBack(*backend, metadata, remote_face);
+        return why;
+    };
     if (backend->local) {
-        status = engine->loadLocalMD(metadata, remote_face);
+        const auto status =
+            backend->call("loadLocalMD", [&](auto &engine) { return engine.loadLocalMD(metadata, remote_face); });
         if (status < 0) {
-            Status why(status, failure("loadLocalMD", status));
-            (void)engine->deregisterMem(metadata);
-            return why;
+            remote_face = nullptr;
+            return refused("loadLocalMD", status);
         }
     }
     std::string key;
     if (backend->remote) {
-        status = engine->getPublicData(metadata, key);
-        if (status < 0) {
-            Status why(status, failure("getPublicData", status));
-            if (remote_face && remote_face != metadata) (void)engine->unloadMD(remote_face);
-            (void)engine->deregisterMem(metadata);
-            return why;
-        }
+        const auto status =
+            backend->call("getPublicData", [&](auto &engine) { return engine.getPublicData(metadata, key); });
+        if (status < 0) return refused("getPublicData", status);
     }
-    auto letGo = [backend](nixlBackendMD *local, nixlBackendMD *remote) {
-        if (remote && remote != local) (void)backend->engine->unloadMD(remote);
-        (void)backend->engine->deregisterMem(local);
-    };
-    return std::make_shared<MappingOwner>(
-        std::make_shared<Mapping>(metadata, remote_face, std::move(key), std::move(letGo)));
+    return std::make_shared<MappingOwner>(std::make_shared<Mapping>(
+        metadata, remote_face, std::move(key),
+        [backend](nixlBackendMD *local, nixlBackendMD *remote) { giveBack(*backend, local, remote); }));
 }
 
 } // namespace
@@ -225,48 +256,44 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
     const auto memory = descs.getType();
     const bool hinted = args && !args->backends.empty();
 
-    Status result;
-    bool any = false;
+    // All backends are judged before anything changes.
     std::vector<std::shared_ptr<Window>> ended;
-    for (const auto &backend : *usable) {
+    {
         std::lock_guard lock(local_mutex);
         auto next = local_state.copy();
-        const auto section = next.sections.find({memory, backend->order});
-        if (section == next.sections.end()) {
-            if (hinted) {
-                result = {NIXL_ERR_NOT_FOUND,
-                          "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
-                              " registered"};
+        Status refusal;
+        bool all_of_it = descs.isEmpty();
+        for (const auto &backend : *usable) {
+            const auto section = next.sections.find({memory, backend->order});
+            if (section == next.sections.end()) {
+                if (!hinted) continue;
+                return {NIXL_ERR_NOT_FOUND,
+                        "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
+                            " registered; nothing was deregistered"};
             }
-            continue;
-        }
-        any = true;
-        // Each element takes one registration of its range, a repeated element another one.
-        std::vector<std::shared_ptr<Window>> windows;
-        std::map<nixlBasicDesc, std::vector<std::shared_ptr<Window>>> left;
-        Status found;
-        for (int i = 0; i < descs.descCount() && found.ok(); ++i) {
-            const auto range = normalised(descs[i], memory);
-            auto [it, first_time] = left.try_emplace(range);
-            if (first_time) section->second.equal(range, it->second);
-            if (it->second.empty()) {
-                found = {NIXL_ERR_NOT_FOUND,
-                         "backend " + backend->type + ": range " + std::to_string(i) + " (address " +
-                             std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
-                             std::to_string(range.devId) + ") is not registered exactly so; nothing was deregistered"};
-                break;
+            auto named = findNamed(section->second, descs);
+            if (named.missing) {
+                const auto range = normalised(descs[*named.missing], memory);
+                Status missing(NIXL_ERR_NOT_FOUND,
+                               "backend " + backend->type + ": range " + std::to_string(*named.missing) + " (address " +
+                                   std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
+                                   std::to_string(range.devId) +
+                                   ") is not registered exactly so; nothing was deregistered");
+                if (hinted || !named.windows.empty()) return missing;
+                // It never took this memory. That is no failure if another backend has all of it.
+                refusal = std::move(missing);
+                continue;
             }
-            windows.push_back(std::move(it->second.back()));
-            it->second.pop_back();
+            all_of_it = true;
+            section->second = section->second.without(named.windows);
+            if (section->second.empty()) next.sections.erase(section);
+            ended.insert(ended.end(), named.windows.begin(), named.windows.end());
         }
-        if (!found.ok()) {
-            result = std::move(found);
-            continue;
+        if (!all_of_it) {
+            if (!refusal.ok()) return refusal;
+            return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
         }
-        section->second = section->second.without(windows);
-        if (section->second.empty()) next.sections.erase(section);
         local_state.set(std::move(next));
-        ended.insert(ended.end(), std::make_move_iterator(windows.begin()), std::make_move_iterator(windows.end()));
     }
     // The backends let go outside the lock. The epoch rises in between: requests look again before they use anything.
     const auto revoked = [](const auto &window) { window->revoke(); };
@@ -278,10 +305,7 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
                 "the memory is deregistered for new requests, but a transfer in flight that was cancelled still uses "
                 "it; do not free it before that request's status is final"};
     }
-    if (!any && result.ok() && !descs.isEmpty()) {
-        return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
-    }
-    return result;
+    return {};
 }
 
 Status
@@ -294,8 +318,7 @@ nixlAgentData::queryMem(const nixl_reg_dlist_t &descs,
     const auto backend = backendOf(args->backends[0]);
     if (!backend) return {NIXL_ERR_INVALID_PARAM, "the backend hint is no backend of this agent"};
     std::vector<nixl_query_resp_t> answers;
-    nx::clearBackendSentence();
-    const auto status = backend->engine->queryMem(descs, answers);
+    const auto status = backend->call("queryMem", [&](auto &engine) { return engine.queryMem(descs, answers); });
     if (status < 0) return {status, "backend " + backend->type + ": " + failure("queryMem", status)};
     resp = std::move(answers);
     return {};

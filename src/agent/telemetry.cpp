@@ -57,8 +57,10 @@ nixlAgentData::makeRecorder() const {
                                           [this](std::vector<nixlTelemetryEvent> &events) {
                                               const auto local = local_state.get();
                                               for (const auto &backend : local->backends) {
-                                                  const auto own = backend->engine->getTelemetryEvents();
-                                                  events.insert(events.end(), own.begin(), own.end());
+                                                  (void)backend->call("getTelemetryEvents", [&](auto &engine) {
+                                                      const auto own = engine.getTelemetryEvents();
+                                                      events.insert(events.end(), own.begin(), own.end());
+                                                  });
                                               }
                                           });
     }

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <sched.h>
 
+#include "agent/guarded.h"
 #include "base/last_error.h"
 
 namespace nx::agent {
@@ -39,7 +40,9 @@ TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
         return {NIXL_ERR_NOT_FOUND, "memory of the request was deregistered meanwhile"};
     }
     clearBackendSentence();
-    const auto status = backend.face().prepare(request->parts_.plan->plan, args, request->handle_);
+    const auto status = guarded("preparing the transfer", [&] {
+        return backend.face().prepare(request->parts_.plan->plan, args, request->handle_);
+    });
     request->releaseMappings();
     if (status < 0) {
         return {status,
@@ -51,7 +54,7 @@ TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
 
 TransferRequest::TransferRequest(Parts parts)
     : parts_(std::move(parts)),
-      valid_epoch_(parts_.epoch->load()),
+      valid_epoch_(parts_.resolved_at),
       stall_limit_(parts_.stall_limit) {
     const auto &plan = *parts_.plan;
     for (const auto *windows : {&plan.local_windows, &plan.remote_windows}) {
@@ -62,7 +65,7 @@ TransferRequest::TransferRequest(Parts parts)
     std::sort(mappings_.begin(), mappings_.end());
     mappings_.erase(std::unique(mappings_.begin(), mappings_.end()), mappings_.end());
     telemetry_.totalBytes = plan.plan.total_bytes;
-    telemetry_.descCount = plan.plan.block_count;
+    telemetry_.descCount = parts_.descriptor_count ? parts_.descriptor_count : plan.plan.block_count;
 }
 
 TransferRequest::~TransferRequest() {
@@ -112,9 +115,26 @@ TransferRequest::validateLocked(std::string &sentence) {
     return NIXL_SUCCESS;
 }
 
+// The agent forgets a peer under a lock that comes before this request's. Every call that asks the engine ends here.
+void
+TransferRequest::tellIfPeerLost() const {
+    if (peer_lost_.load(std::memory_order_relaxed)) [[unlikely]]
+        parts_.peer_lost(parts_.peer);
+}
+
 nixl_status_t
 TransferRequest::post(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
-    std::lock_guard lock(mutex_);
+    nixl_status_t status;
+    {
+        std::lock_guard lock(mutex_);
+        status = postLocked(notification, sentence);
+    }
+    tellIfPeerLost();
+    return status;
+}
+
+nixl_status_t
+TransferRequest::postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
     if (retired_) {
         sentence = "the request was released";
         return NIXL_ERR_INVALID_PARAM;
@@ -125,9 +145,10 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
             sentence = "the request is still running; poll it until it is done before posting it again";
             return NIXL_ERR_REPOST_ACTIVE;
         }
-        if (status == NIXL_ERR_REMOTE_DISCONNECT || severed()) return status;
+        if (status == NIXL_ERR_REMOTE_DISCONNECT || severed_) return status;
         sentence.clear();
     }
+    auto next_notification = notification ? *notification : std::nullopt; // before anything has to be undone
     if (!acquireMappings()) {
         const bool peer_gone = parts_.peer && !parts_.peer->alive.load();
         sentence = peer_gone ? "remote agent '" + parts_.peer->name +
@@ -140,12 +161,12 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
         return status;
     }
     if (notification) {
-        if (*notification && !parts_.backend->notif) {
+        if (next_notification && !parts_.backend->notif) {
             releaseMappings();
             sentence = "backend " + parts_.backend->type + " cannot send notifications";
             return NIXL_ERR_BACKEND;
         }
-        parts_.notification = *notification;
+        parts_.notification = std::move(next_notification);
     }
 
     std::chrono::steady_clock::time_point start;
@@ -156,11 +177,13 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
     state_ = State::kPosted;
     status_ = NIXL_IN_PROG;
     error_.clear();
-    severed_.store(false, std::memory_order_relaxed);
+    severed_ = false;
+    peer_lost_.store(false, std::memory_order_relaxed);
     ++attempts_;
     clearBackendSentence();
-    const auto engine_status =
-        parts_.backend->face().post(handle_, parts_.notification ? &*parts_.notification : nullptr);
+    const auto engine_status = guarded("posting the transfer", [&] {
+        return parts_.backend->face().post(handle_, parts_.notification ? &*parts_.notification : nullptr);
+    });
     if (parts_.measure) {
         telemetry_.postDuration =
             std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - start);
@@ -177,16 +200,24 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
 
 nixl_status_t
 TransferRequest::status(std::string &sentence) {
-    std::lock_guard lock(mutex_);
-    return inFlight() ? checkLocked(sentence) : status_;
+    nixl_status_t status;
+    {
+        std::lock_guard lock(mutex_);
+        status = inFlight() ? checkLocked(sentence) : status_;
+    }
+    tellIfPeerLost();
+    return status;
 }
 
 nixl_status_t
 TransferRequest::checkLocked(std::string &sentence) {
+    const auto check = [&] {
+        return guarded("asking for the transfer's status", [&] { return parts_.backend->face().check(handle_); });
+    };
     clearBackendSentence();
-    const auto status = advanceLocked(parts_.backend->face().check(handle_), sentence);
+    const auto status = advanceLocked(check(), sentence);
     if (status != NIXL_IN_PROG || !enforceLimitsLocked()) return status;
-    return advanceLocked(parts_.backend->face().check(handle_), sentence);
+    return advanceLocked(check(), sentence);
 }
 
 nixl_status_t
@@ -241,7 +272,8 @@ TransferRequest::settleLocked(Cause cause) {
 bool
 TransferRequest::forceLocked() {
     if (std::exchange(forced_, true) || !parts_.backend->face().forceQuiet(handle_)) return false;
-    severed_.store(true, std::memory_order_relaxed);
+    severed_ = true;
+    peer_lost_.store(true, std::memory_order_relaxed);
     return true;
 }
 
@@ -256,8 +288,8 @@ TransferRequest::timeoutSentenceLocked() const {
         (parts_.plan->plan.operation == NIXL_READ ? "from " : "to ") +
         quoted(std::string(parts_.plan->plan.remote_agent));
     return text +
-        (severed() ? "; the connection was dropped, load the agent's metadata again to go on"
-                   : "; post it again, or allow more time (setXferLimits)");
+        (severed_ ? "; the connection was dropped, load the agent's metadata again to go on"
+                  : "; post it again, or allow more time (setXferLimits)");
 }
 
 // The only place where a request in flight changes its state.
@@ -267,6 +299,7 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
     const bool settling = state_ == State::kSettling;
     state_ = State::kFinal;
     status_ = engine_status;
+    if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) peer_lost_.store(true, std::memory_order_relaxed);
     releaseMappings();
     if (parts_.measure) {
         telemetry_.xferDuration =
@@ -277,10 +310,10 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
         return status_;
     }
     if (settling && cause_ != Cause::kAsked) {
-        if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) severed_.store(true, std::memory_order_relaxed);
+        severed_ = severed_ || engine_status == NIXL_ERR_REMOTE_DISCONNECT;
         status_ = NIXL_ERR_TIMEOUT;
         error_ = timeoutSentenceLocked();
-    } else if (settling && (engine_status == NIXL_ERR_CANCELED || severed())) {
+    } else if (settling && (engine_status == NIXL_ERR_CANCELED || severed_)) {
         status_ = NIXL_ERR_CANCELED;
         error_ = "the transfer was cancelled";
     } else if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {

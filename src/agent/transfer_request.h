@@ -18,6 +18,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -53,8 +54,11 @@ public:
         std::vector<nixlx::Candidate> candidates;
         std::optional<std::string> notification;
         const Epoch *epoch = nullptr;
-        bool measure = false;                    ///< take times for telemetry
-        telemetry::Recorder *recorder = nullptr; ///< null: no events
+        uint64_t resolved_at = 0;                                     ///< the epoch before the sides were resolved
+        uint64_t descriptor_count = 0;                                ///< for telemetry; 0: the plan's blocks
+        std::function<void(const std::shared_ptr<Peer> &)> peer_lost; ///< called without locks, perhaps repeatedly
+        bool measure = false;                                         ///< take times for telemetry
+        telemetry::Recorder *recorder = nullptr;                      ///< null: no events
         std::chrono::milliseconds stall_limit = nixlx::Limits::kNone;
     };
 
@@ -90,12 +94,6 @@ public:
     /// For later posts. REPOST_ACTIVE while in flight. The values are in range.
     nixl_status_t
     setLimits(const nixlx::Limits &limits);
-
-    /// The connection was dropped, or was lost while the request settled: the peer is lost, whatever the status says.
-    bool
-    severed() const noexcept {
-        return severed_.load(std::memory_order_relaxed);
-    }
 
     /// Makes every later post() fail. False if it is in flight, or retired already.
     bool
@@ -136,6 +134,10 @@ private:
 
     explicit TransferRequest(Parts parts);
 
+    nixl_status_t
+    postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence);
+    void
+    tellIfPeerLost() const;
     bool
     inFlight() const noexcept {
         return state_ == State::kPosted || state_ == State::kSettling;
@@ -192,7 +194,9 @@ private:
     Clock::duration still_for_{0};    ///< without progress
     Clock::duration settling_for_{0}; ///< since it was cancelled
 
-    std::atomic<bool> severed_{false}; ///< set under mutex_
+    bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
+
+    std::atomic<bool> peer_lost_{false}; ///< set under mutex_: by the last post, whatever its status says
 };
 
 } // namespace nx::agent

@@ -272,6 +272,7 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     parts.plan = std::move(plans[*choice.chosen]);
     parts.candidates = std::move(choice.candidates);
     parts.notification = notification;
+    parts.resolved_at = now; // nothing of the lists was deregistered until then
     return finishRequest(std::move(parts), handle, nullptr);
 }
 
@@ -312,6 +313,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
                 "pair " + std::to_string(i) + ": the local element has " + std::to_string(local[i].len) +
                     " bytes, the remote one " + std::to_string(remote[i].len)};
     }
+    const uint64_t resolved_at = epoch.load(); // before the snapshots: a removal in between is noticed later
     auto place = remotePlace(*this, agent);
     if (!place.ok()) return std::move(place).status();
     if (local.isEmpty()) return {NIXL_ERR_NOT_FOUND, "the lists are empty"};
@@ -379,6 +381,8 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
     parts.plan = std::move(plans[*choice.chosen]);
     parts.candidates = std::move(choice.candidates);
     parts.notification = notification;
+    parts.resolved_at = resolved_at;
+    parts.descriptor_count = static_cast<uint64_t>(local.descCount());
     return finishRequest(std::move(parts), handle, args);
 }
 
@@ -389,17 +393,20 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
     parts.measure = measures;
     parts.recorder = recorder.get();
     parts.stall_limit = stall_limit;
+    parts.peer_lost = [this](const std::shared_ptr<Peer> &peer) { peerLost(peer); };
     nixl_opt_b_args_t backend_args;
     if (args) backend_args.customParam = args->customParam;
     backend_args.hasNotif = parts.notification.has_value();
     backend_args.notifMsg = parts.notification.value_or("");
     const auto peer = parts.peer;
     auto request = TransferRequest::create(std::move(parts), &backend_args);
+    // Of a peer that was removed or replaced meanwhile, the backend may have joined the old ranges with the new
+    // connection.
+    if (peer && !peer->alive.load() && (request.ok() || !peer->lost.load())) {
+        return {NIXL_ERR_NOT_FOUND,
+                "remote agent " + nx::quoted(peer->name) + " was removed while the request was being made"};
+    }
     if (!request.ok()) {
-        if (peer && !peer->alive.load() && !peer->lost.load()) {
-            return {NIXL_ERR_NOT_FOUND,
-                    "remote agent " + nx::quoted(peer->name) + " was removed while the request was being made"};
-        }
         if (request.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
         return std::move(request).status();
     }
@@ -432,7 +439,6 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     }
     if (status >= 0) [[likely]]
         return status;
-    if (status == NIXL_ERR_REMOTE_DISCONNECT || request->severed()) peerLost(request->peer());
     return finish("postXferReq", status, sentence);
 }
 
@@ -442,12 +448,9 @@ nixlAgentData::status(nixlXferReqH *handle) {
     if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
     std::string sentence;
     const auto status = request->status(sentence);
-    if (request->severed()) [[unlikely]]
-        peerLost(request->peer());
     if (status >= 0) [[likely]]
         return status;
     if (sentence.empty()) return repeatFailure("getXferStatus", *request, status);
-    if (status == NIXL_ERR_REMOTE_DISCONNECT) peerLost(request->peer());
     return finish("getXferStatus", status, sentence);
 }
 
@@ -473,7 +476,6 @@ nixlAgentData::release(nixlXferReqH *handle) {
     if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
     request->cancel();
     const bool quiet = request->settle(std::chrono::steady_clock::now() + nx::agent::kSettleGuard);
-    if (request->severed()) peerLost(request->peer());
     if (!quiet) {
         return {NIXL_ERR_REPOST_ACTIVE,
                 "the transfer was cancelled but backend " + request->backend()->type +
@@ -527,7 +529,6 @@ nixlAgentData::reapDropped() {
         if (!request) return true;
         std::string ignored;
         const auto status = request->status(ignored);
-        if (request->severed()) peerLost(request->peer());
         if (status == NIXL_IN_PROG) return false;
         (void)request->retire();
         requests.remove(token);

@@ -130,6 +130,31 @@ encodeMetadata(const Metadata &metadata) {
     return blob;
 }
 
+Status
+checkLimits(const Metadata &metadata) {
+    const auto within = [](const char *what, size_t count, size_t limit) -> Status {
+        if (count <= limit) return {};
+        return {NIXL_ERR_NOT_SUPPORTED,
+                "the metadata has " + std::to_string(count) + " " + what + ", and peers take at most " +
+                    std::to_string(limit) +
+                    "; publish it in parts (getLocalPartialMD) or register fewer, larger ranges"};
+    };
+    size_t ranges = 0;
+    for (const auto &section : metadata.sections) ranges += section.descs.size();
+    auto status = within("ranges", ranges, kDescriptorsMax);
+    if (status.ok()) status = within("sections", metadata.sections.size(), kSectionsMax);
+    if (status.ok()) status = within("connections", metadata.connections.size(), kConnectionsMax);
+    for (const auto &connection : metadata.connections) {
+        if (status.ok()) status = within("bytes in the name of a backend", connection.backend.size(), kNameBytesMax);
+    }
+    return status;
+}
+
+bool
+startsAsMetadata(std::string_view blob) noexcept {
+    return blob.starts_with(kPrefix);
+}
+
 Result<Metadata>
 decodeMetadata(std::string_view blob) {
     if (blob.size() > kBlobBytesMax) {

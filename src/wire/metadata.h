@@ -50,6 +50,14 @@ struct Metadata {
 std::string
 encodeMetadata(const Metadata &metadata);
 
+/// NOT_SUPPORTED if a reader would refuse it for a count or a length in it (wire/limits.h); the sentence names it.
+Status
+checkLimits(const Metadata &metadata);
+
+/// False: it is no metadata at all, whatever is missing from it otherwise.
+bool
+startsAsMetadata(std::string_view blob) noexcept;
+
 /// Reads the whole blob or fails with MISMATCH and the offset and field at fault. Costs memory in proportion to the
 /// blob. A trailer that is damaged or of a later version is taken for absent.
 Result<Metadata>

@@ -40,6 +40,12 @@ public:
     }
 
     void
+    raise(EngineCall call, Thrown thrown) override {
+        std::lock_guard lock(mutex_);
+        gateOf(call).thrown = thrown;
+    }
+
+    void
     close(EngineCall call) override {
         std::lock_guard lock(mutex_);
         gateOf(call).closed = true;
@@ -129,6 +135,9 @@ public:
         ++gate.waiting;
         opened_.wait(lock, [&] { return !gate.closed; });
         if (gate.waiting) --gate.waiting; // zero after a reset
+        const Thrown thrown = std::exchange(gate.thrown, Thrown::kNothing);
+        if (thrown == Thrown::kBadAlloc) throw std::bad_alloc();
+        if (thrown == Thrown::kForeign) throw 42;
         if (!gate.failures) return NIXL_SUCCESS;
         if (gate.skipped) {
             --gate.skipped;
@@ -180,6 +189,7 @@ private:
         nixl_status_t status = NIXL_SUCCESS;
         uint64_t failures = 0;
         uint64_t skipped = 0;
+        Thrown thrown = Thrown::kNothing;
     };
 
     Gate &
@@ -364,6 +374,7 @@ public:
 
     std::optional<double>
     predict(const nixlx::Plan &) const override {
+        (void)control().enter(EngineCall::kPredict);
         return control().prediction();
     }
 

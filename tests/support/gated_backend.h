@@ -29,6 +29,7 @@ enum class EngineCall : unsigned {
     kPeerInfo,
     kLoadPeerInfo,
     kValidatePeer,
+    kPredict,
     kPrepare,
     kPost,
     kCheck,
@@ -39,6 +40,8 @@ enum class EngineCall : unsigned {
     kFetchNotifications,
     kCount
 };
+
+enum class Thrown { kNothing, kBadAlloc, kForeign };
 
 /// Applies to all engines of the process. Self-synchronised.
 class GatedControl {
@@ -51,6 +54,10 @@ public:
     /// kRelease, which return nothing, only gates and counts work; kForceQuiet answers false, whatever the status.
     virtual void
     fail(EngineCall call, nixl_status_t status, uint64_t count = 1, uint64_t skipped = 0) = 0;
+
+    /// The next call throws std::bad_alloc, or something that is no std::exception.
+    virtual void
+    raise(EngineCall call, Thrown thrown) = 0;
 
     /// Calls wait inside the engine until open().
     virtual void

@@ -194,7 +194,8 @@ bindTelemetry(nb::module_ &module) {
             "xferDuration", [](const Telemetry &self) { return microseconds(self.xferDuration); },
             "Microseconds from post to completion.")
         .def_ro("totalBytes", &Telemetry::totalBytes)
-        .def_ro("descCount", &Telemetry::descCount, "Descriptors after merging.");
+        .def_ro("descCount", &Telemetry::descCount,
+                "Descriptors: as given to initialize_xfer, after merging of make_prepped_xfer.");
 }
 
 void
