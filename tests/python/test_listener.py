@@ -90,6 +90,39 @@ def test_bad_addresses_are_refused_in_the_call():
         agent.send_local_metadata()
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 2**31, 2**64, -(2**70)])
+def test_a_port_to_listen_on_that_is_none_is_named(port):
+    with pytest.raises(TypeError, match=f"port {port} is outside 0 to 65535"):
+        nixl_agent("agent", config("LOOPBACK", enable_listen_thread=True, listen_port=port))
+    with pytest.raises(TypeError, match=f"port {port} is outside 0 to 65535"):
+        b.nixlAgentConfig(True, True, port)
+    raw = b.nixlAgentConfig()
+    raw.listenPort = np.uint16(65535)
+    with pytest.raises(TypeError, match=f"port {port} is outside 0 to 65535"):
+        raw.listenPort = port
+    assert raw.listenPort == 65535
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        raw.listenPort = 1.5
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 2**31, 2**64, -(2**70)])
+def test_a_port_to_call_that_is_none_is_named(port):
+    agent = nixl_agent("alone", config("LOOPBACK"))
+    data = random_bytes(64)
+    descs = agent.register_memory([(*whole(data), "")], "DRAM")
+    # What fits into an int has always been the agent's to judge, what does not the binding's.
+    expected = b.nixlInvalidParamError if -(2**31) <= port < 2**31 else TypeError
+    for call in (
+        lambda: agent.send_local_metadata(HOST, port),
+        lambda: agent.send_partial_agent_metadata(descs, ip_addr=HOST, port=port),
+        lambda: agent.fetch_remote_metadata("peer", HOST, port),
+        lambda: agent.invalidate_local_metadata(HOST, port),
+        lambda: agent.wait_metadata(0, HOST, port),
+    ):
+        with pytest.raises(expected, match=f"port {port} is (none; give one of 1|outside 0) to 65535"):
+            call()
+
+
 def test_a_port_in_use_stops_the_constructor():
     first = listening("first")
     with pytest.raises(RuntimeError, match="Address already in use"):

@@ -83,10 +83,10 @@ optionsFor(const Handles &backends, Text &message) {
 }
 
 nixl_opt_args_t
-peerOptions(Text &ip_addr, int port) {
+peerOptions(Text &ip_addr, const Port &port) {
     nixl_opt_args_t options;
     options.ipAddr = std::move(ip_addr.value);
-    options.port = port;
+    options.port = port.number();
     return options;
 }
 
@@ -147,10 +147,10 @@ bindConfig(nb::module_ &module) {
     type.def(nb::init<>());
     type.def(
         "__init__",
-        [](Config *self, Flag use_prog_thread, Flag use_listen_thread, uint16_t port,
+        [](Config *self, Flag use_prog_thread, Flag use_listen_thread, const Port &port,
            const Member<nixl_thread_sync_t> &sync_mode, unsigned int num_workers, uint64_t pthr_delay_us,
            uint64_t lthr_delay_us, Flag capture_telemetry, std::chrono::microseconds etcd_watch_timeout) {
-            new (self) Config(use_prog_thread.value, use_listen_thread.value, port, sync_mode, num_workers,
+            new (self) Config(use_prog_thread.value, use_listen_thread.value, port.port(), sync_mode, num_workers,
                               pthr_delay_us, lthr_delay_us, capture_telemetry.value, etcd_watch_timeout);
         },
         "use_prog_thread"_a, "use_listen_thread"_a = Flag{Config::kDefaultUseListenThread},
@@ -161,7 +161,9 @@ bindConfig(nb::module_ &module) {
         "The positional form of older programs; `num_workers` is ignored.");
     bindField<Flag>(type, "useProgThread", &Config::useProgThread, "Backends make progress on their own thread.");
     bindField<Flag>(type, "useListenThread", &Config::useListenThread, "Listen for other agents' metadata.");
-    bindField<uint16_t>(type, "listenPort", &Config::listenPort, "0 lets the system choose.");
+    type.def_prop_rw(
+        "listenPort", [](const Config &self) { return self.listenPort; },
+        [](Config &self, const Port &port) { self.listenPort = port.port(); }, "0 lets the system choose.");
     type.def_prop_rw(
         "syncMode", [](const Config &self) { return toMember(self.syncMode); },
         [](Config &self, const Member<nixl_thread_sync_t> &mode) { self.syncMode = mode; },
@@ -641,7 +643,7 @@ bindLocalMetadata(nb::class_<Agent> &type) {
         "Metadata of some registrations, as bytes. nixlNotFoundError: not registered.");
     type.def(
         "sendLocalMD",
-        [](Agent &self, Text ip_addr, int port) {
+        [](Agent &self, Text ip_addr, const Port &port) {
             const nixl_opt_args_t options = peerOptions(ip_addr, port);
             return toMember(checked([&] { return self->sendLocalMD(&options); }));
         },
@@ -649,10 +651,10 @@ bindLocalMetadata(nb::class_<Agent> &type) {
     type.def(
         "sendLocalPartialMD",
         [](Agent &self, const nixl_reg_dlist_t &descs, Flag inc_conn_info, const Handles &backends, Text ip_addr,
-           int port, Text label) {
+           const Port &port, Text label) {
             nixl_opt_args_t options = partialOptions(backends, inc_conn_info);
             options.ipAddr = std::move(ip_addr.value);
-            options.port = port;
+            options.port = port.number();
             options.metadataLabel = std::move(label.value);
             return toMember(checked([&] { return self->sendLocalPartialMD(descs, &options); }));
         },
@@ -660,14 +662,14 @@ bindLocalMetadata(nb::class_<Agent> &type) {
         "label"_a = Text());
     type.def(
         "invalidateLocalMD",
-        [](Agent &self, Text ip_addr, int port) {
+        [](Agent &self, Text ip_addr, const Port &port) {
             const nixl_opt_args_t options = peerOptions(ip_addr, port);
             return toMember(checked([&] { return self->invalidateLocalMD(&options); }));
         },
         "ip_addr"_a = Text(), "port"_a = 0);
     type.def(
         "waitMetadata",
-        [](Agent &self, int64_t timeout_ms, Text ip_addr, int port) {
+        [](Agent &self, int64_t timeout_ms, Text ip_addr, const Port &port) {
             const nixl_opt_args_t options = peerOptions(ip_addr, port);
             return toMember(
                 checked([&] { return self->waitMetadata(std::chrono::milliseconds(timeout_ms), &options); }));
@@ -704,7 +706,7 @@ bindRemoteMetadata(nb::class_<Agent> &type) {
         "remote_agent"_a, "Forgets a peer. Never raises; returns the status.");
     type.def(
         "fetchRemoteMD",
-        [](Agent &self, const Text &remote_agent, Text ip_addr, int port, Text label) {
+        [](Agent &self, const Text &remote_agent, Text ip_addr, const Port &port, Text label) {
             nixl_opt_args_t options = peerOptions(ip_addr, port);
             options.metadataLabel = std::move(label.value);
             return toMember(checked([&] { return self->fetchRemoteMD(remote_agent.value, &options); }));

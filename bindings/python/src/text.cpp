@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "text.h"
 
+#include <climits>
+#include <cstdint>
+
 namespace nb = nanobind;
 
 namespace nx::python {
@@ -36,6 +39,44 @@ readText(PyObject *source, std::string &out) {
         return true;
     }
     return false;
+}
+
+bool
+readPort(PyObject *source, Port &out) {
+    PyObject *number = PyIndex_Check(source) ? PyNumber_Index(source) : nullptr;
+    PyObject *text = number ? PyObject_Str(number) : nullptr;
+    bool read = text && readText(text, out.text);
+    if (read) {
+        int overflow = 0;
+        const long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
+        out.value = overflow > 0 ? INT64_MAX : overflow < 0 ? INT64_MIN : value;
+    }
+    PyErr_Clear();
+    Py_XDECREF(text);
+    Py_XDECREF(number);
+    return read;
+}
+
+namespace {
+
+[[noreturn]] void
+noPort(const std::string &text) {
+    const std::string shown = text.size() > 40 ? text.substr(0, 40) + "..." : text;
+    throw nb::type_error(("port " + shown + " is outside 0 to 65535").c_str());
+}
+
+} // namespace
+
+uint16_t
+Port::port() const {
+    if (value < 0 || value > UINT16_MAX) noPort(text);
+    return static_cast<uint16_t>(value);
+}
+
+int
+Port::number() const {
+    if (value < INT_MIN || value > INT_MAX) noPort(text);
+    return static_cast<int>(value);
 }
 
 nb::str
