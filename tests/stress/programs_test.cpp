@@ -923,7 +923,7 @@ private:
         if (status == NIXL_ERR_REPOST_ACTIVE) return;
         // Then it had ended before.
         if (was_running) ended(at, request, options_.asynchronous ? NIXL_SUCCESS : NIXL_ERR_CANCELED);
-        if (status == NIXL_ERR_NOT_FOUND && ready != Known::kYes) return refused(at, request);
+        if (status == NIXL_ERR_NOT_FOUND && ready != Known::kYes && !hasBegun(at, request)) return;
         if (!keep) request.message = args.notif;
         ++request.attempts;
         request.status = NIXL_IN_PROG;
@@ -931,13 +931,12 @@ private:
         saw(at, request, status);
     }
 
-    /// A post was refused before or after it began: that does not show in its status.
-    void
-    refused(Party &at, Request &request) {
+    /// Whether a post that was refused had begun: that does not show in its status.
+    bool
+    hasBegun(Party &at, Request &request) {
         nixlx::Report report;
         note(at, "report", (*at.agent)->getXferReport(request.handle, report), {NIXL_SUCCESS});
-        request.attempts = report.attempts;
-        request.status = report.status;
+        return report.attempts != request.attempts;
     }
 
     void
@@ -990,7 +989,7 @@ private:
             note(at, say("release ", request.handle), (*at.agent)->releaseXferReq(request.handle), allowed);
         if (isRunning(request)) {
             request.settling = true;
-            if (status == NIXL_ERR_REPOST_ACTIVE) return;
+            if (status == NIXL_ERR_REPOST_ACTIVE) return quiet(); // the peer has to do its part
             ended(at, request, NIXL_ERR_CANCELED);
         }
         at.old_requests.push_back(request.handle);
