@@ -213,7 +213,9 @@ TEST_F(Races, NoRequestWritesIntoMemoryThatWasDeregistered) {
             nixlXferReqH *made = nullptr;
             while (pair.a->createXferReq(NIXL_WRITE, listOf({source.desc()}), listOf({half}), "A", made) ==
                    NIXL_SUCCESS) {
-                if (auto *before = last.exchange(made)) EXPECT_EQ(pair.a->releaseXferReq(before), NIXL_SUCCESS);
+                if (auto *before = last.exchange(made)) {
+                    EXPECT_EQ(pair.a->releaseXferReq(before), NIXL_SUCCESS);
+                }
             }
         });
         EXPECT_TRUE(eventually([&] { return last != nullptr; }));
