@@ -44,6 +44,18 @@ nameOf(const Kind &kind, std::string_view file) {
     return std::string(file.substr(prefix.size(), file.size() - prefix.size() - suffix.size()));
 }
 
+/// The plugins of this kind in it; none if it is not there.
+std::set<std::string>
+namesIn(const Kind &kind, const std::string &directory) {
+    std::set<std::string> names;
+    std::error_code failure;
+    fs::directory_iterator entry(directory, failure);
+    for (; !failure && entry != fs::directory_iterator(); entry.increment(failure)) {
+        if (auto name = nameOf(kind, entry->path().filename().native()); !name.empty()) names.insert(std::move(name));
+    }
+    return names;
+}
+
 } // namespace
 
 Result<std::map<std::string, std::string>>
@@ -101,13 +113,7 @@ std::vector<std::string>
 Catalog::names() const {
     std::set<std::string> names;
     for (const auto &[name, file] : listed_) names.insert(name);
-    for (const auto &directory : directories_) {
-        std::error_code failure; // a directory that is not there holds nothing
-        fs::directory_iterator entry(directory, failure);
-        for (; !failure && entry != fs::directory_iterator(); entry.increment(failure)) {
-            if (auto name = nameOf(kind_, entry->path().filename().native()); !name.empty()) names.insert(name);
-        }
-    }
+    for (const auto &directory : directories_) names.merge(namesIn(kind_, directory));
     return {names.begin(), names.end()};
 }
 
@@ -129,6 +135,11 @@ Catalog::find(const std::string &name) const {
         const std::string path = directory + "/" + file;
         if (::access(path.c_str(), F_OK) == 0) return path;
         searched += (searched.empty() ? "" : ", ") + nx::quoted(directory, 300);
+        if (!isDirectory(directory)) {
+            searched += ", which does not exist";
+        } else if (namesIn(kind_, directory).empty()) {
+            searched += ", which holds no plugins";
+        }
     }
     return {NIXL_ERR_NOT_FOUND,
             "Plugin file does not exist: " + nx::quoted(file, 300) + " is not in " +

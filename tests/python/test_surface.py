@@ -4,6 +4,7 @@
 
 import ast
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
@@ -172,17 +173,22 @@ def test_missing_backend_is_skipped_with_a_warning(log):
     assert any(r.levelname == "WARNING" and "NO_SUCH_BACKEND" in r.getMessage() for r in log.records)
 
 
-def test_agent_without_any_plugin_is_a_runtime_error(monkeypatch):
-    class Bare:
-        def __init__(self, name, config):
-            pass
-
-        def getAvailPlugins(self):
-            return []
-
-    monkeypatch.setattr(bindings, "nixlAgent", Bare)
-    with pytest.raises(RuntimeError, match="No plugins available for NIXL, cannot start transfers!"):
-        api.nixl_agent("a")
+@pytest.mark.parametrize("made, why", [(False, "does not exist"), (True, "holds no plugins")])
+def test_agent_without_any_plugin_is_a_runtime_error_that_names_the_folder(tmp_path, made, why):
+    folder = tmp_path / "plugins"
+    if made:
+        folder.mkdir()
+    program = """
+import nixl
+try:
+    nixl.nixl_agent("a")
+except RuntimeError as error:
+    print(error)
+"""
+    environment = {**os.environ, "NIXL_PLUGIN_DIR": str(folder)}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert said.stdout.startswith("No plugins available for NIXL, cannot start transfers! "), said
+    assert f"'{folder}', which {why}; NIXL_PLUGIN_DIR" in said.stdout
 
 
 class _Recorder:

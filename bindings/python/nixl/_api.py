@@ -217,7 +217,10 @@ class nixl_agent:
         self.agent = nixlBind.nixlAgent(agent_name, _bindings_config(conf))
         self.plugin_list = self.agent.getAvailPlugins()
         if not self.plugin_list:
-            raise RuntimeError("No plugins available for NIXL, cannot start transfers!")
+            try:
+                self.agent.getPluginParams("UCX")  # says where it was looked for
+            except nixlBind.nixlNotFoundError as error:
+                raise RuntimeError(f"No plugins available for NIXL, cannot start transfers! {error}") from error
         if instantiate_all:
             self._create_all_backends()
         else:
