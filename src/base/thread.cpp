@@ -4,24 +4,38 @@
 
 #include <csignal>
 #include <pthread.h>
+#include <system_error>
 
 namespace nx {
 
+namespace {
+
+/// All signals blocked while it lives; a new thread inherits that.
+struct SignalsBlocked {
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+    }
+    ~SignalsBlocked() {
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+    sigset_t before;
+};
+
+} // namespace
+
 Thread::Thread(const std::string &name, std::function<void()> body) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // inherited by the new thread
+    const SignalsBlocked blocked;
     try {
         thread_ = std::thread([name = name.substr(0, 15), body = std::move(body)] {
             pthread_setname_np(pthread_self(), name.c_str());
             body();
         });
     }
-    catch (...) {
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
-        throw;
+    catch (const std::system_error &error) {
+        throw std::system_error(error.code(), "starting thread " + name + " (see ulimit -u)");
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Thread &
