@@ -3,7 +3,10 @@
 """Failures are typed exceptions with a sentence."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -92,6 +95,40 @@ def test_a_message_that_no_peer_takes_is_refused_at_the_call(pair):
         pair.request(message=too_long)
     with pytest.raises(b.nixlInvalidParamError, match="too long"):
         pair.initiator.transfer(pair.request(), too_long)
+
+
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        ("UCX_TLS=tpc", "UCX cannot start"),
+        ("NIXL_UCX_LIBRARY=/nonexistent/libucp.so.0", "/nonexistent/libucp.so.0"),
+        ("NIXL_UCX_LIBRARY=libm.so.6", "libm.so.6 lacks ucp_"),
+    ],
+)
+def test_a_backend_that_cannot_start_is_an_exception_to_fall_back_on(plugins, setting, why):
+    if "UCX" not in plugins:
+        pytest.skip("there is no plugin UCX")
+    program = """
+import nixl
+import nixl._bindings as b
+
+agent = nixl.nixl_agent("a", nixl.nixl_agent_config(backends=[]))
+for make in (lambda: agent.create_backend("UCX"), lambda: nixl.nixl_agent("b")):
+    try:
+        make()
+    except b.nixlBackendError as error:
+        print(error)
+assert "UCX" not in agent.backends
+agent.create_backend("LOOPBACK")
+print("fell back on", *agent.backends)
+"""
+    name, _, value = setting.partition("=")
+    environment = {**os.environ, name: value}
+    said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    first, second, last = said.stdout.splitlines()
+    for sentence in (first, second):
+        assert "createBackend: backend initialization error for 'UCX': " in sentence and why in sentence
+    assert last == "fell back on LOOPBACK"
 
 
 def test_errors_made_by_programs_work_too():

@@ -4,6 +4,7 @@
 
 import multiprocessing
 import os
+import traceback
 
 import numpy as np
 import pytest
@@ -75,3 +76,35 @@ def test_a_killed_peer_is_a_remote_disconnect_and_then_not_found(start):
     assert agent.add_remote_agent(metadata) == name
     run(agent, agent.initialize_xfer("READ", local, agent.get_xfer_descs([place], "DRAM"), name))
     np.testing.assert_array_equal(memory, random_bytes(SIZE, 2))
+
+
+def test_a_peer_that_was_killed_before_it_is_loaded_is_a_backend_error(start):
+    from nixl._api import nixl_agent
+    from nixl._bindings import nixlBackendError, nixlNotFoundError
+
+    agent = nixl_agent("survivor", config("UCX"))
+    process, metadata, _ = start(seed=1)
+    process.kill()
+    process.join(DEADLINE_S)
+    with pytest.raises(nixlBackendError, match="'target': its process has ended") as caught:
+        agent.add_remote_agent(metadata)
+    assert "nixlBackendError" in "".join(traceback.format_exception(caught.value))  # Ray looks for it
+    with pytest.raises(nixlNotFoundError):
+        agent.send_notif("target", b"is anybody there?")
+
+
+def test_a_peer_that_is_killed_after_it_was_loaded_is_a_remote_disconnect_of_the_first_transfer(start):
+    from nixl._api import nixl_agent
+    from nixl._bindings import nixlRemoteDisconnectError
+
+    agent = nixl_agent("survivor", config("UCX"))
+    memory = np.zeros(SIZE, dtype=np.uint8)
+    agent.register_memory([(*whole(memory), "")], "DRAM")
+    process, metadata, place = start(seed=1)
+    name = agent.add_remote_agent(metadata)
+    process.kill()
+    process.join(DEADLINE_S)
+    local, remote = agent.get_xfer_descs([whole(memory)], "DRAM"), agent.get_xfer_descs([place], "DRAM")
+    handle = agent.initialize_xfer("READ", local, remote, name)
+    with pytest.raises(nixlRemoteDisconnectError, match="'target' is gone"):
+        run(agent, handle)

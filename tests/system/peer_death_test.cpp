@@ -212,6 +212,52 @@ TEST_P(PeerDeath, ClosedEndsManyRequests) {
     endWithRequestsInFlight(*this, End::kClosed, 16);
 }
 
+TEST_P(PeerDeath, BeforeItIsLoadedIsSaidByTheLoad) {
+    for (const bool orderly : {false, true}) {
+        SCOPED_TRACE(orderly ? "closed" : "killed");
+        PeerProcess victim("B", options());
+        victim.offer(kSize, kSeed);
+        const nixl_blob_t blob = shown(victim.metadata());
+        if (orderly) {
+            EXPECT_EQ(victim.quit(), 0);
+        } else {
+            victim.kill();
+        }
+        const auto begin = steady_clock::now();
+        std::string loaded;
+        EXPECT_EQ(a->loadRemoteMD(blob, loaded), NIXL_ERR_BACKEND);
+        EXPECT_LE(steady_clock::now() - begin, kNoticeLimit);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("peer 'B': its process has ended"));
+        EXPECT_EQ(loaded, "");
+        EXPECT_EQ(a->checkRemoteMD("B", listOf({})), NIXL_ERR_NOT_FOUND) << "nothing was loaded";
+    }
+    auto &next = start("B", kSize, kSeed + 1);
+    EXPECT_EQ(run(NIXL_READ, next), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(next.local.holds(kSeed + 1));
+}
+
+TEST_P(PeerDeath, AfterItIsLoadedIsSaidByTheFirstPost) {
+    auto &victim = start("B", kSize, kSeed); // nothing was moved yet
+    victim.process.kill();
+    nixlXferReqH *request = nullptr;
+    // Whether this engine has noticed or not.
+    for (int i = 0; i < 100; ++i) {
+        if (i > 0) {
+            ASSERT_EQ(a->releaseXferReq(request), NIXL_SUCCESS);
+        }
+        ASSERT_EQ(a->createXferReq(NIXL_READ, listOf({victim.local.desc()}), listOf({victim.there}), "B", request),
+                  NIXL_SUCCESS)
+            << nixlx::lastError();
+        ASSERT_EQ(a->getNotifs(a.inbox), NIXL_SUCCESS) << nixlx::lastError();
+    }
+    EXPECT_EQ(finish(request, a->postXferReq(request)), NIXL_ERR_REMOTE_DISCONNECT) << nixlx::lastError();
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("peer 'B' is gone: "));
+    EXPECT_EQ(a->releaseXferReq(request), NIXL_SUCCESS) << nixlx::lastError();
+    auto &next = start("B", kSize, kSeed + 1);
+    EXPECT_EQ(run(NIXL_READ, next), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(next.local.holds(kSeed + 1));
+}
+
 TEST_P(PeerDeath, UnnoticedIsFoundByTheNextPost) {
     auto &victim = start("B", kSize, kSeed);
     nixlXferReqH *request = nullptr;
@@ -370,6 +416,16 @@ TEST_P(PeerDeathOverSharedMemory, WhileItAnswersStopsNobodysQueue) {
         ASSERT_TRUE(eventually([&] { return a->genNotif("B", "x") == NIXL_ERR_NOT_FOUND; }));
         requests.expectRefusedAndRelease();
     }
+}
+
+TEST_P(PeerDeathOverSharedMemory, BeforeItIsLoadedIsSaidThoughAChildOfItLives) {
+    PeerProcess victim("B", options());
+    const nixl_blob_t blob = victim.metadata();
+    victim.ask("fork");
+    victim.kill();
+    std::string loaded;
+    EXPECT_EQ(a->loadRemoteMD(blob, loaded), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("peer 'B': its process has ended"));
 }
 
 TEST_P(PeerDeathOverSharedMemory, IsNoticedThoughAChildOfItLives) {

@@ -62,13 +62,16 @@ public:
         return met;
     }
 
+    /// Metadata as the other side gets to see it.
+    static nixl_blob_t
+    shown(nixl_blob_t blob) {
+        if (GetParam().way == Way::kTcp) blob.resize(std::min(blob.size(), blob.rfind("nixlxTrailer")));
+        return blob;
+    }
+
     /// Tells each of the other.
     void
     meet(PeerProcess &peer) const {
-        const auto shown = [](nixl_blob_t blob) {
-            if (GetParam().way == Way::kTcp) blob.resize(std::min(blob.size(), blob.rfind("nixlxTrailer")));
-            return blob;
-        };
         a.load(shown(peer.metadata()));
         peer.load(shown(a.metadata()));
     }

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/address.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <netinet/in.h>
 
 namespace nx::ucx {
 
@@ -103,20 +105,28 @@ nameChecksum(std::string_view name) {
     return static_cast<uint16_t>(~checksum);
 }
 
+enum class Reach { kHost, kNetwork };
+
 /// A transport takes its parts of an address for granted. UCX ignores those it does not know.
 struct Transport {
     uint16_t checksum;
+    Reach reach;
     uint8_t device_bytes_min, interface_bytes_min;
     bool maps_segments = false; ///< its keys name memory of the peer that is then mapped, unchecked
 };
 
+constexpr uint16_t kTcp = nameChecksum("tcp");
+
 constexpr Transport kTransports[] = {
-    {nameChecksum("self"), 0, 8},      {nameChecksum("tcp"), 6, 2},      {nameChecksum("posix"), 8, 8, true},
-    {nameChecksum("cma"), 8, 4},       {nameChecksum("knem"), 8, 0},     {nameChecksum("sysv"), 8, 8, true},
-    {nameChecksum("xpmem"), 8, 8},     {nameChecksum("rc_verbs"), 3, 0}, {nameChecksum("rc_mlx5"), 3, 1},
-    {nameChecksum("dc_mlx5"), 3, 1},   {nameChecksum("ud_verbs"), 3, 3}, {nameChecksum("ud_mlx5"), 3, 3},
-    {nameChecksum("cuda_copy"), 0, 8}, {nameChecksum("cuda_ipc"), 1, 1}, {nameChecksum("gdr_copy"), 0, 8},
-    {nameChecksum("rocm_copy"), 0, 8}, {nameChecksum("rocm_ipc"), 1, 1},
+    {nameChecksum("self"), Reach::kHost, 0, 8},        {kTcp, Reach::kNetwork, 6, 2},
+    {nameChecksum("posix"), Reach::kHost, 8, 8, true}, {nameChecksum("cma"), Reach::kHost, 8, 4},
+    {nameChecksum("knem"), Reach::kHost, 8, 0},        {nameChecksum("sysv"), Reach::kHost, 8, 8, true},
+    {nameChecksum("xpmem"), Reach::kHost, 8, 8},       {nameChecksum("rc_verbs"), Reach::kNetwork, 3, 0},
+    {nameChecksum("rc_mlx5"), Reach::kNetwork, 3, 1},  {nameChecksum("dc_mlx5"), Reach::kNetwork, 3, 1},
+    {nameChecksum("ud_verbs"), Reach::kNetwork, 3, 3}, {nameChecksum("ud_mlx5"), Reach::kNetwork, 3, 3},
+    {nameChecksum("cuda_copy"), Reach::kHost, 0, 8},   {nameChecksum("cuda_ipc"), Reach::kHost, 1, 1},
+    {nameChecksum("gdr_copy"), Reach::kHost, 0, 8},    {nameChecksum("rocm_copy"), Reach::kHost, 0, 8},
+    {nameChecksum("rocm_ipc"), Reach::kHost, 1, 1},
 };
 
 constexpr uint16_t kPosix = nameChecksum("posix");
@@ -135,7 +145,12 @@ namesPosixSegment(std::string_view address) {
 
 struct Device {
     uint8_t domain;
-    size_t address_bytes;
+    std::string_view address;
+};
+
+/// One network interface as TCP names it.
+struct TcpPlace {
+    std::string_view device, interface;
 };
 
 class Address {
@@ -162,6 +177,17 @@ public:
         return segment_domains_;
     }
 
+    const std::vector<TcpPlace> &
+    tcpPlaces() const noexcept {
+        return tcp_places_;
+    }
+
+    /// Some transport other than TCP may lead there from another host.
+    bool
+    hasOtherNetwork() const noexcept {
+        return has_other_network_;
+    }
+
 private:
     void
     header() {
@@ -181,10 +207,10 @@ private:
         const Extended length = extended("device address length", kDeviceLengthMask);
         if (length.flags & kHasPaths && cursor_.byte("number of paths") == 0) cursor_.fail("there is no path");
         if (length.flags & kHasSystemDevice) cursor_.byte("system device");
-        cursor_.take("device address", length.value);
+        const std::string_view address = cursor_.take("device address", length.value);
         bool last = domain.flags & kEmptyDevice;
         if (!last && domain.value >= kDomainsMax) cursor_.fail("there cannot be that many memory domains");
-        while (cursor_.ok() && !last) last = transport({domain.value, length.value});
+        while (cursor_.ok() && !last) last = transport({domain.value, address});
         return length.flags & kLast;
     }
 
@@ -197,9 +223,12 @@ private:
         const std::string_view address = cursor_.take("interface address", length.value);
         // Endpoints are named in messages between workers, not in what a worker gives away.
         if (length.flags & kHasEndpoint) cursor_.fail("an endpoint is named");
+        if (checksum == kTcp) tcp_places_.push_back({device.address, address});
+        Reach reach = Reach::kNetwork; // for all we know
         for (const Transport &known : kTransports) {
             if (known.checksum != checksum) continue;
-            if (device.address_bytes < known.device_bytes_min || length.value < known.interface_bytes_min) {
+            reach = known.reach;
+            if (device.address.size() < known.device_bytes_min || length.value < known.interface_bytes_min) {
                 cursor_.fail("the address is too short for its transport");
             }
             if (checksum == kPosix && cursor_.ok() && !namesPosixSegment(address)) {
@@ -207,6 +236,7 @@ private:
             }
             if (known.maps_segments && cursor_.ok()) segment_domains_ |= uint64_t{1} << device.domain;
         }
+        has_other_network_ |= reach == Reach::kNetwork && checksum != kTcp;
         return length.flags & kLast;
     }
 
@@ -258,7 +288,41 @@ private:
     Cursor cursor_;
     Version version_ = Version::k1;
     uint64_t segment_domains_ = 0;
+    std::vector<TcpPlace> tcp_places_;
+    bool has_other_network_ = false;
 };
+
+// TCP's address of a device: flags, family, then a number or, for the loopback device, what identifies the namespace.
+constexpr uint8_t kLoopbackDevice = 1;
+constexpr size_t kFamilyAt = 1, kHostAt = 2;
+
+/// The family is not set where nobody can try.
+sockaddr_storage
+listenerAt(const TcpPlace &place, const std::vector<TcpPlace> &own) {
+    const bool loopback = place.device[0] & kLoopbackDevice;
+    const bool here =
+        std::any_of(own.begin(), own.end(), [&](const auto &mine) { return mine.device == place.device; });
+    const std::string_view host = place.device.substr(kHostAt);
+    const uint8_t family = static_cast<uint8_t>(place.device[kFamilyAt]);
+    sockaddr_in v4{};
+    sockaddr_in6 v6{};
+    sockaddr_storage listener{};
+    if (loopback && !here) return listener;
+    if (family == AF_INET && (loopback || host.size() == sizeof v4.sin_addr)) {
+        v4.sin_family = AF_INET;
+        v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        if (!loopback) std::memcpy(&v4.sin_addr, host.data(), host.size());
+        std::memcpy(&v4.sin_port, place.interface.data(), sizeof v4.sin_port);
+        std::memcpy(&listener, &v4, sizeof v4);
+    } else if (family == AF_INET6 && (loopback || host.size() == sizeof v6.sin6_addr)) {
+        v6.sin6_family = AF_INET6;
+        v6.sin6_addr = in6addr_loopback;
+        if (!loopback) std::memcpy(&v6.sin6_addr, host.data(), host.size());
+        std::memcpy(&v6.sin6_port, place.interface.data(), sizeof v6.sin6_port);
+        std::memcpy(&listener, &v6, sizeof v6);
+    }
+    return listener;
+}
 
 } // namespace
 
@@ -270,6 +334,18 @@ checkAddress(std::string_view address) {
 uint64_t
 segmentDomains(std::string_view address) {
     return Address(address).segmentDomains();
+}
+
+std::vector<sockaddr_storage>
+tcpListeners(std::string_view address, std::string_view own) {
+    const Address theirs(address), ours(own);
+    std::vector<sockaddr_storage> listeners;
+    if (theirs.hasOtherNetwork()) return listeners;
+    for (const TcpPlace &place : theirs.tcpPlaces()) {
+        const sockaddr_storage listener = listenerAt(place, ours.tcpPlaces());
+        if (listener.ss_family != 0) listeners.push_back(listener);
+    }
+    return listeners;
 }
 
 // ---- Memory keys ----------------------------------------------------------------------------------------------------

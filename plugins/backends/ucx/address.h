@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <sys/socket.h>
+#include <vector>
 
 #include "base/error.h"
 
@@ -26,6 +28,12 @@ checkAddress(std::string_view address);
 /// which engines of NIXL do not give away. `address` is checked.
 uint64_t
 segmentDomains(std::string_view address);
+
+/// Where the worker accepts connections over TCP, as far as this process can try it: at the loopback device only where
+/// `own`, the address of a worker here, is of the same host and network namespace. Empty where another network may lead
+/// to the worker. Both are checked.
+std::vector<sockaddr_storage>
+tcpListeners(std::string_view address, std::string_view own);
 
 /// INVALID_PARAM likewise: not a packed memory key, or one of `refused_domains`. Bytes that later versions of UCX
 /// append are let through, within bounds; UCX ignores them too.

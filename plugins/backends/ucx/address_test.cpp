@@ -5,8 +5,10 @@
 // recorded ones of ten versions (tests/golden/ucx_blobs.txt). hostile_test.cpp hands what passes to UCX.
 #include "ucx/address.h"
 
+#include <arpa/inet.h>
 #include <bit>
 #include <limits>
+#include <netinet/in.h>
 #include <sstream>
 
 #include <gtest/gtest.h>
@@ -90,6 +92,37 @@ TEST(CheckAddress, RefusesAFormatOfAnotherVersion) {
     address[kHeader] = '\x2f';
     EXPECT_NE(checkAddress(address).message().find("unknown version"), std::string::npos);
     EXPECT_FALSE(checkAddress(std::string(kAddressBytesMax + 1, '\x20')).ok());
+}
+
+std::string
+textOf(const sockaddr_storage &listener) {
+    char host[INET6_ADDRSTRLEN] = "";
+    const auto &v4 = reinterpret_cast<const sockaddr_in &>(listener);
+    const auto &v6 = reinterpret_cast<const sockaddr_in6 &>(listener);
+    if (listener.ss_family == AF_INET) inet_ntop(AF_INET, &v4.sin_addr, host, sizeof host);
+    if (listener.ss_family == AF_INET6) inet_ntop(AF_INET6, &v6.sin6_addr, host, sizeof host);
+    return host + (":" + std::to_string(ntohs(v4.sin_port))); // in the same place in both
+}
+
+TEST(TcpListeners, AreThoseOfTheAddress) {
+    const std::string address = genuine("1.13.1 tcp"), elsewhere = genuine("1.22.0 tcp");
+    const auto from_elsewhere = tcpListeners(address, elsewhere);
+    ASSERT_EQ(from_elsewhere.size(), 1u) << "the loopback device is another host's";
+    EXPECT_EQ(textOf(from_elsewhere[0]), "192.0.2.2:58217");
+    const auto from_here = tcpListeners(address, address);
+    ASSERT_EQ(from_here.size(), 2u);
+    EXPECT_EQ(textOf(from_here[0]), "127.0.0.1:36713");
+    EXPECT_EQ(textOf(from_here[1]), "192.0.2.2:58217");
+    EXPECT_EQ(tcpListeners(genuine("1.22.0 v2"), address).size(), 1u);
+    EXPECT_TRUE(tcpListeners(genuine("1.22.0 self"), elsewhere).empty());
+}
+
+TEST(TcpListeners, AreNoProofWhereAnotherNetworkLeadsToTheWorker) {
+    std::string address = genuine("1.13.1 tcp");
+    const std::string tcp("\xcf\x19", 2);
+    address.replace(address.rfind(tcp), 2, "\x12\x34"); // a transport that nobody knows
+    ASSERT_TRUE(checkAddress(address).ok());
+    EXPECT_TRUE(tcpListeners(address, address).empty());
 }
 
 TEST(CheckAddress, RefusesATransportWithoutWhatItNeeds) {

@@ -39,15 +39,23 @@ Connection::~Connection() {
     }
 }
 
-void
+Status
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (info.features & PeerInfo::kKeepsCredits) outbox_->setAsking();
-    if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return;
+    if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return {};
     // The own agent does not end, and few move anything within themselves.
     if (name_ != runtime_.agent()) {
-        if (auto status = connect(info.link); !status.ok()) return usesNetwork(status.message());
+        auto status = connect(info.link);
+        if (status.code() == NIXL_ERR_REMOTE_DISCONNECT) {
+            return {NIXL_ERR_BACKEND, "peer " + quoted(name_) + ": " + status.message()};
+        }
+        if (!status.ok()) {
+            usesNetwork(status.message());
+            return {};
+        }
     }
     fabric_ = kUndecided;
+    return {};
 }
 
 Status
@@ -114,6 +122,10 @@ Connection::endpoint(Fabric fabric, size_t worker) {
     const std::string &address =
         fabric == Fabric::kLocal ? local_addresses_[worker % local_addresses_.size()] : address_;
     auto created = Endpoint::create(this->worker(fabric, worker), address, runtime_.options().detect_death);
+    if (created.code() == NIXL_ERR_REMOTE_DISCONNECT && fabric == Fabric::kPlain) { // it was tried at once
+        setGone(created.message());
+        return {NIXL_ERR_REMOTE_DISCONNECT, sentence()};
+    }
     if (!created.ok()) return std::move(created).status().withContext("peer " + quoted(name_));
     slots[worker] = *std::move(created);
     return slots[worker].get();
@@ -122,7 +134,6 @@ Connection::endpoint(Fabric fabric, size_t worker) {
 template<class Visit>
 void
 Connection::forEachEndpoint(Visit visit) {
-    if (!runtime_.started()) return; // no workers, no endpoints
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         auto &slots = endpoints_[fabric];
         if (static_cast<Fabric>(fabric) == Fabric::kLocal && !local_) continue;

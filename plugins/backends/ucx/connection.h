@@ -45,8 +45,8 @@ public:
         return refused_domains_[static_cast<size_t>(fabric)];
     }
 
-    /// The peer is one of ours; call before the first use.
-    void
+    /// The peer is one of ours; call before the first use. BACKEND: it runs on this host and has ended.
+    Status
     setPeerInfo(const PeerInfo &info, bool same_host);
 
     /// Which context serves this peer. Decided at the first call, which waits for the peer's process to answer.

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "nixlx/engine.h"
+#include "ucx/supply.h"
 
 namespace nx::ucx {
 
@@ -77,6 +78,13 @@ constexpr const char *kSoname = "libucp.so.0";
 // It then finds zeros of ours.
 constexpr size_t kPadding = 4096;
 constexpr std::chrono::seconds kCopiesLimit{1};
+
+// What UCX takes, found by experiment (scarcity_test.cpp) and then some: each network interface costs a few
+// descriptors, and the peer's connections to us take one each. What is there already needs no more address space.
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr Supply kForContext{.descriptors = 64, .address_space = 256 * kMiB, .thread = true};
+constexpr Supply kForWorker{.descriptors = 48, .address_space = 128 * kMiB, .thread = true};
+constexpr Supply kForEndpoint{.descriptors = 24, .address_space = 32 * kMiB};
 
 std::string
 padded(const std::string &bytes) {
@@ -171,6 +179,7 @@ Library::load(const LibrarySearch &search) {
     static auto &loaded = *new std::map<void *, std::unique_ptr<Library>>;
 
     std::lock_guard lock(mutex);
+    if (auto status = trySupply(kForContext); !status.ok()) return status; // it starts things as it is loaded
     std::string tried;
     void *handle = openLibrary(search, tried);
     if (!handle) {
@@ -238,6 +247,7 @@ knownOptions(const Api &api, const ucp_config_t *config) {
 
 Result<std::unique_ptr<Context>>
 Context::create(const Library &library, const ContextOptions &options) {
+    if (auto status = trySupply(kForContext); !status.ok()) return status;
     const Api &api = library.api();
     ucp_config_t *config = nullptr;
     if (const auto status = api.ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
@@ -355,6 +365,7 @@ Result<std::unique_ptr<Worker>>
 Worker::create(Context &context, const std::string &name, MessageSink &sink) {
     const Library &library = context.library();
     const Api &api = library.api();
+    if (auto status = trySupply(kForWorker); !status.ok()) return status;
     ucp_worker_params_t params{};
     params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_NAME;
     params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
@@ -500,6 +511,7 @@ Worker::closeFailed() {
 Result<std::unique_ptr<Endpoint>>
 Endpoint::create(Worker &worker, const std::string &address, bool detect_death) {
     const Library &library = worker.context_.library();
+    if (auto status = trySupply(kForEndpoint); !status.ok()) return status;
     std::unique_ptr<Endpoint> endpoint(new Endpoint(worker, detect_death));
     const std::string bytes = padded(address);
     ucp_ep_params_t params{};

@@ -164,7 +164,6 @@ Engine::registerMem(const nixlBlobDesc &mem, const nixl_mem_t &memory, nixlBacke
     if (memory != DRAM_SEG && memory != VRAM_SEG) {
         return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "UCX moves DRAM and VRAM only");
     }
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto local = LocalMemory::create(*runtime_, mem, memory);
     if (!local.ok()) return failed(local);
     out = (*std::move(local)).release();
@@ -188,7 +187,6 @@ Engine::loadRemoteMD(const nixlBlobDesc &mem,
                      const nixl_mem_t &,
                      const std::string &remote_agent,
                      nixlBackendMD *&out) {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains(Fabric::kPlain));
@@ -223,7 +221,6 @@ Engine::prepMemView(const nixl_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_
 
 nixl_status_t
 Engine::getConnInfo(std::string &out) const {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     out = runtime_->worker(0).address();
     return NIXL_SUCCESS;
 }
@@ -239,7 +236,6 @@ Engine::loadRemoteConnInfo(const std::string &remote_agent, const std::string &i
 
 nixl_status_t
 Engine::getPeerInfo(std::string &info) const {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     info = encodePeerInfo(runtime_->ownInfo());
     return NIXL_SUCCESS;
 }
@@ -248,10 +244,11 @@ nixl_status_t
 Engine::loadPeerInfo(const std::string &remote_agent, const std::string &info) {
     auto decoded = decodePeerInfo(info);
     if (!decoded.ok()) return failed(decoded);
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    connection->setPeerInfo(*decoded, runtime_->isSameHost(*decoded));
+    if (auto status = connection->setPeerInfo(*decoded, runtime_->isSameHost(*decoded)); !status.ok()) {
+        return failed(std::move(status));
+    }
     return NIXL_SUCCESS;
 }
 
@@ -275,7 +272,6 @@ Engine::connect(const std::string &remote_agent) {
     if (remote_agent == localAgent) return NIXL_SUCCESS; // connected when first used
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     const Fabric fabric = connection->fabric();
     {
         std::lock_guard lock(connection->worker(fabric, 0).mutex());
@@ -294,16 +290,12 @@ Engine::disconnect(const std::string &remote_agent) {
 
 nixl_status_t
 Engine::getNotifs(notif_list_t &out) {
-    if (!runtime_->started()) {
-        if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
-    }
     runtime_->takeNotifications(out);
     return NIXL_SUCCESS;
 }
 
 nixl_status_t
 Engine::genNotif(const std::string &remote_agent, const std::string &message) const {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     if (auto status = wire::checkNotification(message); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
@@ -355,7 +347,6 @@ Engine::chooseWorker(const nixl_opt_b_args_t *args) const {
 
 nixl_status_t
 Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *args, nixlBackendReqH *&request) {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(std::string(plan.remote_agent));
     if (!connection) return unknownPeer(std::string(plan.remote_agent));
     auto worker = chooseWorker(args);
@@ -406,7 +397,6 @@ Engine::describe(const nixlBackendReqH *request) const {
 
 std::optional<double>
 Engine::predictSeconds(const std::string &remote_agent, uint64_t bytes, uint64_t blocks) const {
-    if (!runtime_->started()) return {};
     auto connection = runtime_->peer(remote_agent);
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
@@ -437,7 +427,6 @@ Engine::prepXfer(const nixl_xfer_op_t &operation,
                  const std::string &remote_agent,
                  nixlBackendReqH *&handle,
                  const nixl_opt_b_args_t *opt_args) const {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     auto worker = chooseWorker(opt_args);
@@ -488,7 +477,6 @@ Engine::estimateXferCost(const nixl_xfer_op_t &,
                          std::chrono::microseconds &margin,
                          nixl_cost_t &method,
                          const nixl_opt_args_t *) const {
-    if (auto status = runtime_->ready(); !status.ok()) return failed(std::move(status));
     uint64_t bytes = 0;
     for (const nixlMetaDesc &desc : local) bytes += desc.len;
     const auto seconds = predictSeconds(remote_agent, bytes, static_cast<uint64_t>(local.descCount()));

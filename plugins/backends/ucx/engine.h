@@ -16,7 +16,8 @@ namespace nx::ucx {
 
 class Engine final : public nixlBackendEngine, public nixlx::Engine {
 public:
-    /// Returns before UCX is loaded. Throws std::invalid_argument with a sentence if a parameter is wrong.
+    /// Waits for UCX, see Runtime. Throws with a sentence: std::invalid_argument if a parameter is wrong,
+    /// std::runtime_error if UCX cannot start.
     explicit Engine(const nixlBackendInitParams *init_params);
     ~Engine() override;
 

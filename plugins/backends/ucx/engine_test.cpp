@@ -1298,23 +1298,24 @@ TEST(Engine, RefusesBadParametersWithASentence) {
     }
 }
 
-// UCX rewrites the code of mmap while it is loaded: whoever calls that meanwhile may crash.
-TEST(Engine, HasLoadedUcxWhenItIsThere) {
-    auto options = Options::read(nullptr);
-    ASSERT_TRUE(options.ok()) << options.message();
-    const Runtime runtime("alice", *std::move(options), true);
-    EXPECT_TRUE(runtime.started());
-}
-
-TEST(Engine, SaysWhyUcxCannotBeLoaded) {
-    auto engine = makeEngine("alice", true, {{"ucx_library", "/nonexistent/libucp.so.0"}});
-    std::string info;
-    EXPECT_EQ(engine->getConnInfo(info), NIXL_ERR_BACKEND);
-    EXPECT_NE(takeBackendSentence("").find("/nonexistent/libucp.so.0"), std::string::npos);
-    nixlBackendMD *md = nullptr;
-    EXPECT_EQ(engine->registerMem({0, 0, 0, ""}, DRAM_SEG, md), NIXL_ERR_BACKEND);
-    notif_list_t notifs;
-    EXPECT_EQ(engine->getNotifs(notifs), NIXL_ERR_BACKEND);
+TEST(Engine, IsNotMadeWhereUcxCannotStart) {
+    // A setting that UCX refuses, a file that is missing, and a library that is something else.
+    const std::pair<nixl_b_params_t, std::string> cases[] = {
+        {{{"engine_config", "TLS=tpc"}}, "UCX cannot start: "},
+        {{{"ucx_library", "/nonexistent/libucp.so.0"}}, "/nonexistent/libucp.so.0"},
+        {{{"ucx_library", "libm.so.6"}}, "libm.so.6"}};
+    for (const auto &[params, expected] : cases) {
+        for (const bool progress_thread : {false, true}) {
+            try {
+                makeEngine("alice", progress_thread, params);
+                FAIL() << expected << ": it was made";
+            }
+            catch (const std::runtime_error &error) {
+                EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+            }
+        }
+    }
+    EXPECT_NE(makeEngine("alice", false), nullptr) << "where it can, one is made afterwards";
 }
 
 TEST(Engine, RefusesHostMemoryGivenAsVram) {

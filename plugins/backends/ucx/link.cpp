@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <poll.h>
 #include <random>
@@ -91,9 +92,14 @@ connectLink(std::string_view name) {
     sockaddr_un address;
     const socklen_t size = fillAddress(address, name);
     if (!socket || ::connect(socket.get(), reinterpret_cast<sockaddr *>(&address), size) != 0) {
+        // It listens from its start to its end.
+        if (socket && errno == ECONNREFUSED) return {NIXL_ERR_REMOTE_DISCONNECT, "its process has ended"};
         return {NIXL_ERR_NOT_FOUND, withErrno("connecting to its engine", errno)};
     }
     if (!isOfThisUser(socket)) return {NIXL_ERR_NOT_FOUND, "another user's process listens in its engine's place"};
+    if (::kill(otherSide(socket.get()).pid, 0) != 0 && errno == ESRCH) { // a child of it holds the socket
+        return {NIXL_ERR_REMOTE_DISCONNECT, "its process has ended"};
+    }
     return socket;
 }
 

@@ -47,8 +47,8 @@ private:
     Fd socket_;
 };
 
-/// NOT_FOUND: nobody of this user listens there any more, or it cannot be reached. INVALID_PARAM: `name` is not that of
-/// a listener. Does not block.
+/// REMOTE_DISCONNECT: nobody listens there any more. NOT_FOUND: it cannot be reached, or is not of this user.
+/// INVALID_PARAM: `name` is not that of a listener. Does not block.
 Result<Fd>
 connectLink(std::string_view name);
 

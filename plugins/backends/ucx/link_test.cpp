@@ -132,7 +132,7 @@ TEST(LinkNames, OfNoListenerAreRefused) {
     EXPECT_EQ(connectLink("nixl-ucx-").code(), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(connectLink("nixl-ucx-0123456789abcdef0123456789abcdeX").code(), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(connectLink("/tmp/.X11-unix/X0").code(), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(connectLink("nixl-ucx-0123456789abcdef0123456789abcdef").code(), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(connectLink("nixl-ucx-0123456789abcdef0123456789abcdef").code(), NIXL_ERR_REMOTE_DISCONNECT);
 }
 
 } // namespace

@@ -16,7 +16,7 @@ const nixlx_option kOptionTable[kOptionCount] = {
     {"device_list", "string", "", "the same, older name; both are joined"},
     {"num_workers", "int", "1", "workers shared by the calling threads (1-64)"},
     {"num_threads", "int", "0", "threads with a worker each that large requests are split over (0-64)"},
-    {"split_batch_size", "int", "1024", "blocks from which a request is split over the threads"},
+    {"split_batch_size", "int", "1024", "blocks from which a request is split over the threads; 0: always"},
     {"ucx_num_device_channels", "int", "4", "accepted; channels of the GPU interface"},
     {"ucx_error_handling_mode", "none|peer", "peer", "peer: the death of a peer is noticed; none: never"},
     {"ucx_ep_close_force", "bool", "false", "close connections without waiting for what was given last"},
@@ -89,7 +89,7 @@ Options::read(const nixl_b_params_t *params) {
     }
     options.num_workers = in.number("num_workers", 1, {.min = 1, .max = kWorkersMax});
     options.num_threads = in.number("num_threads", 0, {.min = 0, .max = kWorkersMax});
-    options.split_batch_size = in.number("split_batch_size", 1024, {.min = 1});
+    options.split_batch_size = std::max<uint64_t>(in.number("split_batch_size", 1024), 1); // 0: always
     in.number("ucx_num_device_channels", 4);
     options.detect_death = in.choice("ucx_error_handling_mode", "peer", {"none", "peer"}) == "peer";
     options.close_by_force = in.boolean("ucx_ep_close_force", false);

@@ -38,6 +38,10 @@ TEST(UcxOptions, HaveTheDefaultsOfNixl) {
     EXPECT_TRUE(options.devices.empty());
 }
 
+TEST(UcxOptions, SplitEveryRequestFromNoBlocksOn) {
+    EXPECT_EQ(read({{"split_batch_size", "0"}}).split_batch_size, 1u);
+}
+
 TEST(UcxOptions, AcceptWhatThePluginAdvertises) {
     const Options options = read({{"ucx_devices", ""}, {"num_workers", "1"}, {"ucx_error_handling_mode", "peer"}});
     EXPECT_TRUE(options.devices.empty());
@@ -137,9 +141,9 @@ TEST(UcxOptions, ReadEngineConfig) {
 
 TEST(UcxOptions, RefuseWhatTheyCannotRead) {
     const nixl_b_params_t bad[] = {
-        {{"num_workers", "0"}},      {{"num_workers", "many"}},         {{"num_threads", "65"}},
-        {{"split_batch_size", "0"}}, {{"ucx_ep_close_force", "maybe"}}, {{"ucx_error_handling_mode", "failover"}},
-        {{"engine_config", "TLS"}},  {{"engine_config", "=x"}},         {{"ucx_num_device_channels", "-1"}}};
+        {{"num_workers", "0"}},       {{"num_workers", "many"}},         {{"num_threads", "65"}},
+        {{"split_batch_size", "-1"}}, {{"ucx_ep_close_force", "maybe"}}, {{"ucx_error_handling_mode", "failover"}},
+        {{"engine_config", "TLS"}},   {{"engine_config", "=x"}},         {{"ucx_num_device_channels", "-1"}}};
     for (const auto &params : bad) {
         const auto options = Options::read(&params);
         EXPECT_EQ(options.code(), NIXL_ERR_INVALID_PARAM) << params.begin()->first;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <unistd.h>
 
 #include "ucx/address.h"
@@ -25,6 +26,10 @@ std::string
 hostIdentity() {
     std::string identity;
     std::ifstream("/proc/sys/kernel/random/boot_id") >> identity;
+    if (identity.empty()) { // no other process is known to be of this host
+        std::random_device random;
+        for (int i = 0; i < 4; ++i) identity += std::to_string(random());
+    }
     for (const char *kind : {"net", "ipc", "pid", "mnt", "user"}) {
         std::error_code error;
         identity += '/';

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
 
 #include "ucx/address.h"
 #include "ucx/memory.h"
+#include "ucx/tcp_probe.h"
 #include "utils/common/nixl_log.h"
 
 namespace nx::ucx {
@@ -36,27 +38,27 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
       mail_(agent_) {
     // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The
     // thread is for UCX's own, which inherits that signals are blocked.
-    Thread("nixl-ucx-start", [this] { start(); }).join();
+    Status status;
+    const auto startHere = [&] {
+        try {
+            status = start();
+        }
+        catch (const std::exception &error) {
+            status = {NIXL_ERR_BACKEND, std::string("starting UCX failed: ") + error.what()};
+        }
+    };
+    Thread("nixl-ucx-start", startHere).join();
+    if (!status.ok()) throw std::runtime_error(status.message());
 }
 
 Runtime::~Runtime() {
-    if (started()) shutDown();
+    shutDown();
 }
 
 // ---- Start ---------------------------------------------------------------------------------------------------------
 
-void
-Runtime::start() noexcept {
-    try {
-        start_status_ = startAll();
-    }
-    catch (const std::exception &error) {
-        start_status_ = Status(NIXL_ERR_BACKEND, std::string("starting UCX failed: ") + error.what());
-    }
-}
-
 Status
-Runtime::startAll() {
+Runtime::start() {
     auto library = Library::load(options_.library);
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
@@ -132,12 +134,6 @@ Runtime::createThreads() {
         pool_.back()->add(*workers_[options_.num_workers + i]);
     }
     return {};
-}
-
-Status
-Runtime::ready() const {
-    if (started()) return {};
-    return {start_status_.code(), start_status_.message()};
 }
 
 // ---- Progress ------------------------------------------------------------------------------------------------------
@@ -251,6 +247,13 @@ Runtime::nudge(size_t worker_index) noexcept {
 Status
 Runtime::addPeer(const std::string &name, const std::string &address) {
     if (auto status = checkAddress(address); !status.ok()) return std::move(status).withContext("peer " + quoted(name));
+    // One that is not taken for dead without such a look is connected when it is first used.
+    const auto known = peer(name);
+    if ((!known || known->gone()) && options_.detect_death) {
+        if (auto status = probeListeners(tcpListeners(address, worker(0).address())); !status.ok()) {
+            return std::move(status).withContext("peer " + quoted(name));
+        }
+    }
     std::shared_ptr<Connection> replaced;
     {
         std::lock_guard lock(mutex_);
@@ -271,9 +274,9 @@ std::shared_ptr<Connection>
 Runtime::peer(const std::string &name) {
     std::lock_guard lock(mutex_);
     if (const auto it = peers_.find(name); it != peers_.end()) return it->second;
-    if (name != agent_ || !started()) return nullptr;
+    if (name != agent_) return nullptr;
     auto self = std::make_shared<Connection>(*this, name, worker(0).address());
-    self->setPeerInfo(ownInfo(), true);
+    static_cast<void>(self->setPeerInfo(ownInfo(), true));
     peers_.emplace(name, self);
     return self;
 }
@@ -297,7 +300,7 @@ Runtime::removePeer(const std::string &name) {
 void
 Runtime::bury(std::shared_ptr<Connection> connection) {
     connection->close(!options_.close_by_force);
-    if (started()) nudge(0);
+    nudge(0);
     std::vector<std::shared_ptr<Connection>> closed; // destroyed outside the lock
     std::lock_guard lock(mutex_);
     closing_.push_back(std::move(connection));

@@ -350,7 +350,9 @@ Transfer::prepareLanes(size_t worker_index) {
         lanes_.emplace_back(*this, worker_index, 0, blocks);
     }
     for (Lane &lane : lanes_) {
-        if (auto status = lane.prepare(); !status.ok()) return status;
+        auto status = lane.prepare();
+        // As in NIXL 1.4 it is the first post that tells of a death.
+        if (!status.ok()) return connection_->gone() ? Status() : std::move(status);
     }
     return {};
 }
