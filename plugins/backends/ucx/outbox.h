@@ -30,7 +30,7 @@ class Outbox : public std::enable_shared_from_this<Outbox> {
 public:
     /// What sends a message over a worker, once there is a place for it.
     struct Turn {
-        Task &task; ///< continued when it has become its turn, or there is none to wait for any more
+        Task &task; ///< continued when the turn is granted, is left, or the peer is gone
         Worker &worker;
         const Fabric fabric;
         const size_t worker_index;
@@ -131,7 +131,7 @@ private:
     std::mutex mutex_;
     // Guarded by mutex_:
     kit::CreditSender credits_;
-    std::deque<Channel> channels_; ///< constant
+    std::deque<Channel> channels_; ///< none is added or removed
     std::deque<Turn *> waiting_;
     bool asking_ = false;
     bool gone_ = false;

@@ -17,9 +17,11 @@ using std::chrono::microseconds;
 // Going to sleep and being woken costs about 50 us: so long is it worth waiting for the next event awake.
 constexpr auto kSpin = microseconds(20);
 constexpr int64_t kNapMinUs = 50, kNapMaxUs = 400;
-// A worker that refuses to be armed although nothing moves waits for a peer; look again at these intervals.
+// A worker that refuses to be armed although nothing moves waits for a peer; look again at intervals that grow with the
+// time it has waited, so that a peer that empties its queue now and then finds it refilled soon.
 constexpr auto kBusyPatience = microseconds(200);
-constexpr int64_t kBusyNapUs = 1000;
+constexpr int64_t kBusyNapMinUs = 50, kBusyNapMaxUs = 1000;
+constexpr int64_t kBusyNapsPerWait = 64;
 
 } // namespace
 
@@ -102,7 +104,7 @@ void
 ProgressThread::run() {
     const auto visits = [this] { return visits_.load(std::memory_order_seq_cst); };
     int64_t nap_us = kNapMinUs;
-    auto last_event = Clock::now();
+    auto last_event = Clock::now(), busy_since = last_event;
     Attendance attendance(visits(), last_event);
     const auto sleepAndLookAnew = [&](int64_t timeout_us) {
         sleep(timeout_us);
@@ -121,7 +123,7 @@ ProgressThread::run() {
             nap_us = kNapMinUs;
         }
         if (progressAll()) {
-            last_event = now;
+            last_event = busy_since = now;
             continue;
         }
         const auto quiet_for = now - last_event;
@@ -133,7 +135,8 @@ ProgressThread::run() {
         if (armed && attendance.none(visits()) && !stop_) {
             sleepAndLookAnew(-1);
         } else if (!armed && quiet_for > kBusyPatience) {
-            sleepAndLookAnew(kBusyNapUs);
+            const int64_t waited_us = std::chrono::duration_cast<microseconds>(now - busy_since).count();
+            sleepAndLookAnew(std::clamp(waited_us / kBusyNapsPerWait, kBusyNapMinUs, kBusyNapMaxUs));
         }
         sleeping_.store(false, std::memory_order_seq_cst);
     }

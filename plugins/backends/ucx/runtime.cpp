@@ -23,10 +23,10 @@ constexpr unsigned kMinorThatEndsBusyWorkers = 21;
 // The other workers are looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kRoundEvery = 8;
 // How long a call that fetches notifications goes on taking in more of them; and how long it waits for more after so
-// many that their sender is likely to be held up by its queue.
-constexpr std::chrono::milliseconds kTakeInLimit{1};
-constexpr std::chrono::microseconds kRefillTime{30};
-constexpr size_t kBurst = 32;
+// many that their sender was probably held up by a full queue (UCX before 1.18: 64, see kBusyNapsPerWait).
+constexpr std::chrono::milliseconds kTakeInLimit{2};
+constexpr std::chrono::microseconds kRefillTime{200};
+constexpr size_t kBurst = 64;
 
 } // namespace
 

@@ -117,8 +117,8 @@ public:
         return mail_.inbox();
     }
 
-    /// Moves all notifications to the end of `out`. Without a progress thread it takes in what has arrived, for about a
-    /// millisecond at most.
+    /// Moves all notifications to the end of `out`. Without a progress thread it takes in what has arrived, for two
+    /// milliseconds at most.
     void
     takeNotifications(notif_list_t &out);
 
