@@ -74,7 +74,8 @@ Runtime::start() {
         NIXL_INFO << "ucx: no shared memory with peers of this host: " << status.message();
         contexts_[static_cast<size_t>(Fabric::kLocal)].reset();
     }
-    NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path();
+    NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path()
+              << "; a peer that reaches memory which was freed while it is registered may end this process";
     return {};
 }
 
