@@ -249,11 +249,12 @@ public:
 
     /// Sets how long each later post of the request may take. When a limit passes the request is cancelled and ends
     /// with TIMEOUT once its buffers are quiet. If they are not within the settle guard (150 ms), the connection to the
-    /// peer is dropped where the backend can do that: the peer is lost then and can be loaded again. Noticed by
-    /// getXferStatus, postXferReq, releaseXferReq and deregisterMem; of the time between two of them at most a quarter
-    /// of the stall limit counts towards it. INVALID_PARAM: no request of this agent, or a limit that is neither
-    /// Limits::kNone nor from 1 ms to 24 h; REPOST_ACTIVE: it is running. Without effect on a backend that cannot tell
-    /// how far it is: the stall limit.
+    /// peer is dropped where the backend can do that and nothing moves on it (for 3 s, if other requests to the peer
+    /// are in flight): the peer is lost then and can be loaded again. Noticed without any call if the agent has
+    /// useProgThread, otherwise by getXferStatus, postXferReq, releaseXferReq and deregisterMem; of the time between
+    /// two of them at most a quarter of the stall limit counts towards it. INVALID_PARAM: no request of this agent, or
+    /// a limit that is neither Limits::kNone nor from 1 ms to 24 h; REPOST_ACTIVE: it is running. Without effect on a
+    /// backend that cannot tell how far it is: the stall limit.
     nixl_status_t
     setXferLimits(const nixlXferReqH *req_hndl, const nixlx::Limits &limits) const;
 

@@ -6,6 +6,7 @@
 // second face through the plugin's descriptor, a plain C struct that is read from the file before any of its code runs.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -91,10 +92,19 @@ public:
     virtual bool
     forceQuiet(nixlBackendReqH *request) = 0;
 
-    /// Bytes that the last post has moved so far, never fewer than before; nothing if the engine cannot tell, and then
-    /// no stall limit applies. A few nanoseconds.
+    /// Bytes that the last post has moved so far, never fewer than before; nothing if the engine cannot tell. A few
+    /// nanoseconds.
     virtual std::optional<uint64_t>
     bytesDone(const nixlBackendReqH *request) const = 0;
+
+    /// A number that changes whenever anything moves or ends on the path that the posted request uses, normally the
+    /// connection to its peer, whichever request it belongs to: one that waits for its turn behind others has not
+    /// stalled. Nothing if the engine cannot tell, and then no stall limit applies. A few nanoseconds. An engine whose
+    /// requests do not wait for each other need not override it.
+    virtual std::optional<uint64_t>
+    pathMark(const nixlBackendReqH *request) const {
+        return bytesDone(request);
+    }
 
     /// Frees a request that is not posted or whose status is final.
     virtual void
@@ -124,6 +134,13 @@ public:
                  const std::string *peer_info,
                  std::span<const std::string> public_data) const = 0;
 
+    /// Called when no request is posted any more and the engine is about to be destroyed: until `deadline` it may end
+    /// in order what else is under way, and then does it by force.
+    virtual void
+    endBy(std::chrono::steady_clock::time_point deadline) {
+        static_cast<void>(deadline);
+    }
+
 protected:
     ~Engine() = default;
 };
@@ -145,7 +162,7 @@ configValue(const std::string &name);
 // ---- The plugin descriptor ---------------------------------------------------------------------------------------
 
 #define NIXLX_PLUGIN_MAGIC 0x584c584eu
-#define NIXLX_PLUGIN_API_VERSION 1u
+#define NIXLX_PLUGIN_API_VERSION 2u
 
 /// Engine may be given the union of touching ranges instead of each range (see registerMem).
 #define NIXLX_CAP_MERGE_RANGES 1u

@@ -18,7 +18,8 @@ struct Limits {
 
     /// From the post to the end. A new request has none. Absent: as it was.
     std::optional<std::chrono::milliseconds> deadline = {};
-    /// Without a byte of progress. A new request has the agent's, NIXL_STALL_LIMIT_MS or 30 s. Absent: as it was.
+    /// In which nothing moves on its path to the peer, for it or for others. A new request has the agent's,
+    /// NIXL_STALL_LIMIT_MS or 30 s. Absent: as it was.
     std::optional<std::chrono::milliseconds> stall = {};
 };
 

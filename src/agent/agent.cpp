@@ -21,6 +21,8 @@ namespace {
 constexpr size_t kNameMax = 4096;
 constexpr std::string_view kLocalSideName = "NIXL_INIT_AGENT"; // to the Python API, as "" is
 constexpr std::chrono::seconds kShutdownLimit{1};
+// What is kept of it for the end of transfers by force, and for what backends have to end then.
+constexpr auto kForcing = 2 * nx::agent::kSettleGuard;
 
 // Counts forks on the child's side, so that a child finds out that an agent is not its own.
 std::atomic<uint64_t> fork_count{0};
@@ -80,19 +82,23 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
       backend_handles(1, ++agent_count),
       lists(2, agent_count),
       requests(3, agent_count),
-      recorder(makeRecorder()) {}
+      watcher(agent_name, [this] { return lookAfterRequests(); }),
+      recorder(makeRecorder()) {
+    if (!agent_config.useProgThread) watcher.stop();
+}
 
 nixlAgentData::~nixlAgentData() {
-    exchange.reset(); // first: it calls into the rest
+    const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
+    watcher.stop();
+    exchange.reset(); // early: it calls into the rest
     std::vector<uint64_t> tokens;
     requests.forEach([&](uint64_t token) { tokens.push_back(token); });
     for (auto token : tokens) {
         if (auto request = requests.find(token)) request->cancel();
     }
-    const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
     for (auto token : tokens) {
         auto request = requests.find(token);
-        if (request && !request->settle(deadline, nx::agent::Force::kAlways)) {
+        if (request && !request->settle(deadline - kForcing, nx::agent::Force::kAlways)) {
             NIXL_ERROR << "agent " << nx::quoted(name) << ": a transfer over backend " << request->backend()->type
                        << " did not end within " << kShutdownLimit.count()
                        << " s of shutdown; its memory may still be written to";
@@ -112,7 +118,9 @@ nixlAgentData::~nixlAgentData() {
         index.forEach([](const auto &entry) { entry.window->revoke(); });
     }
     local.sections.clear();
+    const auto created = local.backends;
     local_state.set(std::move(local));
+    for (const auto &backend : created) backend->face().endBy(deadline);
     const auto known = peers.get();
     for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
 }

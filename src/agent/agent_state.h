@@ -21,6 +21,7 @@
 
 #include "agent/sections.h"
 #include "agent/transfer_request.h"
+#include "agent/watcher.h"
 #include "base/error.h"
 #include "base/handle_table.h"
 #include "memory/side.h"
@@ -199,6 +200,9 @@ public:
     /// Frees dropped requests that have become quiet.
     void
     reapDropped();
+    /// Does for the requests in flight what asking for their status would do; how soon to come again.
+    std::optional<std::chrono::milliseconds>
+    lookAfterRequests() noexcept;
     nx::HandleTable<nx::agent::TransferRequest>::Pin
     findRequest(const nixlXferReqH *handle);
 
@@ -231,6 +235,7 @@ public:
     mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles;
     nx::HandleTable<nx::agent::PreparedList> lists;
     nx::HandleTable<nx::agent::TransferRequest> requests;
+    nx::agent::Watcher watcher; ///< stopped without progress thread: then nothing moves while nobody asks
 
     std::mutex creation_mutex; ///< held while a backend is created
 

@@ -5,6 +5,9 @@
 // their buffers are quiet. Drives the public API over the GATED backend, where transfers move, settle and stand still
 // on command; the limits are so short that no test waits for long.
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -155,6 +158,74 @@ TEST_F(RequestLimits, AStallEndsWithTimeoutAndProgressPostponesIt) {
     EXPECT_EQ(report().bytes_done, bytes);
     EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("no byte moved for 100 ms (the stall limit)"));
+}
+
+TEST_F(RequestLimits, ARequestThatWaitsForItsTurnHasNotStalled) {
+    constexpr milliseconds kStall{100};
+    limit({.stall = kStall});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    const auto start = steady_clock::now();
+    ASSERT_TRUE(eventually([&] {
+        gated().movePath(); // others do
+        EXPECT_EQ(agent().getXferStatus(request), NIXL_IN_PROG);
+        return steady_clock::now() - start > 3 * kStall;
+    }));
+    EXPECT_FALSE(report().settling);
+    EXPECT_EQ(report().bytes_done, 0u);
+    EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT) << "once nothing moves";
+}
+
+TEST_F(RequestLimits, APathThatMovesIsNotDropped) {
+    gated().holdCancelled();
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    const auto start = steady_clock::now();
+    ASSERT_TRUE(eventually([&] {
+        gated().movePath();
+        EXPECT_EQ(agent().getXferStatus(request), NIXL_IN_PROG);
+        return steady_clock::now() - start > kShort + 3 * kSettleGuard;
+    }));
+    EXPECT_TRUE(report().stuck) << "it says so meanwhile";
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 0u);
+    gated().settleCancelled();
+    EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT);
+    EXPECT_EQ(agent().checkRemoteMD("B", listOf({y.desc()})), NIXL_SUCCESS);
+}
+
+TEST_F(RequestLimits, APathThatOthersHopeForIsDroppedLater) {
+    gated().holdCancelled();
+    nixlXferReqH *other = nullptr;
+    ASSERT_EQ(agent().createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", other), NIXL_SUCCESS);
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_EQ(agent().postXferReq(other), NIXL_IN_PROG);
+    const auto start = steady_clock::now();
+    ASSERT_TRUE(eventually([&] {
+        EXPECT_EQ(agent().getXferStatus(request), NIXL_IN_PROG);
+        return steady_clock::now() - start > kShort + 3 * kSettleGuard;
+    }));
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 0u) << "the other one may still come through";
+    ASSERT_EQ(agent().cancelXferReq(other), NIXL_SUCCESS);
+    EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT) << "nobody hopes any more";
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 1u);
+
+    gated().settleCancelled();
+    EXPECT_EQ(pair->finish(other, NIXL_IN_PROG), NIXL_ERR_CANCELED);
+}
+
+TEST_F(RequestLimits, APathThatStandsStillForSecondsIsDroppedWhoeverHopes) {
+    gated().holdCancelled();
+    nixlXferReqH *other = nullptr;
+    ASSERT_EQ(agent().createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", other), NIXL_SUCCESS);
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_EQ(agent().postXferReq(other), NIXL_IN_PROG);
+    const auto start = steady_clock::now();
+    EXPECT_EQ(finish(), NIXL_ERR_TIMEOUT);
+    EXPECT_GE(steady_clock::now() - start, std::chrono::seconds(2));
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 1u);
+    gated().finishAll();
+    (void)pair->finish(other, NIXL_IN_PROG);
 }
 
 TEST_F(RequestLimits, TimeInWhichNobodyLooksIsNoStall) {
@@ -329,6 +400,106 @@ TEST_F(RequestLimits, ABackendThatCannotTellHowFarItIsHasNoStallLimit) {
     auto *made = legacy.request(NIXL_WRITE, from, to);
     ASSERT_EQ(legacy.a->setXferLimits(made, {.stall = milliseconds(1)}), NIXL_SUCCESS);
     EXPECT_EQ(legacy.run(made), NIXL_SUCCESS);
+}
+
+// ---- With a progress thread nobody has to ask
+
+class UnwatchedLimits : public RequestLimits {
+protected:
+    UnwatchedLimits() {
+        pair.reset();
+        PairOptions options;
+        options.backend = "GATED";
+        options.progress_thread = true;
+        pair = std::make_unique<AgentPair>(options);
+        request = pair->request(NIXL_WRITE, x, y);
+    }
+
+    /// Nobody asks for the status, which would keep the limits as well.
+    bool
+    ends() const {
+        return eventually([&] { return report().status != NIXL_IN_PROG; });
+    }
+};
+
+TEST_F(UnwatchedLimits, ADeadlinePasses) {
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_TRUE(ends());
+    EXPECT_EQ(report().status, NIXL_ERR_TIMEOUT);
+    EXPECT_EQ(agent().getXferStatus(request), NIXL_ERR_TIMEOUT);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("deadline of 20 ms"));
+}
+
+TEST_F(UnwatchedLimits, AStallLimitPassesAndThePeerIsLost) {
+    gated().holdCancelled();
+    limit({.stall = milliseconds(100)});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_TRUE(ends());
+    EXPECT_EQ(report().status, NIXL_ERR_TIMEOUT);
+    EXPECT_EQ(gated().count(EngineCall::kForceQuiet), 1u);
+    EXPECT_TRUE(eventually([&] { return agent().checkRemoteMD("B", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
+}
+
+TEST_F(UnwatchedLimits, ADropIsNoticedAndForgotten) {
+    limit({.deadline = kShort});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    gated().abort(0, NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_TRUE(eventually([&] { return agent().checkRemoteMD("B", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
+    EXPECT_EQ(agent().getXferStatus(request), NIXL_ERR_REMOTE_DISCONNECT);
+}
+
+TEST_F(UnwatchedLimits, AShorterLimitIsSeenAtOnce) {
+    limit({.deadline = milliseconds(std::chrono::hours(1))});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    nixlXferReqH *urgent = nullptr;
+    ASSERT_EQ(agent().createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({y.desc()}), "B", urgent), NIXL_SUCCESS);
+    // Again and again, at whatever moment of the other look.
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_EQ(agent().setXferLimits(urgent, {.deadline = milliseconds(1)}), NIXL_SUCCESS);
+        ASSERT_EQ(agent().postXferReq(urgent), NIXL_IN_PROG);
+        nixlx::Report seen;
+        ASSERT_TRUE(eventually([&] {
+            EXPECT_EQ(agent().getXferReport(urgent, seen), NIXL_SUCCESS);
+            return seen.status == NIXL_ERR_TIMEOUT;
+        }));
+    }
+    EXPECT_EQ(report().status, NIXL_IN_PROG);
+    gated().finishAll();
+    EXPECT_EQ(finish(), NIXL_SUCCESS);
+}
+
+/// How often the threads of this name have gone to sleep; nothing if there is none.
+std::optional<uint64_t>
+sleepsOf(const std::string &thread) {
+    std::optional<uint64_t> sleeps;
+    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream status(task.path() / "status");
+        std::string word;
+        bool its = false;
+        while (status >> word) {
+            if (word == "Name:") its = status >> word && word == thread;
+            if (uint64_t count = 0; its && word == "voluntary_ctxt_switches:" && status >> count) {
+                sleeps = sleeps.value_or(0) + count;
+            }
+        }
+    }
+    return sleeps;
+}
+
+TEST_F(UnwatchedLimits, TheThreadSleepsWithoutATimerWhileNothingIsInFlight) {
+    EXPECT_FALSE(sleepsOf("nixl-limits")) << "not needed yet";
+    limit({.deadline = milliseconds(80)});
+    ASSERT_EQ(postHeld(), NIXL_IN_PROG);
+    ASSERT_TRUE(ends());
+    EXPECT_TRUE(eventually([] {
+        const auto before = sleepsOf("nixl-limits");
+        const auto start = steady_clock::now();
+        eventually([&] { return steady_clock::now() - start > milliseconds(200); });
+        return before && sleepsOf("nixl-limits") == before;
+    }));
+    ASSERT_EQ(agent().postXferReq(request), NIXL_IN_PROG) << "and wakes up again";
+    ASSERT_TRUE(ends());
 }
 
 // ---- NIXL_STALL_LIMIT_MS

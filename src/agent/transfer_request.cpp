@@ -21,6 +21,10 @@ statusName(nixl_status_t status) {
 // Time between two looks counts at most so much of the limit it counts towards: whoever was not looked after, because
 // the program or this whole process stood still, gets the chance to show that it goes on.
 constexpr int kLooksPerLimit = 4;
+// Whoever looks on nobody's behalf does it so often per limit, but neither all the time nor so seldom that a limit
+// passes late.
+constexpr int kWatchesPerLimit = 8;
+constexpr std::chrono::milliseconds kWatchMin{10}, kWatchMax{1000};
 
 // Changes every few milliseconds. A few nanoseconds to read, where the exact clock may take a system call.
 int64_t
@@ -66,6 +70,7 @@ TransferRequest::TransferRequest(Parts parts)
     mappings_.erase(std::unique(mappings_.begin(), mappings_.end()), mappings_.end());
     telemetry_.totalBytes = plan.plan.total_bytes;
     telemetry_.descCount = parts_.descriptor_count ? parts_.descriptor_count : plan.plan.block_count;
+    look_every_ = usualLookLocked();
 }
 
 TransferRequest::~TransferRequest() {
@@ -174,7 +179,7 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
         start = std::chrono::steady_clock::now();
         telemetry_.startTime = start;
     }
-    state_ = State::kPosted;
+    enterLocked(State::kPosted);
     status_ = NIXL_IN_PROG;
     error_.clear();
     severed_ = false;
@@ -191,7 +196,7 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
     if (engine_status == NIXL_IN_PROG) {
         tick_ = clockTick();
         posted_at_ = looked_at_ = Clock::now();
-        bytes_seen_ = 0;
+        path_mark_ = parts_.backend->face().pathMark(handle_);
         still_for_ = settling_for_ = {};
         forced_ = false;
     }
@@ -204,6 +209,18 @@ TransferRequest::status(std::string &sentence) {
     {
         std::lock_guard lock(mutex_);
         status = inFlight() ? checkLocked(sentence) : status_;
+    }
+    tellIfPeerLost();
+    return status;
+}
+
+std::optional<nixl_status_t>
+TransferRequest::tryStatus(std::string &sentence) {
+    nixl_status_t status;
+    {
+        std::unique_lock lock(mutex_, std::try_to_lock);
+        if (!lock || !inFlight()) return {};
+        status = checkLocked(sentence);
     }
     tellIfPeerLost();
     return status;
@@ -226,7 +243,15 @@ TransferRequest::setLimits(const nixlx::Limits &limits) {
     if (inFlight()) return NIXL_ERR_REPOST_ACTIVE;
     deadline_ = limits.deadline.value_or(deadline_);
     stall_limit_ = limits.stall.value_or(stall_limit_);
+    look_every_ = usualLookLocked();
     return NIXL_SUCCESS;
+}
+
+std::chrono::milliseconds
+TransferRequest::usualLookLocked() const {
+    const auto stall = parts_.backend->isLegacy() ? nixlx::Limits::kNone : stall_limit_; // of those none can pass
+    const auto limit = std::min(deadline_, stall);
+    return limit == nixlx::Limits::kNone ? limit : std::clamp(limit / kWatchesPerLimit, kWatchMin, kWatchMax);
 }
 
 std::optional<TransferRequest::Cause>
@@ -245,32 +270,56 @@ TransferRequest::enforceLimitsLocked() {
     tick_ = tick;
     const auto now = Clock::now();
     const Clock::duration since = now - std::exchange(looked_at_, now);
-    const auto bytes = parts_.backend->face().bytesDone(handle_);
-    if (!bytes || *bytes != bytes_seen_) {
-        bytes_seen_ = bytes.value_or(0);
+    const bool posted = state_ == State::kPosted;
+    const auto limit = !posted ? kSettleGuard : stall_limit_ == nixlx::Limits::kNone ? kPathSilence : stall_limit_;
+    const auto mark = parts_.backend->face().pathMark(handle_);
+    if (!mark || mark != path_mark_) {
+        path_mark_ = mark;
         still_for_ = {};
-    } else if (stall_limit_ != nixlx::Limits::kNone) {
-        still_for_ += std::min<Clock::duration>(since, stall_limit_ / kLooksPerLimit);
+    } else {
+        still_for_ += std::min<Clock::duration>(since, limit / kLooksPerLimit);
     }
-    const auto passed = passedLimitLocked();
-    if (state_ == State::kPosted) {
+    if (posted) {
+        const auto passed = passedLimitLocked();
         if (passed) settleLocked(*passed);
         return passed.has_value();
     }
     settling_for_ += std::min<Clock::duration>(since, kSettleGuard / kLooksPerLimit);
-    return settling_for_ >= kSettleGuard && (cause_ != Cause::kAsked || passed) && forceLocked();
+    return settling_for_ >= kSettleGuard && mayForceLocked() && forceLocked();
 }
 
 void
 TransferRequest::settleLocked(Cause cause) {
     if (state_ == State::kPosted) cause_ = cause;
-    state_ = State::kSettling;
+    enterLocked(State::kSettling);
+    if (cause_ != Cause::kAsked) look_every_ = kSettleGuard / kLooksPerLimit;
     parts_.backend->face().cancel(handle_);
+}
+
+// Of one that settles: dropping the connection costs the others that use it their transfers. So it is not done while
+// anything moves there, nor soon while somebody still hopes for it.
+bool
+TransferRequest::mayForceLocked() const {
+    if (forced_ || (cause_ == Cause::kAsked && !passedLimitLocked())) return false;
+    if (!path_mark_) return true;
+    return still_for_ >= kPathSilence || (still_for_ >= kSettleGuard && !sharesItsPeer());
+}
+
+bool
+TransferRequest::sharesItsPeer() const {
+    bool shared = false;
+    parts_.requests->forEach([&](uint64_t token) {
+        if (shared) return;
+        const auto other = parts_.requests->find(token);
+        shared = other && other->peer() == peer() && other->state_.load(std::memory_order_relaxed) == State::kPosted;
+    });
+    return shared;
 }
 
 // Once per post.
 bool
 TransferRequest::forceLocked() {
+    look_every_ = usualLookLocked();
     if (std::exchange(forced_, true) || !parts_.backend->face().forceQuiet(handle_)) return false;
     severed_ = true;
     peer_lost_.store(true, std::memory_order_relaxed);
@@ -297,7 +346,8 @@ nixl_status_t
 TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentence) {
     if (engine_status == NIXL_IN_PROG) return NIXL_IN_PROG;
     const bool settling = state_ == State::kSettling;
-    state_ = State::kFinal;
+    enterLocked(State::kFinal);
+    if (settling) look_every_ = usualLookLocked();
     status_ = engine_status;
     if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) peer_lost_.store(true, std::memory_order_relaxed);
     releaseMappings();
@@ -347,8 +397,7 @@ bool
 TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force force) {
     const auto forced = [&] {
         std::lock_guard lock(mutex_);
-        const bool may = force == Force::kAlways || cause_ != Cause::kAsked || passedLimitLocked();
-        return state_ == State::kSettling && may && forceLocked();
+        return state_ == State::kSettling && (force == Force::kAlways || mayForceLocked()) && forceLocked();
     };
     std::string ignored;
     while (status(ignored) == NIXL_IN_PROG) {

@@ -12,8 +12,8 @@
 //   Final      | post                           | Posted (or Final again)
 //
 // Final means: nobody touches the buffers any more. A request that is past a limit and has been Settling for longer
-// than the settle guard has its connection dropped, once. Guarded: one mutex per request, held across calls into the
-// engine, because an engine must not see two calls for one request at once.
+// than the settle guard has its connection dropped, once, if nothing moves on it any more. Guarded: one mutex per
+// request, held across calls into the engine, because an engine must not see two calls for one request at once.
 #pragma once
 
 #include <atomic>
@@ -25,6 +25,7 @@
 #include <string>
 
 #include "agent/sections.h"
+#include "base/handle_table.h"
 #include "memory/plan.h"
 #include "nixlx/limits.h"
 #include "nixlx/report.h"
@@ -37,6 +38,9 @@ using Epoch = std::atomic<uint64_t>;
 
 /// How long a cancelled transfer may take to become quiet before more is done than to wait.
 inline constexpr std::chrono::milliseconds kSettleGuard{150};
+
+/// A connection on which nothing has moved for so long is as good as lost, whoever else still waits for it.
+inline constexpr std::chrono::milliseconds kPathSilence{std::chrono::seconds(3)};
 
 /// A request's limits: the stall limit it begins with, and what may be asked for.
 inline constexpr std::chrono::milliseconds kStallLimit{std::chrono::seconds(30)};
@@ -54,6 +58,7 @@ public:
         std::vector<nixlx::Candidate> candidates;
         std::optional<std::string> notification;
         const Epoch *epoch = nullptr;
+        HandleTable<TransferRequest> *requests = nullptr;             ///< all of the agent
         uint64_t resolved_at = 0;                                     ///< the epoch before the sides were resolved
         uint64_t descriptor_count = 0;                                ///< for telemetry; 0: the plan's blocks
         std::function<void(const std::shared_ptr<Peer> &)> peer_lost; ///< called without locks, perhaps repeatedly
@@ -77,6 +82,24 @@ public:
     /// `sentence` is set when this call is the one that saw the failure.
     nixl_status_t
     status(std::string &sentence);
+
+    /// Like status(), but does not wait for another caller's look at the request, which is as good as this one. Nothing
+    /// if there was one or the request is not in flight.
+    std::optional<nixl_status_t>
+    tryStatus(std::string &sentence);
+
+    /// How often somebody has to look for the limits to be kept; kNone: never. From any thread.
+    std::chrono::milliseconds
+    lookEvery() const noexcept {
+        return look_every_.load(std::memory_order_relaxed);
+    }
+
+    /// From any thread.
+    bool
+    inFlight() const noexcept {
+        const State state = state_.load(std::memory_order_relaxed);
+        return state == State::kPosted || state == State::kSettling;
+    }
 
     /// Asks a running request to end; no effect otherwise.
     void
@@ -138,9 +161,10 @@ private:
     postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence);
     void
     tellIfPeerLost() const;
-    bool
-    inFlight() const noexcept {
-        return state_ == State::kPosted || state_ == State::kSettling;
+
+    void
+    enterLocked(State state) noexcept {
+        state_.store(state, std::memory_order_relaxed);
     }
 
     nixl_status_t
@@ -156,7 +180,13 @@ private:
     std::optional<Cause>
     passedLimitLocked() const;
     bool
+    mayForceLocked() const;
+    bool
     forceLocked();
+    bool
+    sharesItsPeer() const;
+    std::chrono::milliseconds
+    usualLookLocked() const;
     std::string
     timeoutSentenceLocked() const;
     bool
@@ -175,7 +205,6 @@ private:
 
     // Guarded by mutex_:
     mutable std::mutex mutex_;
-    State state_ = State::kPrepared;
     nixl_status_t status_ = NIXL_ERR_NOT_POSTED;
     bool retired_ = false;
     uint64_t valid_epoch_ = 0;
@@ -190,13 +219,16 @@ private:
     int64_t tick_ = 0;
     Clock::time_point posted_at_;
     Clock::time_point looked_at_;
-    uint64_t bytes_seen_ = 0;
-    Clock::duration still_for_{0};    ///< without progress
+    std::optional<uint64_t> path_mark_;
+    Clock::duration still_for_{0};    ///< since anything moved on its path
     Clock::duration settling_for_{0}; ///< since it was cancelled
 
     bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
 
-    std::atomic<bool> peer_lost_{false}; ///< set under mutex_: by the last post, whatever its status says
+    // Changed under mutex_:
+    std::atomic<bool> peer_lost_{false}; ///< by the last post, whatever its status says
+    std::atomic<State> state_{State::kPrepared};
+    std::atomic<std::chrono::milliseconds> look_every_{nixlx::Limits::kNone};
 };
 
 } // namespace nx::agent

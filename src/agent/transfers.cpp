@@ -390,6 +390,7 @@ Status
 nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args) {
     if (auto status = nx::agent::checkNotification(parts.notification); !status.ok()) return status;
     parts.epoch = &epoch;
+    parts.requests = &requests;
     parts.measure = measures;
     parts.recorder = recorder.get();
     parts.stall_limit = stall_limit;
@@ -437,8 +438,10 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     } else {
         status = request->post({}, sentence);
     }
-    if (status >= 0) [[likely]]
+    if (status >= 0) [[likely]] {
+        if (status == NIXL_IN_PROG) watcher.expect(request->lookEvery());
         return status;
+    }
     return finish("postXferReq", status, sentence);
 }
 
@@ -537,4 +540,23 @@ nixlAgentData::reapDropped() {
     std::lock_guard lock(dropped_mutex);
     dropped.insert(dropped.end(), tokens.begin(), tokens.end());
     dropped_count.store(dropped.size());
+}
+
+std::optional<std::chrono::milliseconds>
+nixlAgentData::lookAfterRequests() noexcept {
+    std::optional<std::chrono::milliseconds> soonest;
+    requests.forEach([&](uint64_t token) {
+        const auto request = requests.find(token);
+        if (!request || !request->inFlight()) return;
+        try {
+            std::string sentence;
+            const auto status = request->tryStatus(sentence);
+            if (status && *status < 0 && !request->dropped) (void)finish("getXferStatus", *status, sentence);
+        }
+        catch (const std::exception &) {
+            // Out of memory for a sentence; whoever asks for the status gets what is there.
+        }
+        if (request->inFlight()) soonest = std::min(soonest.value_or(request->lookEvery()), request->lookEvery());
+    });
+    return soonest == nixlx::Limits::kNone ? std::nullopt : soonest;
 }

@@ -353,7 +353,8 @@ TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
     EXPECT_EQ(sentence([](Identity &i) { i.struct_size += 64; }), "") << "a newer descriptor has more fields";
     EXPECT_THAT(sentence([](Identity &i) { i.magic = 5; }), HasSubstr("magic is 5, expected 1481398350"));
     EXPECT_THAT(sentence([](Identity &i) { i.struct_size = 8; }), HasSubstr("struct_size is 8, expected at least"));
-    EXPECT_THAT(sentence([](Identity &i) { i.api_version = 9; }), HasSubstr("api_version is 9, expected 1"));
+    EXPECT_THAT(sentence([](Identity &i) { i.api_version = 9; }),
+                HasSubstr("api_version is 9, expected " + std::to_string(NIXLX_PLUGIN_API_VERSION)));
     EXPECT_THAT(sentence([](Identity &i) { i.kind = "store"; }), HasSubstr("kind is 'store', expected 'backend'"));
     EXPECT_THAT(sentence([](Identity &i) { i.name = "Y"; }), HasSubstr("name is 'Y', expected 'X'"));
 }

@@ -22,7 +22,7 @@ public:
         std::lock_guard lock(mutex_);
         gates_ = {};
         holding_ = cancelled_held_ = false;
-        next_number_ = bytes_done_ = 0;
+        next_number_ = bytes_done_ = path_mark_ = 0;
         finished_.clear();
         aborted_.clear();
         path_ = "gated";
@@ -101,6 +101,12 @@ public:
     }
 
     void
+    movePath() override {
+        std::lock_guard lock(mutex_);
+        ++path_mark_;
+    }
+
+    void
     holdCancelled() override {
         std::lock_guard lock(mutex_);
         cancelled_held_ = true;
@@ -169,6 +175,12 @@ public:
         return bytes_done_;
     }
 
+    uint64_t
+    pathMark() const {
+        std::lock_guard lock(mutex_);
+        return bytes_done_ + path_mark_;
+    }
+
     std::string
     path() const {
         std::lock_guard lock(mutex_);
@@ -204,6 +216,7 @@ private:
     bool cancelled_held_ = false;
     uint64_t next_number_ = 0;
     uint64_t bytes_done_ = 0;
+    uint64_t path_mark_ = 0; ///< besides bytes_done_
     std::set<uint64_t> finished_;
     std::map<uint64_t, nixl_status_t> aborted_;
     std::string path_ = "gated";
@@ -358,6 +371,12 @@ public:
         const auto &gated_request = *static_cast<const GatedRequest *>(request);
         if (gated_request.held) return control().bytesDone();
         return std::max(gated_request.moved, *Engine::bytesDone(gated_request.inner));
+    }
+
+    std::optional<uint64_t>
+    pathMark(const nixlBackendReqH *request) const override {
+        if (static_cast<const GatedRequest *>(request)->held) return control().pathMark();
+        return Engine::pathMark(request);
     }
 
     void

@@ -90,6 +90,10 @@ public:
     virtual void
     setBytesDone(uint64_t bytes) = 0;
 
+    /// Something moves on the path that all transfers use, and none of those that are held.
+    virtual void
+    movePath() = 0;
+
     /// Held transfers do not settle when they are cancelled, until settleCancelled() or until they are forced, and then
     /// as if the connection had been lost.
     virtual void

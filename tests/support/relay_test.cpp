@@ -4,9 +4,10 @@
 // Goal: the relay does what it is told and nothing else. Method: a client and a target, both sockets of this test.
 #include "support/relay.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <stdexcept>
-#include <string>
+#include <utility>
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -23,6 +24,8 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 using Way = Relay::Way;
 
+constexpr size_t kPart = 64 << 10;
+
 class Socket {
 public:
     explicit Socket(int fd) : fd(fd) {}
@@ -34,10 +37,10 @@ public:
     /// Sends without waiting until `most` bytes are gone or no more fit; how many.
     size_t
     push(size_t most) const {
-        const std::string bytes(most, 'x');
+        static const char bytes[kPart] = {};
         size_t sent = 0;
         while (sent < most) {
-            const ssize_t count = send(fd, bytes.data(), most - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+            const ssize_t count = send(fd, bytes, std::min(most - sent, kPart), MSG_DONTWAIT | MSG_NOSIGNAL);
             if (count < 0) break;
             sent += static_cast<size_t>(count);
         }
@@ -47,12 +50,12 @@ public:
     /// Receives until `size` bytes are there, the end or an error; how many.
     size_t
     pull(size_t size) const {
-        std::string bytes(size, '\0');
+        char bytes[kPart];
         size_t got = 0;
         while (got < size) {
             pollfd readable{fd, POLLIN, 0};
             if (::poll(&readable, 1, static_cast<int>(milliseconds(kPatience).count())) <= 0) break;
-            const ssize_t count = recv(fd, bytes.data(), size - got, 0);
+            const ssize_t count = recv(fd, bytes, std::min(size - got, kPart), 0);
             if (count <= 0) break;
             got += static_cast<size_t>(count);
         }

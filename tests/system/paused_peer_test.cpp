@@ -370,5 +370,37 @@ TEST_P(PausedPeer, LetsGoOfARequestPastItsDeadline) {
     goesOnWithoutHarm();
 }
 
+TEST_P(PausedPeer, DoesNotHoldUpTheEndOfAnAgentForLongerThanASecond) {
+    nixlXferReqH *write = requestTo("B", NIXL_WRITE, shared_sink_, b.there);
+    nixlXferReqH *read = requestTo("B", NIXL_READ, sink_, b.there);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    b.stop();
+    ASSERT_EQ(a->postXferReq(write), NIXL_IN_PROG);
+    ASSERT_EQ(a->postXferReq(read), NIXL_IN_PROG);
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(a->getXferStatus(write), NIXL_IN_PROG) << nixlx::lastError();
+    const auto start = steady_clock::now();
+    a.agent.reset();
+    const auto took = steady_clock::now() - start;
+    EXPECT_LT(took, milliseconds(1500));
+    RecordProperty("milliseconds", std::to_string(took / milliseconds(1)));
+    sink_.fill(kPattern);
+    b.goOn();
+    EXPECT_TRUE(b.finish()) << "the process did not survive the loss of its connection";
+    EXPECT_EQ(sink_.firstDifference(kPattern), kSize) << "bytes arrived after the end";
+}
+
+TEST_P(PausedPeer, DoesNotHoldUpTheEndOfAnAgentWithoutTransfersEither) {
+    nixlXferReqH *read = requestTo("B", NIXL_READ, sink_, b.there);
+    ASSERT_EQ(run(read), NIXL_SUCCESS) << nixlx::lastError();
+    b.stop();
+    const auto start = steady_clock::now();
+    a.agent.reset();
+    const auto took = steady_clock::now() - start;
+    EXPECT_LT(took, milliseconds(1500));
+    RecordProperty("milliseconds", std::to_string(took / milliseconds(1)));
+    b.goOn();
+    EXPECT_TRUE(b.finish());
+}
+
 } // namespace
 } // namespace nx::test

@@ -25,6 +25,7 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
       fabric_(static_cast<int>(Fabric::kPlain)),
       outbox_(std::make_shared<Outbox>(runtime, *this)) {
     for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
+    for (auto &marks : marks_) marks = std::vector<Mark>(runtime_.workerCount());
     refused_domains_[static_cast<size_t>(Fabric::kPlain)] = segmentDomains(address_);
 }
 

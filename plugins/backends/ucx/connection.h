@@ -67,6 +67,29 @@ public:
         return *outbox_;
     }
 
+    /// Counts what has ended through one worker: pieces of transfers, flushes, messages.
+    struct alignas(64) Mark {
+        void
+        advance() noexcept { // one at a time: the worker's lock is held
+            count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+        }
+
+        std::atomic<uint64_t> count{0};
+    };
+
+    Mark &
+    mark(Fabric fabric, size_t worker) noexcept {
+        return marks_[static_cast<size_t>(fabric)][worker];
+    }
+
+    /// Of all workers: while it rises, the peer takes or gives something. From any thread.
+    uint64_t
+    pathMark(Fabric fabric) const noexcept {
+        uint64_t sum = 0;
+        for (const Mark &each : marks_[static_cast<size_t>(fabric)]) sum += each.count.load(std::memory_order_relaxed);
+        return sum;
+    }
+
     bool
     gone() const noexcept {
         return gone_;
@@ -118,6 +141,7 @@ private:
     // Constant once fabric_ is kLocal, except that local_ is set before the first endpoint is made:
     std::vector<std::string> local_addresses_;
     std::atomic<LocalWorkers *> local_{nullptr};
+    std::array<std::vector<Mark>, kFabricCount> marks_;
 
     const std::shared_ptr<Outbox> outbox_;
 

@@ -382,6 +382,16 @@ Engine::bytesDone(const nixlBackendReqH *request) const {
     return static_cast<const Transfer *>(request)->bytesDone();
 }
 
+std::optional<uint64_t>
+Engine::pathMark(const nixlBackendReqH *request) const {
+    return static_cast<const Transfer *>(request)->pathMark();
+}
+
+void
+Engine::endBy(std::chrono::steady_clock::time_point deadline) {
+    runtime_->endBy(deadline);
+}
+
 void
 Engine::release(nixlBackendReqH *request) {
     delete request;

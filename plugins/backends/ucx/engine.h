@@ -119,6 +119,10 @@ public:
     forceQuiet(nixlBackendReqH *request) override;
     std::optional<uint64_t>
     bytesDone(const nixlBackendReqH *request) const override;
+    std::optional<uint64_t>
+    pathMark(const nixlBackendReqH *request) const override;
+    void
+    endBy(std::chrono::steady_clock::time_point deadline) override;
     void
     release(nixlBackendReqH *request) override;
     nixlx::RequestInfo

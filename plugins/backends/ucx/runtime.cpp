@@ -379,7 +379,7 @@ Runtime::shutDown() {
         worker->answerAll();
     }
 
-    const auto deadline = std::chrono::steady_clock::now() + kShutDownLimit;
+    const auto deadline = end_by_.value_or(std::chrono::steady_clock::now() + kShutDownLimit);
     const auto allClosed = [&] {
         return std::all_of(closing_.begin(), closing_.end(),
                            [](const auto &connection) { return connection->closed(); });

@@ -14,8 +14,10 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -36,11 +38,17 @@ class Runtime {
 public:
     /// Loads and starts UCX, which takes 15 ms to 0.4 s. Throws std::runtime_error with a sentence if it cannot.
     Runtime(std::string agent, Options options, bool progress_thread);
-    /// Ends all connections, in an orderly way within a second.
+    /// Ends all connections, in an orderly way until endBy() or for a second.
     ~Runtime();
     Runtime(const Runtime &) = delete;
     Runtime &
     operator=(const Runtime &) = delete;
+
+    /// Until when the destructor may take its time. The destructor must be the next call.
+    void
+    endBy(std::chrono::steady_clock::time_point deadline) noexcept {
+        end_by_ = deadline;
+    }
 
     const Options &
     options() const noexcept {
@@ -193,6 +201,7 @@ private:
     std::unique_ptr<ProgressThread> progress_thread_;
     std::vector<std::unique_ptr<ProgressThread>> pool_;
     std::unique_ptr<LinkServer> links_; ///< null: no local context
+    std::optional<std::chrono::steady_clock::time_point> end_by_; ///< owned by who destroys it
     // Self-synchronised:
     std::atomic<unsigned> turns_{0};
 

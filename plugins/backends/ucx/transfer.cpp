@@ -54,6 +54,7 @@ Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64
     : transfer_(transfer),
       worker_(transfer.connection_->worker(transfer.fabric_, worker_index)),
       worker_index_(worker_index),
+      mark_(transfer.connection_->mark(transfer.fabric_, worker_index)),
       first_block_(first_block),
       block_count_(block_count),
       reports_(std::make_unique<Reports>(*this)),
@@ -90,7 +91,7 @@ Lane::start(std::chrono::nanoseconds inline_time) {
 void
 Lane::rewind() {
     parked_ = false;
-    pieces_outstanding_ = 0;
+    pieces_outstanding_ = unpulsed_bytes_ = 0;
     bytes_done_.store(0, std::memory_order_relaxed);
     given_ = {transfer_.plan_.runs.data(), first_block_, 0, block_count_};
     if (block_count_ > 0) {
@@ -120,7 +121,7 @@ Lane::issue() {
     for (unsigned pieces = 1; given_.blocks_left > 0 && !transfer_.stopping(); ++pieces) {
         const uint64_t length = given_.nextLength();
         const uint64_t window = std::min(kWindow, kWindowBytes / std::max(length, kWindowBytes / kWindow));
-        if (reports_->outstanding >= window) {
+        if (reports_->outstanding - reports_->pulses >= window) {
             resume_at_ = window / 2;
             parked_ = true;
             return false;
@@ -132,10 +133,12 @@ Lane::issue() {
             ++pieces_outstanding_;
         } else if (code == kDone) {
             pieceDone();
+            mark_.advance();
         } else {
             transfer_.fail(code, *endpoint_);
             break;
         }
+        if (unpulsed_bytes_ += length; unpulsed_bytes_ >= kPieceBytes && given_.blocks_left > 0) givePulse();
         if (pieces % kPiecesPerClockRead == 0 || bytes >= kPieceBytes) {
             bytes = 0;
             if (Clock::now() > deadline) return true;
@@ -171,6 +174,20 @@ Lane::pieceDone() {
     bytes_done_.store(bytesDone() + length, std::memory_order_relaxed);
 }
 
+/// On a slow network all pieces of a WRITE may have ended, in buffers of the system, long before the peer has them. So
+/// that it shows that they move, there is a flush behind every few of them.
+void
+Lane::givePulse() {
+    if (transfer_.plan_.operation != NIXL_WRITE || transfer_.fabric_ != Fabric::kPlain) return;
+    unpulsed_bytes_ = 0;
+    // Counted first, as in drain().
+    ++reports_->outstanding;
+    ++reports_->pulses;
+    if (endpoint_->flush(reports_->pulse) == kPending) return;
+    --reports_->outstanding; // an error is met by what follows
+    --reports_->pulses;
+}
+
 /// Nothing more will be given: the flush, then wait.
 void
 Lane::drain() {
@@ -195,6 +212,13 @@ Lane::Reports::finished(Code code) {
 }
 
 void
+Lane::Reports::Pulse::finished(Code) {
+    --reports.outstanding;
+    --reports.pulses;
+    if (reports.lane) reports.lane->ended();
+}
+
+void
 Lane::reported(Code code) {
     if (code != kDone) {
         transfer_.fail(code, *endpoint_);
@@ -202,7 +226,14 @@ Lane::reported(Code code) {
         --pieces_outstanding_;
         pieceDone();
     }
-    if (parked_ && reports_->outstanding <= resume_at_) {
+    ended();
+}
+
+/// An operation, not the only one perhaps.
+void
+Lane::ended() {
+    mark_.advance();
+    if (parked_ && reports_->outstanding - reports_->pulses <= resume_at_) {
         parked_ = false;
         worker_.addTask(*this);
     }

@@ -130,17 +130,33 @@ private:
 
     /// What UCX reports to. The worker keeps it if UCX keeps an operation for ever.
     struct Reports final : Operation {
-        explicit Reports(Lane &lane) : lane(&lane) {}
+        explicit Reports(Lane &lane) : lane(&lane), pulse(*this) {}
 
         void
         finished(Code code) override;
 
+        /// A flush between pieces: its end says that the peer has taken what was before it.
+        struct Pulse final : Operation {
+            explicit Pulse(Reports &reports) : reports(reports) {}
+
+            void
+            finished(Code code) override;
+
+            Reports &reports;
+        };
+
         Lane *lane; ///< null: nobody listens any more
+        Pulse pulse;
         uint64_t outstanding = 0;
+        uint64_t pulses = 0; ///< among them
     };
 
     void
     reported(Code code);
+    void
+    ended();
+    void
+    givePulse();
 
     void
     rewind();
@@ -158,6 +174,7 @@ private:
     Transfer &transfer_;
     Worker &worker_;
     const size_t worker_index_;
+    Connection::Mark &mark_;
     const uint64_t first_block_;
     const uint64_t block_count_;
     // Constant after prepare:
@@ -171,7 +188,8 @@ private:
     Cursor given_; ///< behind what UCX was given
     Cursor done_;  ///< behind as many pieces as are done, as if they ended in order
     uint64_t pieces_outstanding_ = 0;
-    Outbox::Turn turn_; ///< for the request's message
+    Outbox::Turn turn_;           ///< for the request's message
+    uint64_t unpulsed_bytes_ = 0; ///< given since the last pulse
 
     std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
@@ -208,6 +226,12 @@ public:
 
     uint64_t
     bytesDone() const noexcept;
+
+    /// Of the connection it uses.
+    uint64_t
+    pathMark() const noexcept {
+        return connection_->pathMark(fabric_);
+    }
 
     /// Not posted, or final.
     bool
