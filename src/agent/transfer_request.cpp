@@ -285,7 +285,7 @@ TransferRequest::enforceLimitsLocked() {
         return passed.has_value();
     }
     settling_for_ += std::min<Clock::duration>(since, kSettleGuard / kLooksPerLimit);
-    return settling_for_ >= kSettleGuard && mayForceLocked() && forceLocked();
+    return settling_for_ >= kSettleGuard && mayForceLocked(still_for_ >= kSettleGuard) && forceLocked();
 }
 
 void
@@ -299,10 +299,10 @@ TransferRequest::settleLocked(Cause cause) {
 // Of one that settles: dropping the connection costs the others that use it their transfers. So it is not done while
 // anything moves there, nor soon while somebody still hopes for it.
 bool
-TransferRequest::mayForceLocked() const {
+TransferRequest::mayForceLocked(bool still) const {
     if (forced_ || (cause_ == Cause::kAsked && !passedLimitLocked())) return false;
     if (!path_mark_) return true;
-    return still_for_ >= kPathSilence || (still_for_ >= kSettleGuard && !sharesItsPeer());
+    return still_for_ >= kPathSilence || (still && !sharesItsPeer());
 }
 
 bool
@@ -395,9 +395,15 @@ TransferRequest::cancelIfDeregistered() {
 
 bool
 TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force force) {
+    const auto before = [&] {
+        std::lock_guard lock(mutex_);
+        return parts_.backend->face().pathMark(handle_);
+    }();
     const auto forced = [&] {
         std::lock_guard lock(mutex_);
-        return state_ == State::kSettling && (force == Force::kAlways || mayForceLocked()) && forceLocked();
+        if (state_ != State::kSettling) return false;
+        const bool still = parts_.backend->face().pathMark(handle_) == before;
+        return (force == Force::kAlways || mayForceLocked(still)) && forceLocked();
     };
     std::string ignored;
     while (status(ignored) == NIXL_IN_PROG) {

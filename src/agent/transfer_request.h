@@ -180,7 +180,7 @@ private:
     std::optional<Cause>
     passedLimitLocked() const;
     bool
-    mayForceLocked() const;
+    mayForceLocked(bool still) const;
     bool
     forceLocked();
     bool

@@ -29,6 +29,7 @@ constexpr size_t kPart = 16 << 10;
 constexpr int kSocketBuffer = 64 << 10;
 // Those of loopback are as large as these buffers; a window should hold many.
 constexpr int kSegment = 4 << 10;
+constexpr milliseconds kSaved{100};
 constexpr int kSteps = 100; ///< a rate is given out in so many parts a second
 
 sockaddr_in
@@ -285,9 +286,8 @@ Relay::give(Line &line, size_t way) {
         }
         const auto sent = static_cast<size_t>(count);
         if (link.rate) {
-            // What was not used is saved up for one step at most.
-            link.next =
-                std::max(link.next, now - milliseconds(1000 / kSteps)) + nanoseconds(sent * 1'000'000'000 / link.rate);
+            // What was not used, because this thread did not run, is saved up.
+            link.next = std::max(link.next, now - kSaved) + nanoseconds(sent * 1'000'000'000 / link.rate);
         }
         pipe.sent += sent;
         pipe.held -= sent;

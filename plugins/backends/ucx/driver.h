@@ -103,7 +103,8 @@ struct ContextOptions {
     bool wakeup = false;           ///< workers can be slept on
 };
 
-struct Mapping {
+/// Operations refer to it until UCX has ended them.
+struct Mapping : std::enable_shared_from_this<Mapping> {
     ucp_mem *handle = nullptr;
     bool host_memory = true;
     std::string key; ///< what a peer needs to reach the range
@@ -271,7 +272,7 @@ public:
 
     /// Lock held. `object`, which UCX may still refer to, lives as long as the worker.
     void
-    keep(std::shared_ptr<void> object) {
+    keep(std::shared_ptr<const void> object) {
         kept_.push_back(std::move(object));
     }
 
@@ -318,7 +319,7 @@ private:
     std::vector<Endpoint *> endpoints_; ///< open ones
     bool some_failed_ = false;
     std::atomic<bool> retired_{false};
-    std::vector<std::shared_ptr<void>> kept_;
+    std::vector<std::shared_ptr<const void>> kept_;
     Forgotten forgotten_;
     bool answers_at_once_ = false;
 

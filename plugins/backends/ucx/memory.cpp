@@ -29,7 +29,7 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
     if (!plain.ok()) return std::move(plain).status();
     keys.plain = plain->key;
     const bool host_memory = plain->host_memory;
-    local->mappings_[static_cast<size_t>(Fabric::kPlain)] = *std::move(plain);
+    local->hold(Fabric::kPlain, *std::move(plain));
     if (memory == VRAM_SEG && host_memory) {
         local->unmap();
         return {NIXL_ERR_BACKEND,
@@ -40,12 +40,21 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
     if (runtime.hasLocalFabric()) {
         if (auto mapped = runtime.context(Fabric::kLocal).map(address, range.len); mapped.ok()) {
             keys.local = mapped->key;
-            local->mappings_[static_cast<size_t>(Fabric::kLocal)] = *std::move(mapped);
+            local->hold(Fabric::kLocal, *std::move(mapped));
         }
     }
     local->public_data_ = encodeKeys(keys);
     runtime.addMemory(*local);
     return local;
+}
+
+void
+LocalMemory::hold(Fabric fabric, Mapping mapping) {
+    Context &context = runtime_->context(fabric);
+    mappings_[static_cast<size_t>(fabric)] = {new Mapping(std::move(mapping)), [&context](const Mapping *gone) {
+                                                  context.unmap(gone->handle);
+                                                  delete gone;
+                                              }};
 }
 
 LocalMemory::~LocalMemory() {
@@ -57,11 +66,7 @@ LocalMemory::~LocalMemory() {
 void
 LocalMemory::unmap() noexcept {
     if (!runtime_) return;
-    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
-        Mapping &mapping = mappings_[fabric];
-        if (mapping.handle) runtime_->context(static_cast<Fabric>(fabric)).unmap(mapping.handle);
-        mapping.handle = nullptr;
-    }
+    for (auto &mapping : mappings_) mapping.reset();
     runtime_ = nullptr;
 }
 

@@ -29,8 +29,7 @@ public:
     /// Null if the range is not registered there.
     const Mapping *
     mapping(Fabric fabric) const noexcept {
-        const Mapping &mapping = mappings_[static_cast<size_t>(fabric)];
-        return mapping.handle ? &mapping : nullptr;
+        return mappings_[static_cast<size_t>(fabric)].get();
     }
 
     size_t
@@ -44,16 +43,20 @@ public:
         return public_data_;
     }
 
-    /// Gives the registrations back; the object is good for nothing but deletion then.
+    /// Gives the registrations back, but for those that a worker keeps; the object is good for nothing but deletion
+    /// then.
     void
     unmap() noexcept;
 
 private:
     LocalMemory(Runtime &runtime, size_t length) : nixlBackendMD(true), runtime_(&runtime), length_(length) {}
 
+    void
+    hold(Fabric fabric, Mapping mapping);
+
     Runtime *runtime_; ///< null after unmap
     const size_t length_;
-    std::array<Mapping, kFabricCount> mappings_;
+    std::array<std::shared_ptr<const Mapping>, kFabricCount> mappings_;
     std::string public_data_;
 };
 

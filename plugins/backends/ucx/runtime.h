@@ -200,7 +200,7 @@ private:
     std::vector<std::unique_ptr<Worker>> workers_; ///< of the plain context
     std::unique_ptr<ProgressThread> progress_thread_;
     std::vector<std::unique_ptr<ProgressThread>> pool_;
-    std::unique_ptr<LinkServer> links_; ///< null: no local context
+    std::unique_ptr<LinkServer> links_;                           ///< null: no local context
     std::optional<std::chrono::steady_clock::time_point> end_by_; ///< owned by who destroys it
     // Self-synchronised:
     std::atomic<unsigned> turns_{0};

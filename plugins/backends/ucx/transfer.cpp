@@ -265,6 +265,10 @@ Lane::giveUp(bool by_force) {
     if (reports_->outstanding > 0) {
         reports_->lane = nullptr;
         worker_.keep(std::move(reports_));
+        // UCX gives up its hold on the memory only when it destroys the worker.
+        for (const Mapping *mapping : transfer_.mappings_) {
+            if (mapping) worker_.keep(mapping->shared_from_this());
+        }
         reports_ = std::make_unique<Reports>(*this);
     }
     settle();
