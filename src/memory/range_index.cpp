@@ -3,7 +3,8 @@
 #include "memory/range_index.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <functional>
+#include <iterator>
 
 namespace nx::memory {
 
@@ -12,6 +13,22 @@ namespace {
 bool
 before(const RangeIndex::Entry &a, const RangeIndex::Entry &b) {
     return a.range < b.range;
+}
+
+// The last of [first, first + count) that starts at or before the address, or the first if none does. Without branches:
+// in a list without order they would be mispredicted every other time.
+template<class T, class RangeOf>
+const T *
+lastStartingBy(const T *first, size_t count, uint64_t device, uint64_t address, RangeOf rangeOf) noexcept {
+    while (count > 1) {
+        const size_t half = count / 2;
+        const nixlBasicDesc &range = rangeOf(first[half]);
+        const bool starts_by =
+            (range.devId < device) | ((range.devId == device) & (static_cast<uint64_t>(range.addr) <= address));
+        first += half * starts_by;
+        count -= half;
+    }
+    return first;
 }
 
 } // namespace
@@ -25,52 +42,54 @@ RangeIndex::Leaf::rank() {
     }
 }
 
-RangeIndex
-RangeIndex::fromSorted(std::vector<Entry> entries) {
-    RangeIndex index;
+std::vector<RangeIndex::Slot>
+RangeIndex::slotsOf(std::vector<Entry> sorted) {
+    std::vector<Slot> slots;
     // Leaves start three quarters full, so that the next few insertions do not split them.
     constexpr size_t fill = kLeafEntries * 3 / 4;
-    for (size_t first = 0; first < entries.size(); first += fill) {
+    slots.reserve(sorted.size() / fill + 1);
+    for (size_t first = 0; first < sorted.size(); first += fill) {
         auto leaf = std::make_shared<Leaf>();
-        const size_t last = std::min(entries.size(), first + fill);
-        leaf->entries.assign(std::make_move_iterator(entries.begin() + first),
-                             std::make_move_iterator(entries.begin() + last));
+        const size_t last = std::min(sorted.size(), first + fill);
+        leaf->entries.assign(std::make_move_iterator(sorted.begin() + static_cast<ptrdiff_t>(first)),
+                             std::make_move_iterator(sorted.begin() + static_cast<ptrdiff_t>(last)));
         leaf->rank();
-        index.leaves_.push_back({std::move(leaf)});
+        slots.push_back({std::move(leaf)});
     }
-    index.finish();
-    return index;
+    return slots;
 }
 
-// Recomputes what is derived from the leaves.
+RangeIndex::RangeIndex(std::vector<Slot> slots) {
+    if (slots.empty()) return;
+    carryOver(slots);
+    auto tree = std::make_shared<Tree>();
+    for (const auto &slot : slots) tree->size += slot.leaf->entries.size();
+    tree->slots = std::move(slots);
+    tree_ = std::move(tree);
+}
+
+// Computes what is derived from the leaves.
 void
-RangeIndex::finish() {
-    size_ = 0;
-    for (size_t i = 0; i < leaves_.size(); ++i) {
-        auto &slot = leaves_[i];
-        size_ += slot.leaf->entries.size();
-        slot.carry = nullptr;
+RangeIndex::carryOver(std::vector<Slot> &slots) {
+    const auto entryAt = [&](Position at) -> const Entry & { return slots[at.leaf].leaf->entries[at.entry]; };
+    for (uint32_t i = 0; i < slots.size(); ++i) {
+        auto &slot = slots[i];
+        slot.first = slot.leaf->entries.front().range;
+        slot.carried = false;
         if (i == 0) continue;
-        const auto &previous = leaves_[i - 1];
+        const auto &previous = slots[i - 1];
         const Entry &last = previous.leaf->entries.back();
-        if (last.range.devId != slot.leaf->entries.front().range.devId) continue;
-        slot.carry = &previous.leaf->entries[previous.leaf->best.back()];
-        const bool same_device = previous.carry && previous.carry->range.devId == last.range.devId;
-        if (same_device && previous.carry->end() > slot.carry->end()) slot.carry = previous.carry;
+        if (last.range.devId != slot.first.devId) continue;
+        slot.carried = true;
+        slot.carry = {i - 1, previous.leaf->best.back()};
+        const bool same_device = previous.carried && previous.first.devId == last.range.devId;
+        if (same_device && entryAt(previous.carry).end() > entryAt(slot.carry).end()) slot.carry = previous.carry;
     }
-}
-
-// The leaf that holds the last entry at or before `key`, or would hold it.
-size_t
-RangeIndex::leafFor(const nixlBasicDesc &key) const noexcept {
-    const auto it = std::upper_bound(leaves_.begin(), leaves_.end(), key, [](const nixlBasicDesc &k, const Slot &slot) {
-        return k < slot.leaf->entries.front().range;
-    });
-    return it == leaves_.begin() ? 0 : static_cast<size_t>(it - leaves_.begin()) - 1;
 }
 
 RangeIndex
 RangeIndex::with(std::vector<std::shared_ptr<Window>> windows) const {
+    if (windows.empty()) return *this;
     std::vector<Entry> added;
     added.reserve(windows.size());
     for (auto &window : windows) {
@@ -79,102 +98,145 @@ RangeIndex::with(std::vector<std::shared_ptr<Window>> windows) const {
     }
     std::stable_sort(added.begin(), added.end(), before);
 
-    if (leaves_.empty() || added.size() * 8 > size_) {
+    if (empty() || added.size() * 8 > size()) {
         std::vector<Entry> all;
-        all.reserve(size_ + added.size());
+        all.reserve(size() + added.size());
         auto next = added.begin();
         forEach([&](const Entry &entry) {
             while (next != added.end() && before(*next, entry)) all.push_back(std::move(*next++));
             all.push_back(entry);
         });
         all.insert(all.end(), std::make_move_iterator(next), std::make_move_iterator(added.end()));
-        return fromSorted(std::move(all));
+        return RangeIndex(slotsOf(std::move(all)));
     }
 
-    RangeIndex index = *this;
-    for (size_t i = 0; i < added.size();) {
-        const size_t at = index.leafFor(added[i].range);
-        auto leaf = std::make_shared<Leaf>(*index.leaves_[at].leaf);
-        // All additions that belong to this leaf go in together.
-        const bool is_last = at + 1 == index.leaves_.size();
-        do {
-            const auto where = std::upper_bound(leaf->entries.begin(), leaf->entries.end(), added[i], before);
-            leaf->entries.insert(where, std::move(added[i]));
-            ++i;
-        } while (i < added.size() && leaf->entries.size() < kLeafEntries &&
-                 (is_last || added[i].range < index.leaves_[at + 1].leaf->entries.front().range));
-        if (leaf->entries.size() >= kLeafEntries) {
-            auto upper = std::make_shared<Leaf>();
-            const auto middle = leaf->entries.begin() + static_cast<ptrdiff_t>(leaf->entries.size() / 2);
-            upper->entries.assign(std::make_move_iterator(middle), std::make_move_iterator(leaf->entries.end()));
-            leaf->entries.erase(middle, leaf->entries.end());
-            upper->rank();
-            index.leaves_.insert(index.leaves_.begin() + static_cast<ptrdiff_t>(at) + 1, Slot{std::move(upper)});
+    std::vector<Slot> changed;
+    changed.reserve(slots().size() + 1);
+    auto next = added.begin();
+    for (size_t i = 0; i < slots().size(); ++i) {
+        const auto &slot = slots()[i];
+        const bool is_last = i + 1 == slots().size();
+        const auto end = is_last
+            ? added.end()
+            : std::lower_bound(next, added.end(), slots()[i + 1].first,
+                               [](const Entry &entry, const nixlBasicDesc &first) { return entry.range < first; });
+        if (next == end) {
+            changed.push_back(slot);
+            continue;
         }
-        leaf->rank();
-        index.leaves_[at].leaf = std::move(leaf);
+        // Equal ranges: the older ones first.
+        std::vector<Entry> entries;
+        entries.reserve(slot.leaf->entries.size() + static_cast<size_t>(end - next));
+        std::merge(slot.leaf->entries.begin(), slot.leaf->entries.end(), std::make_move_iterator(next),
+                   std::make_move_iterator(end), std::back_inserter(entries), before);
+        next = end;
+        if (entries.size() < kLeafEntries) {
+            auto leaf = std::make_shared<Leaf>();
+            leaf->entries = std::move(entries);
+            leaf->rank();
+            changed.push_back({std::move(leaf)});
+        } else {
+            for (auto &part : slotsOf(std::move(entries))) changed.push_back(std::move(part));
+        }
     }
-    index.finish();
-    return index;
+    return RangeIndex(std::move(changed));
 }
 
 RangeIndex
 RangeIndex::without(std::span<const std::shared_ptr<Window>> windows) const {
-    std::unordered_set<const Window *> gone;
-    for (const auto &window : windows) gone.insert(window.get());
-    const auto isGone = [&](const Entry &entry) { return gone.contains(entry.window.get()); };
+    std::vector<const Window *> gone;
+    gone.reserve(windows.size());
+    for (const auto &window : windows) gone.push_back(window.get());
+    const auto order = [](const Window *a, const Window *b) {
+        if (a->range < b->range) return true;
+        return a->range == b->range && std::less<>()(a, b);
+    };
+    std::sort(gone.begin(), gone.end(), order);
 
-    RangeIndex index = *this;
-    for (const auto &window : windows) {
-        // Equal ranges may lie in several leaves: start at the first that can hold one.
-        size_t at = index.leafFor({window->range.addr, 0, window->range.devId});
-        for (; at < index.leaves_.size(); ++at) {
-            const auto &entries = index.leaves_[at].leaf->entries;
-            if (window->range < entries.front().range) break;
-            if (std::none_of(entries.begin(), entries.end(), isGone)) continue;
-            auto leaf = std::make_shared<Leaf>(*index.leaves_[at].leaf);
-            std::erase_if(leaf->entries, isGone);
-            if (leaf->entries.empty()) {
-                index.leaves_.erase(index.leaves_.begin() + static_cast<ptrdiff_t>(at--));
-            } else {
-                leaf->rank();
-                index.leaves_[at].leaf = std::move(leaf);
+    std::vector<Slot> left;
+    left.reserve(slots().size());
+    auto next = gone.begin();
+    for (const auto &slot : slots()) {
+        const auto &entries = slot.leaf->entries;
+        while (next != gone.end() && (*next)->range < slot.first) ++next;
+        if (next == gone.end() || entries.back().range < (*next)->range) {
+            left.push_back(slot);
+            continue;
+        }
+        // Those of one range may lie in several leaves: `next` stays at the first of its range.
+        auto leaf = std::make_shared<Leaf>();
+        leaf->entries.reserve(entries.size());
+        auto equals_end = next;
+        for (const auto &entry : entries) {
+            while (next != gone.end() && (*next)->range < entry.range) ++next;
+            if (equals_end < next) equals_end = next;
+            while (equals_end != gone.end() && (*equals_end)->range == entry.range) ++equals_end;
+            if (!std::binary_search(next, equals_end, static_cast<const Window *>(entry.window.get()), order)) {
+                leaf->entries.push_back(entry);
             }
         }
+        if (leaf->entries.size() == entries.size()) {
+            left.push_back(slot);
+        } else if (!leaf->entries.empty()) {
+            leaf->rank();
+            left.push_back({std::move(leaf)});
+        }
     }
-    index.finish();
-    return index;
+    return RangeIndex(std::move(left));
 }
 
 const RangeIndex::Entry *
-RangeIndex::reachingFurthest(uint64_t device, uint64_t address) const noexcept {
-    if (leaves_.empty()) return nullptr;
-    const nixlBasicDesc key(address, SIZE_MAX, device);
-    const Slot &slot = leaves_[leafFor(key)];
-    const auto &entries = slot.leaf->entries;
-    const auto behind = std::upper_bound(entries.begin(), entries.end(), key,
-                                         [](const nixlBasicDesc &k, const Entry &entry) { return k < entry.range; });
-    if (behind == entries.begin()) return nullptr;
-    const auto position = static_cast<size_t>(behind - entries.begin()) - 1;
-    if (entries[position].range.devId != device) return nullptr;
-    const Entry *best = &entries[slot.leaf->best[position]];
-    const bool carried = slot.carry && entries.front().range.devId == device;
-    return carried && slot.carry->end() > best->end() ? slot.carry : best;
+RangeIndex::Cursor::reachingFurthest(uint64_t device, uint64_t address) noexcept {
+    if (slots_.empty()) return nullptr;
+    ++searches_;
+    const Slot *slot = lastStartingBy(slots_.data(), slots_.size(), device, address,
+                                      [](const Slot &s) -> const nixlBasicDesc & { return s.first; });
+    const auto &entries = slot->leaf->entries;
+    const Entry *entry = lastStartingBy(entries.data(), entries.size(), device, address,
+                                        [](const Entry &e) -> const nixlBasicDesc & { return e.range; });
+    if (entry->range.devId != device || entry->range.addr > address) return nullptr;
+    at_ = {static_cast<uint32_t>(slot - slots_.data()), slot->leaf->best[static_cast<size_t>(entry - entries.data())]};
+    const Entry *best = &entries[at_.entry];
+    if (slot->carried && slot->first.devId == device) {
+        const Entry *carry = &slots_[slot->carry.leaf].leaf->entries[slot->carry.entry];
+        if (carry->end() > best->end()) {
+            at_ = slot->carry;
+            return carry;
+        }
+    }
+    return best;
 }
 
 const RangeIndex::Entry *
-RangeIndex::covering(const nixlBasicDesc &range) const noexcept {
+RangeIndex::Cursor::covering(const nixlBasicDesc &range) noexcept {
     const uint64_t end = range.addr + range.len;
-    if (end < range.addr) return nullptr;
+    if (end < range.addr || slots_.empty()) return nullptr;
+    Position next{at_.leaf, at_.entry + 1};
+    if (next.entry >= slots_[next.leaf].leaf->entries.size()) next = {next.leaf + 1, 0};
+    if (next.leaf < slots_.size()) {
+        const Entry &entry = slots_[next.leaf].leaf->entries[next.entry];
+        if (entry.range.devId == range.devId && entry.range.addr <= range.addr && end <= entry.end()) {
+            at_ = next;
+            return &entry;
+        }
+    }
     const Entry *entry = reachingFurthest(range.devId, range.addr);
     return entry && end <= entry->end() ? entry : nullptr;
 }
 
+const RangeIndex::Entry *
+RangeIndex::covering(const nixlBasicDesc &range) const noexcept {
+    return Cursor(*this).covering(range);
+}
+
 void
 RangeIndex::equal(const nixlBasicDesc &range, std::vector<std::shared_ptr<Window>> &found) const {
-    for (size_t at = leaves_.empty() ? 0 : leafFor({range.addr, 0, range.devId}); at < leaves_.size(); ++at) {
-        const auto &entries = leaves_[at].leaf->entries;
-        if (range < entries.front().range) return;
+    // The first of them may be in the leaf before the one that begins with such a range.
+    auto slot = std::lower_bound(slots().begin(), slots().end(), range,
+                                 [](const Slot &s, const nixlBasicDesc &key) { return s.first < key; });
+    if (slot != slots().begin()) --slot;
+    for (; slot != slots().end() && !(range < slot->first); ++slot) {
+        const auto &entries = slot->leaf->entries;
         auto it = std::lower_bound(entries.begin(), entries.end(), range,
                                    [](const Entry &entry, const nixlBasicDesc &key) { return entry.range < key; });
         for (; it != entries.end() && it->range == range; ++it) found.push_back(it->window);

@@ -25,7 +25,8 @@ indexOf(std::vector<std::shared_ptr<Window>> windows) {
 
 TEST(RangeIndex, AnEmptyIndexCoversNothing) {
     EXPECT_EQ(RangeIndex().covering({0, 0, 0}), nullptr);
-    EXPECT_EQ(RangeIndex().reachingFurthest(0, 1), nullptr);
+    const RangeIndex empty;
+    EXPECT_EQ(RangeIndex::Cursor(empty).reachingFurthest(0, 1), nullptr);
 }
 
 TEST(RangeIndex, CoversExactInnerAndEmptyRangesButNothingBeyond) {
@@ -98,6 +99,40 @@ TEST(RangeIndex, ThousandsOfEqualRangesSurviveSplitsAndRemovals) {
     }
 }
 
+TEST(RangeIndex, WhatFollowsInOrderIsFoundWithoutASearch) {
+    std::vector<std::shared_ptr<Window>> windows;
+    for (uint64_t i = 0; i < 100'000; ++i) windows.push_back(window(i * 8192, 4096));
+    const auto index = indexOf(windows);
+    RangeIndex::Cursor cursor(index);
+    for (uint64_t i = 0; i < 100'000; ++i) {
+        const auto *entry = cursor.covering({i * 8192, 4096, 0});
+        ASSERT_NE(entry, nullptr);
+        ASSERT_EQ(entry->window, windows[i]);
+    }
+    EXPECT_LE(cursor.searches(), 1u);
+}
+
+TEST(RangeIndex, ACopySharesEverything) {
+    std::vector<std::shared_ptr<Window>> windows;
+    for (uint64_t i = 0; i < 1000; ++i) windows.push_back(window(i * 16, 8));
+    const auto index = indexOf(std::move(windows));
+    const auto copy = index; // NOLINT(performance-unnecessary-copy-initialization)
+    EXPECT_EQ(index.covering({160, 8, 0}), copy.covering({160, 8, 0}));
+}
+
+TEST(RangeIndex, ThousandsAreRemovedAtOnce) {
+    std::vector<std::shared_ptr<Window>> windows, gone, left;
+    for (uint64_t i = 0; i < 20'000; ++i) {
+        windows.push_back(window(i / 4 * 16, 8)); // each range four times
+        (i % 3 ? gone : left).push_back(windows.back());
+    }
+    std::shuffle(gone.begin(), gone.end(), std::mt19937(1));
+    const auto index = indexOf(windows).without(gone);
+    std::vector<std::shared_ptr<Window>> found;
+    index.forEach([&](const RangeIndex::Entry &entry) { found.push_back(entry.window); });
+    EXPECT_EQ(found, left);
+}
+
 // Property: after any series of additions and removals the index answers like a linear search.
 TEST(RangeIndex, AnswersLikeALinearSearchAfterRandomChanges) {
     for (unsigned seed = 1; seed <= 20; ++seed) {
@@ -121,14 +156,25 @@ TEST(RangeIndex, AnswersLikeALinearSearchAfterRandomChanges) {
                 index = index.without(gone);
             }
             ASSERT_EQ(index.size(), all.size());
+            // Mostly a little further on than the query before, as lists are.
+            RangeIndex::Cursor cursor(index);
+            uint64_t at = 0, device = 0;
             for (int q = 0; q < 50; ++q) {
-                const nixlBasicDesc query(pick(2100), pick(100), pick(3));
+                at = pick(4) ? at + pick(40) : pick(2100);
+                device = pick(4) ? device : pick(3);
+                const nixlBasicDesc query(at, pick(100), device);
                 const bool expected =
                     std::any_of(all.begin(), all.end(), [&](const auto &w) { return w->range.covers(query); });
                 const auto *entry = index.covering(query);
                 ASSERT_EQ(entry != nullptr, expected);
                 if (entry) {
                     ASSERT_TRUE(entry->window->range.covers(query));
+                }
+                const auto *next = cursor.covering(query);
+                ASSERT_EQ(next != nullptr, expected);
+                if (next) {
+                    ASSERT_TRUE(next->window->range.covers(query));
+                    ASSERT_LT(cursor.position().entry, index.leafSize(cursor.position().leaf));
                 }
             }
         }

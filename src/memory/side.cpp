@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
-#include <unordered_map>
 
 namespace nx::memory {
 
@@ -16,8 +15,6 @@ constexpr uint64_t kElementsMax = INT32_MAX;
 constexpr size_t kRunElementsMin = 8;
 // So many runs are searched as they are.
 constexpr size_t kRunsSearchedMax = 64;
-// Windows that are found without asking the index; bounds what keeping them in order costs.
-constexpr size_t kKnownWindowsMax = 1024;
 
 std::string
 describe(uint64_t element, const nixlBasicDesc &range) {
@@ -32,7 +29,12 @@ describe(uint64_t element, const nixlBasicDesc &range) {
 
 class Side::Resolver {
 public:
-    Resolver(const RangeIndex &index, Side &side, size_t expected) : index_(index), side_(side), expected_(expected) {}
+    Resolver(const RangeIndex &index, Side &side, size_t expected)
+        : index_(index),
+          side_(side),
+          cursor_(index),
+          expected_(expected),
+          numbers_(index.leafCount()) {}
 
     Status
     add(const nixlBasicDesc &range) {
@@ -41,14 +43,9 @@ public:
             return {NIXL_ERR_INVALID_PARAM, describe(side_.size_, range) + " passes the end of the address space"};
         }
         if (!last_.covers(range.devId, range.addr, end)) {
-            const Known *known = nearest(range.devId, range.addr);
-            if (known && known->covers(range.devId, range.addr, end)) {
-                last_ = *known;
-            } else {
-                const auto *entry = index_.covering(range);
-                if (!entry) return addCut(range);
-                use(entry);
-            }
+            const auto *entry = cursor_.covering(range);
+            if (!entry) return addCut(range);
+            use(*entry);
         }
         append(range.addr, range.len, last_.number);
         return {};
@@ -66,9 +63,9 @@ public:
                         std::to_string(blocks.count) + " passes the end of the address space or of 2^31 - 1 elements"};
         }
         const auto *entry =
-            blocks.count < kRunElementsMin ? nullptr : index_.covering({blocks.addr, extent, blocks.devId});
+            blocks.count < kRunElementsMin ? nullptr : cursor_.covering({blocks.addr, extent, blocks.devId});
         if (entry) {
-            use(entry);
+            use(*entry);
             side_.runs_.push_back({side_.size_, blocks.addr, blocks.len, blocks.stride, blocks.count, last_.number});
             side_.size_ += blocks.count;
             return {};
@@ -81,7 +78,7 @@ public:
     }
 
 private:
-    /// A window that elements were found in.
+    /// The window that the last element was found in.
     struct Known {
         uint64_t device = 0;
         uint64_t begin = 1; // covers nothing
@@ -92,37 +89,20 @@ private:
         covers(uint64_t of_device, uint64_t first, uint64_t behind) const noexcept {
             return device == of_device && begin <= first && behind <= end;
         }
-
-        bool
-        startsBy(uint64_t of_device, uint64_t address) const noexcept {
-            return (device < of_device) | ((device == of_device) & (begin <= address));
-        }
     };
 
-    // The known window that starts last of those that start by `address`, or any. Without branches: in a list without
-    // order they would be mispredicted every other time.
-    const Known *
-    nearest(uint64_t device, uint64_t address) const noexcept {
-        const Known *at = known_.data();
-        for (size_t count = known_.size(); count > 1;) {
-            const size_t half = count / 2;
-            at += half * at[half].startsBy(device, address);
-            count -= half;
-        }
-        return at;
-    }
-
+    /// Requires that it is what the cursor found last.
     void
-    use(const RangeIndex::Entry *entry) {
-        const auto [it, is_new] =
-            numbers_.try_emplace(entry->window.get(), static_cast<uint32_t>(side_.windows_.size()));
-        last_ = {entry->range.devId, entry->range.addr, entry->end(), it->second};
-        if (!is_new) return;
-        side_.windows_.push_back(entry->window);
-        if (known_.size() == kKnownWindowsMax) return;
-        known_.insert(std::upper_bound(known_.begin(), known_.end(), last_,
-                                       [](const Known &a, const Known &b) { return a.startsBy(b.device, b.begin); }),
-                      last_);
+    use(const RangeIndex::Entry &entry) {
+        const auto [leaf, place] = cursor_.position();
+        auto &numbers = numbers_[leaf];
+        if (!numbers) numbers = std::make_unique<uint32_t[]>(index_.leafSize(leaf));
+        uint32_t &number = numbers[place];
+        if (number == 0) {
+            side_.windows_.push_back(entry.window);
+            number = static_cast<uint32_t>(side_.windows_.size());
+        }
+        last_ = {entry.range.devId, entry.range.addr, entry.end(), number - 1};
     }
 
     // Elements go into a table until enough of them in a row have one stride.
@@ -188,14 +168,14 @@ private:
         uint64_t at = range.addr;
         const uint64_t end = range.addr + range.len;
         do {
-            const auto *entry = index_.reachingFurthest(range.devId, at);
+            const auto *entry = cursor_.reachingFurthest(range.devId, at);
             if (!entry || entry->end() <= at) {
                 side_.pieces_.resize(first_piece);
                 std::string sentence = describe(side_.size_, range) + " is not inside registered memory";
                 if (at != range.addr) sentence += ": only its first " + std::to_string(at - range.addr) + " bytes are";
                 return {NIXL_ERR_NOT_FOUND, std::move(sentence)};
             }
-            use(entry);
+            use(*entry);
             const uint64_t piece_end = std::min(end, entry->end());
             side_.pieces_.push_back({at, piece_end - at, last_.number});
             at = piece_end;
@@ -207,10 +187,11 @@ private:
 
     const RangeIndex &index_;
     Side &side_;
+    RangeIndex::Cursor cursor_;
     const size_t expected_; // elements in all
     Known last_;            // nearly always the window of the next element, too
-    std::vector<Known> known_;
-    std::unordered_map<const Window *, uint32_t> numbers_;
+    // Per leaf and entry of the index: the number of its window plus 1; 0: none yet.
+    std::vector<std::unique_ptr<uint32_t[]>> numbers_;
     size_t alike_ = 0; // how many rows at the end of the table have one length, one window and one stride
     uint64_t stride_ = 0;
 };
@@ -229,6 +210,7 @@ Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements) {
     }
     side.runs_.shrink_to_fit();
     side.rows_.shrink_to_fit();
+    side.windows_.shrink_to_fit();
     side.fillStarts();
     return side;
 }
