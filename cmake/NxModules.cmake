@@ -51,7 +51,7 @@ function(nx_add_test name)
                              NX_PLUGIN_DIR="${NX_PLUGIN_DIR}")
   add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 300)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT}
                        ENVIRONMENT "NIXL_PLUGIN_DIR=${NX_PLUGIN_DIR};NIXL_CONFIG_FILE=/dev/null;${ARG_ENV}")

@@ -60,8 +60,10 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
         return NIXL_SUCCESS;
     });
     if (created < 0) {
-        const std::string why = engine ? "the engine reports that it is unusable" : "the plugin gave no engine";
-        Status status(created, prefix + nx::takeBackendSentence(why));
+        // What the plugin manager says of an engine that it could not make has the prefix.
+        Status status(created,
+                      engine ? prefix + nx::takeBackendSentence("the engine reports that it is unusable")
+                             : nx::takeBackendSentence(prefix + "the plugin gave no engine"));
         if (engine) {
             (void)nx::agent::guarded("destroy_engine", [&] { (*plugin)->destroy(engine); });
         }

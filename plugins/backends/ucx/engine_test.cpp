@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <csignal>
 #include <fcntl.h>
-#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <poll.h>
@@ -274,35 +273,6 @@ TEST_P(EnginePair, RepostsTheSameRequest) {
         ASSERT_EQ(run(request), NIXL_SUCCESS);
         ASSERT_TRUE(target.equals(source)) << round;
     }
-}
-
-/// How often a thread of UCX's own, which serves what nobody polls, has gone to sleep; 0: there is none.
-uint64_t
-sleepsOfVendorThreads() {
-    uint64_t sleeps = 0;
-    for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
-        std::ifstream status(task.path() / "status");
-        std::string line;
-        if (!std::getline(status, line) || line.find("async") == std::string::npos) continue;
-        while (std::getline(status, line)) {
-            if (line.starts_with("voluntary_ctxt_switches:")) sleeps += std::stoull(line.substr(line.find(':') + 1));
-        }
-    }
-    return sleeps;
-}
-
-TEST_P(EnginePair, LetsThePollingTargetReceiveWithoutWakingAnybody) {
-    if (GetParam().progress_thread) GTEST_SKIP() << "the target of this test polls";
-    constexpr uint64_t kRounds = 200;
-    Region source(*a, 4096), target(*b, 4096);
-    target.showTo(*a, "bob");
-    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
-    Request request(*a, plan);
-    ASSERT_EQ(run(request), NIXL_SUCCESS); // connects
-    const uint64_t before = sleepsOfVendorThreads();
-    ASSERT_GT(before, 0u) << "UCX's thread has another name";
-    for (uint64_t round = 0; round < kRounds; ++round) ASSERT_EQ(run(request), NIXL_SUCCESS);
-    EXPECT_LT(sleepsOfVendorThreads() - before, kRounds / 2);
 }
 
 TEST_P(EnginePair, MovesStridedRunsInBothDirectionsOfTime) {

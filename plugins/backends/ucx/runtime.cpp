@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <stdexcept>
 
 #include "ucx/address.h"
@@ -20,8 +21,8 @@ constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
 constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatEndsBusyWorkers = 21;
-// The other workers are looked after once in so many calls of a caller that polls for one of them.
-constexpr unsigned kRoundEvery = 8;
+// One of the other workers is looked after once in so many calls of a caller that polls for one of them.
+constexpr unsigned kOtherEvery = 8;
 // How long a call that fetches notifications goes on taking in more of them; and how long it waits for more after so
 // many that their sender was probably held up by a full queue (UCX before 1.18: 64, see kBusyNapsPerWait).
 constexpr std::chrono::milliseconds kTakeInLimit{2};
@@ -158,20 +159,46 @@ Runtime::progress(Worker *first) {
     bool happened = first && drive(*first);
     const unsigned turn = turns_.load(std::memory_order_relaxed);
     turns_.store(turn + 1, std::memory_order_relaxed); // a lost count does no harm
-    const bool round = turn % kRoundEvery == 0;
-    if (!first || round) {
+    if (!first || turn % kOtherEvery == 0) {
         std::unique_lock lock(roster_mutex_, std::try_to_lock);
-        if (lock && hot_ && !round) {
-            happened |= drive(*hot_);
-        } else if (lock) {
-            for (const auto &[worker, index] : roster_) {
-                if (index >= options_.num_workers || worker == first || !drive(*worker)) continue;
-                happened = true;
-                hot_ = worker;
-            }
-        }
+        if (lock) happened |= driveOthersLocked(first, turn);
     }
     if (happened && progress_thread_) progress_thread_->nudge();
+}
+
+// However many peers there are, a call drives one worker: in turn the one where something happened last, and the next
+// of all. Who polls without pause has come round after about twice the time that driving all at once would take. For
+// those who poll seldom each new tick of the coarse clock, every few milliseconds, is a round.
+bool
+Runtime::driveOthersLocked(Worker *first, unsigned turn) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const int64_t tick = now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+    if (std::exchange(round_tick_, tick) != tick) return driveRoundLocked(first);
+    if (!first && hot_ && turn % 2 == 0) return drive(*hot_);
+    if (++next_ >= roster_.size()) next_ = 0;
+    return driveOneLocked(roster_[next_], first);
+}
+
+bool
+Runtime::driveRoundLocked(Worker *but) {
+    bool happened = false;
+    for (const Driven &driven : roster_) happened |= driveOneLocked(driven, but);
+    return happened;
+}
+
+/// If callers drive it at all, and it is not `but`.
+bool
+Runtime::driveOneLocked(const Driven &driven, Worker *but) {
+    if (driven.index >= options_.num_workers || driven.worker == but || !drive(*driven.worker)) return false;
+    hot_ = driven.worker;
+    return true;
+}
+
+void
+Runtime::driveRound() {
+    std::lock_guard lock(roster_mutex_);
+    driveRoundLocked(nullptr);
 }
 
 /// One step takes in a few messages, or what a short queue holds.
@@ -181,15 +208,15 @@ Runtime::takeIn() {
     kit::Inbox &inbox = mail_.inbox();
     const size_t before = inbox.count();
     size_t count = before;
-    const auto more = [&] {
-        progress(nullptr);
+    const auto more = [&](bool all) {
+        all ? driveRound() : progress(nullptr);
         const size_t known = std::exchange(count, inbox.count());
         return count != known;
     };
-    if (!more() || (!more() && count - before < kBurst)) return;
+    if (!more(false) || (!more(true) && count - before < kBurst)) return;
     const auto end = Clock::now() + kTakeInLimit;
     for (auto last = Clock::now(), now = last; now < end; now = Clock::now()) {
-        if (more()) {
+        if (more(true)) {
             last = now;
         } else if (count - before < kBurst || now - last > kRefillTime) {
             return;
@@ -207,7 +234,7 @@ Runtime::takeNotifications(notif_list_t &out) {
     }
     if (!mail_.takeAll(out)) return;
     for (size_t i = 0; i < workerCount(); ++i) nudge(i);
-    progress(nullptr); // the answers
+    driveRound(); // the answers
 }
 
 void

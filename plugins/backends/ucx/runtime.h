@@ -106,7 +106,8 @@ public:
     size_t
     workerOfThisThread() const noexcept;
 
-    /// Drives the workers for a caller that waits: `first` always, the other shared ones now and then (null: all).
+    /// Drives workers for a caller that waits or looks for messages: `first`, if there is one, and of the other shared
+    /// ones one in turn; all of them at least once in some milliseconds if calls come.
     void
     progress(Worker *first);
 
@@ -168,6 +169,11 @@ public:
     removeMemory(LocalMemory &memory);
 
 private:
+    struct Driven {
+        Worker *worker;
+        size_t index; ///< in its set
+    };
+
     Status
     start();
     Status
@@ -182,6 +188,14 @@ private:
     takeIn();
     bool
     driveAll();
+    bool
+    driveOthersLocked(Worker *first, unsigned turn);
+    bool
+    driveRoundLocked(Worker *but);
+    bool
+    driveOneLocked(const Driven &driven, Worker *but);
+    void
+    driveRound();
     Fabric
     fabricOf(Worker &worker) const noexcept;
     void
@@ -212,14 +226,12 @@ private:
     std::set<LocalMemory *> memories_;
     std::array<bool, kFabricCount> left_workers_{}; ///< some of the context's workers stay in place
 
-    struct Driven {
-        Worker *worker;
-        size_t index; ///< in its set
-    };
     std::mutex roster_mutex_;
     // Guarded by roster_mutex_:
     std::vector<Driven> roster_; ///< all workers
     Worker *hot_ = nullptr;      ///< the one where something happened last
+    size_t next_ = 0;            ///< of the roster: whose turn it was last
+    int64_t round_tick_ = 0;     ///< of the coarse clock, when all were driven last
 };
 
 } // namespace nx::ucx
