@@ -1037,7 +1037,11 @@ TEST_F(Siege, ThousandsOfHostileConnectionsCostNoMemory) {
     const auto before = residentBytes();
     for (int i = 0; i < 3000; ++i) attack(i);
     expectService();
+#ifndef __SANITIZE_ADDRESS__ // it keeps what is freed
     EXPECT_LT(residentBytes(), before + (16 << 20));
+#else
+    static_cast<void>(before);
+#endif
 }
 
 } // namespace
