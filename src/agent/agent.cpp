@@ -58,8 +58,6 @@ stallLimit() {
     return *number == 0 ? nixlx::Limits::kNone : std::chrono::milliseconds(*number);
 }
 
-std::atomic<unsigned> agent_count{0};
-
 // Programs repeat these calls until a peer's metadata has arrived: not finding it yet is no failure to report.
 bool
 isPolled(std::string_view call) {
@@ -79,9 +77,6 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
       measures(nx::agent::telemetryWanted(agent_config)),
       stall_limit(stallLimit()),
       peer_limits(limits_of_peers),
-      backend_handles(1, ++agent_count),
-      lists(2, agent_count),
-      requests(3, agent_count),
       watcher(agent_name, [this] { return lookAfterRequests(); }),
       recorder(makeRecorder()) {
     if (!agent_config.useProgThread) watcher.stop();

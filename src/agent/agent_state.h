@@ -232,9 +232,9 @@ public:
     // Self-synchronised:
     nx::Snapshot<nx::agent::Local> local_state; ///< replaced under local_mutex
     nx::agent::Epoch epoch{0};
-    mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles;
-    nx::HandleTable<nx::agent::PreparedList> lists;
-    nx::HandleTable<nx::agent::TransferRequest> requests;
+    mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles{1};
+    nx::HandleTable<nx::agent::PreparedList> lists{2};
+    nx::HandleTable<nx::agent::TransferRequest> requests{3};
     nx::agent::Watcher watcher; ///< stopped without progress thread: then nothing moves while nobody asks
 
     std::mutex creation_mutex; ///< held while a backend is created

@@ -96,6 +96,28 @@ TEST_F(Agent, ACreationWaitsForOneOfTheSameTypeThatMayFail) {
     EXPECT_EQ(statuses[1], NIXL_SUCCESS) << nixlEnumStrings::statusStr(statuses[1]);
 }
 
+TEST_F(Agent, AHandleOfAnAgentThatHasEndedIsNoneOfAnyLaterOne) {
+    constexpr int kAgents = 4096;
+    Buffer memory(4096);
+    const auto prepare = [&](const PairedAgent &solo) {
+        require(solo->registerMem(registrationOf({memory.desc()})), "register");
+        nixlDlistH *list = nullptr;
+        require(solo->prepXferDlist(listOf({memory.desc()}), list), "prepare");
+        return list;
+    };
+    nixlDlistH *old = nullptr;
+    {
+        const PairedAgent first("first", gatedPair());
+        old = prepare(first);
+    }
+    for (int i = 1; i < kAgents; ++i) nixlAgent("between", nixlAgentConfig());
+    const PairedAgent last("last", gatedPair());
+    nixlDlistH *const young = prepare(last);
+    EXPECT_NE(young, old);
+    EXPECT_EQ(last->releasedDlistH(old), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(last->releasedDlistH(young), NIXL_SUCCESS);
+}
+
 TEST_F(Agent, ForeignStaleAndDoubledHandlesAreErrors) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);

@@ -138,7 +138,7 @@ nixlAgentData::prepareOnce(bool is_local,
         return noBackend(reasons, NIXL_ERR_NOT_FOUND, "no backend covers the whole list");
     }
     const uint64_t token = lists.insert(std::move(list));
-    if (!token) return {NIXL_ERR_NO_MEMORY, "the agent holds 16 million prepared lists already"};
+    if (!token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a prepared list"};
     handle = reinterpret_cast<nixlDlistH *>(token);
     return {};
 }
@@ -412,7 +412,7 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
         return std::move(request).status();
     }
     const uint64_t token = requests.insert(*std::move(request));
-    if (!token) return {NIXL_ERR_NO_MEMORY, "the agent holds 16 million requests already"};
+    if (!token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a request"};
     handle = reinterpret_cast<nixlXferReqH *>(token);
     return {};
 }

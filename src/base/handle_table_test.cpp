@@ -30,6 +30,7 @@ struct Object {
 };
 
 using Table = HandleTable<Object>;
+constexpr uint64_t kSlot = (uint64_t{1} << 36) - 1; ///< of a token: its index
 
 std::unique_ptr<Object>
 make(uint64_t value) {
@@ -37,7 +38,7 @@ make(uint64_t value) {
 }
 
 TEST(HandleTable, FindsWhatWasInserted) {
-    Table table(1, 2);
+    Table table(1);
     const auto one = table.insert(make(1));
     const auto two = table.insert(make(2));
     EXPECT_NE(one, two);
@@ -49,31 +50,64 @@ TEST(HandleTable, FindsWhatWasInserted) {
 }
 
 TEST(HandleTable, ATokenIsNoUserSpaceAddress) {
-    Table table(1, 0);
+    Table table(1);
     EXPECT_GE(table.insert(make(0)), uint64_t{1} << 60);
 }
 
 TEST(HandleTable, FindsNothingForAStaleHandle) {
-    Table table(1, 2);
+    Table table(1);
     const auto old = table.insert(make(1));
     EXPECT_TRUE(table.remove(old));
     EXPECT_FALSE(table.find(old));
     const auto young = table.insert(make(2)); // takes the same slot
-    EXPECT_EQ(young & 0xffffff, old & 0xffffff);
+    EXPECT_EQ(young & kSlot, old & kSlot);
     EXPECT_FALSE(table.find(old));
     EXPECT_FALSE(table.remove(old));
     const auto found = table.find(young);
     EXPECT_EQ(found->value, 2u);
 }
 
+TEST(HandleTable, AStaleHandleStaysStaleHoweverManyTookItsSlotAfterIt) {
+    constexpr uint32_t kUses = 1 << 23; // of a slot
+    Table table(1);
+    const auto old = table.insert(make(0));
+    EXPECT_TRUE(table.remove(old));
+    std::vector<uint64_t> later;
+    for (uint32_t i = 0; i <= kUses; ++i) {
+        later.push_back(table.insert(make(1)));
+        ASSERT_FALSE(table.find(old)) << "after " << i << " others";
+        ASSERT_TRUE(table.remove(later.back()));
+    }
+    std::sort(later.begin(), later.end());
+    EXPECT_EQ(std::adjacent_find(later.begin(), later.end()), later.end()) << "a handle is given out once";
+}
+
+TEST(HandleTable, NoTableFindsAHandleOfOneBeforeIt) {
+    std::set<uint64_t> given;
+    const auto take = [&](Table &table) {
+        const auto token = table.insert(make(1));
+        const bool is_new = given.insert(token).second;
+        EXPECT_TRUE(is_new) << "a handle is given out once";
+        return token;
+    };
+    for (int round = 0; round < 5000; ++round) {
+        Table table(1);
+        for (const uint64_t token : given) ASSERT_FALSE(table.find(token));
+        table.remove(take(table));
+        take(table); // goes with the table
+        if (given.size() > 100) given.erase(given.begin());
+    }
+    EXPECT_EQ(Object::count, 0);
+}
+
 TEST(HandleTable, FindsNothingForAForeignHandle) {
-    Table table(1, 2), other_owner(1, 3), other_kind(2, 2);
+    Table table(1), other(1), other_kind(2);
     const auto token = table.insert(make(1));
-    other_owner.insert(make(2));
+    other.insert(make(2));
     other_kind.insert(make(3));
-    EXPECT_FALSE(other_owner.find(token));
+    EXPECT_FALSE(other.find(token));
     EXPECT_FALSE(other_kind.find(token));
-    EXPECT_FALSE(other_owner.remove(token));
+    EXPECT_FALSE(other.remove(token));
     EXPECT_FALSE(table.find(0));
     EXPECT_FALSE(table.find(~uint64_t{0}));
     EXPECT_FALSE(table.find(token + 1));
@@ -82,7 +116,7 @@ TEST(HandleTable, FindsNothingForAForeignHandle) {
 }
 
 TEST(HandleTable, RemovesOnce) {
-    Table table(1, 2);
+    Table table(1);
     const auto token = table.insert(make(1));
     EXPECT_TRUE(table.remove(token));
     EXPECT_FALSE(table.remove(token));
@@ -90,7 +124,7 @@ TEST(HandleTable, RemovesOnce) {
 }
 
 TEST(HandleTable, APinKeepsARemovedObjectAlive) {
-    Table table(1, 2);
+    Table table(1);
     const auto token = table.insert(make(5));
     auto pin = table.find(token);
     EXPECT_TRUE(table.remove(token));
@@ -101,15 +135,15 @@ TEST(HandleTable, APinKeepsARemovedObjectAlive) {
     EXPECT_FALSE(pin);
     EXPECT_EQ(moved->value, 5u);
     const auto next = table.insert(make(6));
-    EXPECT_NE(next & 0xffffff, token & 0xffffff) << "the slot is taken until the last pin goes";
+    EXPECT_NE(next & kSlot, token & kSlot) << "the slot is taken until the last pin goes";
     moved = Table::Pin();
     EXPECT_EQ(Object::count, 1);
-    EXPECT_EQ(table.insert(make(7)) & 0xffffff, token & 0xffffff);
+    EXPECT_EQ(table.insert(make(7)) & kSlot, token & kSlot);
 }
 
 TEST(HandleTable, DestroysWhatIsLeft) {
     {
-        Table table(1, 2);
+        Table table(1);
         for (uint64_t i = 0; i < 3000; ++i) table.insert(make(i));
         EXPECT_EQ(Object::count, 3000);
     }
@@ -117,7 +151,7 @@ TEST(HandleTable, DestroysWhatIsLeft) {
 }
 
 TEST(HandleTable, VisitsExactlyWhatExists) {
-    Table table(1, 2);
+    Table table(1);
     std::set<uint64_t> expected;
     for (uint64_t i = 0; i < 2500; ++i) {
         const auto token = table.insert(make(i));
@@ -133,7 +167,7 @@ TEST(HandleTable, VisitsExactlyWhatExists) {
 }
 
 TEST(HandleTable, ThreadsFindOnlyLiveObjectsUnderContention) {
-    Table table(1, 2);
+    Table table(1);
     constexpr size_t kShared = 64;
     std::vector<std::atomic<uint64_t>> shared(kShared);
     std::atomic<uint64_t> wrong = 0, inserted = 0, removed = 0, found = 0;
