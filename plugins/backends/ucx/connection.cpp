@@ -79,7 +79,7 @@ Connection::fabric() {
         return static_cast<Fabric>(known);
     }
     std::lock_guard lock(fabric_mutex_);
-    if (fabric_ == kUndecided) fabric_ = static_cast<int>(makeLocal() ? Fabric::kLocal : Fabric::kPlain);
+    if (fabric_ == kUndecided) fabric_ = static_cast<int>(!gone() && makeLocal() ? Fabric::kLocal : Fabric::kPlain);
     return static_cast<Fabric>(fabric_.load());
 }
 

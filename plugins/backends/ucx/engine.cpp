@@ -347,11 +347,9 @@ Engine::chooseWorker(const nixl_opt_b_args_t *args) const {
 
 nixl_status_t
 Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *args, nixlBackendReqH *&request) {
-    auto connection = runtime_->peer(std::string(plan.remote_agent));
-    if (!connection) return unknownPeer(std::string(plan.remote_agent));
     auto worker = chooseWorker(args);
     if (!worker.ok()) return failed(worker);
-    auto transfer = Transfer::create(*runtime_, std::move(connection), plan, *worker);
+    auto transfer = Transfer::create(*runtime_, plan, *worker);
     if (!transfer.ok()) return failed(transfer);
     request = (*std::move(transfer)).release();
     return NIXL_SUCCESS;
@@ -437,13 +435,11 @@ Engine::prepXfer(const nixl_xfer_op_t &operation,
                  const std::string &remote_agent,
                  nixlBackendReqH *&handle,
                  const nixl_opt_b_args_t *opt_args) const {
-    auto connection = runtime_->peer(remote_agent);
-    if (!connection) return unknownPeer(remote_agent);
     auto worker = chooseWorker(opt_args);
     if (!worker.ok()) return failed(worker);
     auto plan = makePlan(operation, local, remote, remote_agent);
     if (!plan.ok()) return failed(plan);
-    auto transfer = Transfer::create(*runtime_, std::move(connection), *std::move(plan), *worker);
+    auto transfer = Transfer::create(*runtime_, *std::move(plan), *worker);
     if (!transfer.ok()) return failed(transfer);
     handle = (*std::move(transfer)).release();
     return NIXL_SUCCESS;

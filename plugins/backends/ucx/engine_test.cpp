@@ -752,6 +752,39 @@ TEST_P(EnginePair, LoadsTheSamePeerAgain) {
     }
 }
 
+// The keys of the old connection must not meet the endpoints of the new one.
+TEST_P(EnginePair, ARequestStaysWithTheConnectionThatItsRangesWereLoadedFor) {
+    Region source(*a, 4096), target(*b, 4096), newer(*b, 4096);
+    target.showTo(*a, "bob");
+    source.fill(1);
+    const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
+    ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+    introduce(*b, "bob", *a, GetParam().way);
+    newer.showTo(*a, "bob");
+
+    Request old(*a, plan);
+    EXPECT_EQ(run(old), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_NE(takeBackendSentence("").find("this agent has disconnected it"), std::string::npos);
+    EXPECT_EQ(target[4095], 0);
+
+    const nixlx::Segment remote[] = {{newer.remote, 0}, {target.remote, 0}};
+    const nixlx::Run runs[] = {whole(source, newer, 4096),
+                               {source.buffer.address(), target.buffer.address(), 4096, 0, 0, 1, 0, 1}};
+    nixlx::Plan both = plan.plan;
+    both.remote_segments = remote;
+    both.runs = runs;
+    both.total_bytes = 8192;
+    both.block_count = 2;
+    nixlBackendReqH *handle = nullptr;
+    EXPECT_EQ(a->prepare(both, nullptr, handle), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(handle, nullptr);
+
+    const PlanOf again(NIXL_WRITE, "bob", source, newer, {whole(source, newer, 4096)});
+    Request fresh(*a, again);
+    EXPECT_EQ(run(fresh), NIXL_SUCCESS);
+    EXPECT_TRUE(newer.equals(source));
+}
+
 TEST_P(EnginePair, DeliversWhatWasSentBeforeADisconnect) {
     for (int i = 0; i < 100; ++i) ASSERT_EQ(a->genNotif("bob", std::to_string(i)), NIXL_SUCCESS);
     ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);

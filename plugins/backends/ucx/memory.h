@@ -69,6 +69,12 @@ public:
     RemoteRegion &
     operator=(const RemoteRegion &) = delete;
 
+    /// The one it was loaded for: after the peer is loaded again, that is no longer the peer's current one.
+    const std::shared_ptr<Connection> &
+    connection() const noexcept {
+        return connection_;
+    }
+
     bool
     reachable(Fabric fabric) const noexcept {
         return fabric == Fabric::kPlain || !keys_.local.empty();

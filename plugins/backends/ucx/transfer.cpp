@@ -320,22 +320,16 @@ Lane::giveTurnBack() {
 // ---- Transfer: preparation -----------------------------------------------------------------------------------------
 
 Result<std::unique_ptr<Transfer>>
-Transfer::create(Runtime &runtime,
-                 std::shared_ptr<Connection> connection,
-                 const nixlx::Plan &plan,
-                 size_t worker_index) {
-    std::unique_ptr<Transfer> transfer(new Transfer(runtime, std::move(connection), plan));
+Transfer::create(Runtime &runtime, const nixlx::Plan &plan, size_t worker_index) {
+    std::unique_ptr<Transfer> transfer(new Transfer(runtime, plan));
     if (auto status = transfer->resolve(); !status.ok()) return status;
     if (auto status = transfer->prepareLanes(worker_index); !status.ok()) return status;
     return transfer;
 }
 
 Result<std::unique_ptr<Transfer>>
-Transfer::create(Runtime &runtime,
-                 std::shared_ptr<Connection> connection,
-                 std::unique_ptr<OwnedPlan> plan,
-                 size_t worker_index) {
-    auto transfer = create(runtime, std::move(connection), plan->plan, worker_index);
+Transfer::create(Runtime &runtime, std::unique_ptr<OwnedPlan> plan, size_t worker_index) {
+    auto transfer = create(runtime, plan->plan, worker_index);
     if (transfer.ok()) (*transfer)->owned_plan_ = std::move(plan);
     return transfer;
 }
@@ -352,6 +346,19 @@ Transfer::resolve() {
         const auto *memory = dynamic_cast<const RemoteMemory *>(segment.metadata);
         if (!memory) return {NIXL_ERR_INVALID_PARAM, "a remote range was not loaded by this backend"};
         regions_.push_back(memory->region());
+    }
+    if (regions_.empty()) return {NIXL_ERR_INVALID_PARAM, "the request has no remote range"};
+    connection_ = regions_.front()->connection();
+    for (const auto &region : regions_) {
+        if (region->connection() == connection_) continue;
+        return {NIXL_ERR_INVALID_PARAM,
+                "the remote ranges of one request were loaded for different connections; load the metadata of peer " +
+                    quoted(plan_.remote_agent) + " again"};
+    }
+    if (connection_->name() != plan_.remote_agent) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "the remote ranges are those of peer " + quoted(connection_->name()) + ", not of " +
+                    quoted(plan_.remote_agent)};
     }
     fabric_ = connection_->fabric();
     for (const LocalMemory *memory : locals) {

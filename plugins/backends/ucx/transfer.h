@@ -204,16 +204,14 @@ struct OwnedPlan {
 
 class Transfer final : public nixlBackendReqH {
 public:
-    /// `plan` outlives the request. `worker_index`: for requests that are not split.
+    /// `plan` outlives the request, which takes the connection that the plan's remote ranges were loaded for.
+    /// `worker_index`: for requests that are not split.
     static Result<std::unique_ptr<Transfer>>
-    create(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan, size_t worker_index);
+    create(Runtime &runtime, const nixlx::Plan &plan, size_t worker_index);
 
     /// The same with a plan of its own.
     static Result<std::unique_ptr<Transfer>>
-    create(Runtime &runtime,
-           std::shared_ptr<Connection> connection,
-           std::unique_ptr<OwnedPlan> plan,
-           size_t worker_index);
+    create(Runtime &runtime, std::unique_ptr<OwnedPlan> plan, size_t worker_index);
 
     nixl_status_t
     post(const std::string *notification);
@@ -251,10 +249,7 @@ public:
 private:
     friend class Lane;
 
-    Transfer(Runtime &runtime, std::shared_ptr<Connection> connection, const nixlx::Plan &plan)
-        : runtime_(runtime),
-          connection_(std::move(connection)),
-          plan_(plan) {}
+    Transfer(Runtime &runtime, const nixlx::Plan &plan) : runtime_(runtime), plan_(plan) {}
 
     Status
     resolve();
@@ -275,9 +270,9 @@ private:
     finish(nixl_status_t status);
 
     Runtime &runtime_;
-    const std::shared_ptr<Connection> connection_;
     const nixlx::Plan &plan_;
     // Constant after create:
+    std::shared_ptr<Connection> connection_;
     std::unique_ptr<OwnedPlan> owned_plan_;
     Fabric fabric_ = Fabric::kPlain;
     std::vector<const Mapping *> mappings_;              ///< per local segment; null: no bytes
