@@ -1,13 +1,17 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <iterator>
+#include <string_view>
 #include <strings.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/config.h"
@@ -35,8 +39,9 @@ baseName(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+// Allocates nothing: it may be the lack of memory that is told.
 void
-writeLine(LogLevel level, const char *file, int line, const std::string &text) {
+writeLine(LogLevel level, const char *file, int line, std::string_view text) noexcept {
     static constexpr char kLetters[] = {'I', 'I', 'I', 'W', 'E', 'F'};
     timeval now{};
     gettimeofday(&now, nullptr);
@@ -47,11 +52,11 @@ writeLine(LogLevel level, const char *file, int line, const std::string &text) {
                                      kLetters[static_cast<int>(level)], local.tm_mon + 1, local.tm_mday, local.tm_hour,
                                      local.tm_min, local.tm_sec, static_cast<long>(now.tv_usec),
                                      static_cast<long>(syscall(SYS_gettid)), baseName(file), line);
-    std::string whole(head, static_cast<size_t>(length) < sizeof head ? length : sizeof head - 1);
-    whole += text;
-    if (whole.back() != '\n') whole += '\n';
+    const auto part = [](std::string_view bytes) { return iovec{const_cast<char *>(bytes.data()), bytes.size()}; };
+    const iovec parts[] = {part({head, std::min(static_cast<size_t>(length), sizeof head - 1)}), part(text),
+                           part(text.ends_with('\n') ? "" : "\n")};
     // One write per line, so that lines of several threads do not mix.
-    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, whole.data(), whole.size());
+    [[maybe_unused]] const auto written = ::writev(STDERR_FILENO, parts, std::size(parts));
 }
 
 int
@@ -82,7 +87,7 @@ logEnabled(LogLevel level) noexcept {
 }
 
 LogLine::~LogLine() {
-    writeLine(level_, file_, line_, text_.str());
+    writeLine(level_, file_, line_, text_.fail() ? "(no memory for the text of this line)" : text_.view());
     if (level_ == LogLevel::kFatal) std::abort();
 }
 

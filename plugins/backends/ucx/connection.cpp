@@ -117,7 +117,7 @@ Connection::endpoint(Fabric fabric, size_t worker) {
     auto &slots = endpoints_[static_cast<size_t>(fabric)];
     if (Endpoint *known = slots[worker].get()) {
         if (known->failure() == kDone) return known;
-        setGone(runtime_.library().text(known->failure()));
+        setGone(known->failure());
         return {NIXL_ERR_REMOTE_DISCONNECT, sentence()};
     }
     const std::string &address =
@@ -148,17 +148,29 @@ Connection::forEachEndpoint(Visit visit) {
 std::string
 Connection::sentence() const {
     std::lock_guard lock(mutex_);
-    return "peer " + quoted(name_) + " is gone: " + reason_;
+    return "peer " + quoted(name_) + " is gone" + (reason_.empty() ? "" : ": " + reason_);
 }
 
 void
-Connection::setGone(const std::string &reason) {
+Connection::setGone(std::string reason) noexcept {
     {
         std::lock_guard lock(mutex_);
-        if (reason_.empty()) reason_ = reason;
+        if (reason_.empty()) reason_ = std::move(reason);
         gone_ = true;
     }
     outbox_->peerGone();
+}
+
+void
+Connection::setGone(Code code) noexcept {
+    std::string reason;
+    try {
+        reason = runtime_.library().text(code);
+    }
+    catch (const std::bad_alloc &) {
+        // It is gone all the same.
+    }
+    setGone(std::move(reason));
 }
 
 void

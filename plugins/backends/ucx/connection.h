@@ -101,7 +101,11 @@ public:
 
     /// Remembers the first reason.
     void
-    setGone(const std::string &reason);
+    setGone(std::string reason) noexcept;
+
+    /// What UCX says of it is the reason.
+    void
+    setGone(Code code) noexcept;
 
     /// Ends it. Returns at once; closed() tells when the last endpoint is.
     void

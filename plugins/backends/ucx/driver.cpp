@@ -318,6 +318,18 @@ Context::unmap(ucp_mem *handle) noexcept {
 // ---- Callbacks: the functions UCX calls -----------------------------------------------------------------------------
 
 struct Callbacks {
+    /// UCX is C: nothing may be thrown through it.
+    template<class Call, class Otherwise>
+    static auto
+    guarded(Call call, Otherwise otherwise) noexcept {
+        try {
+            return call();
+        }
+        catch (...) {
+            return otherwise();
+        }
+    }
+
     static void
     finished(void *request, ucs_status_t status, void *user) {
         auto *operation = static_cast<Operation *>(user);
@@ -336,11 +348,14 @@ struct Callbacks {
     static ucs_status_t
     arrived(void *user, const void *, size_t, void *data, size_t length, const ucp_am_recv_param_t *param) {
         auto *worker = static_cast<Worker *>(user);
-        if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
-            worker->sink_.refused();
-        } else {
-            worker->sink_.arrived({static_cast<const char *>(data), length});
-        }
+        const auto take = [&] {
+            if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
+                worker->sink_.refused("it came by rendezvous");
+            } else {
+                worker->sink_.arrived({static_cast<const char *>(data), length});
+            }
+        };
+        guarded(take, [&] { guarded([&] { worker->sink_.refused("there is no memory for it"); }, [] {}); });
         return UCS_OK;
     }
 
@@ -350,12 +365,8 @@ struct Callbacks {
         auto *worker = static_cast<Worker *>(user);
         if (worker->answers_at_once_ || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) return UCS_OK;
         const std::string_view sender(static_cast<const char *>(header), header_length);
-        try {
-            return worker->sink_.asked(*worker, sender, data) ? UCS_INPROGRESS : UCS_OK;
-        }
-        catch (const std::bad_alloc &) {
-            return UCS_OK; // answered too early
-        }
+        return guarded([&] { return worker->sink_.asked(*worker, sender, data) ? UCS_INPROGRESS : UCS_OK; },
+                       [] { return UCS_OK; }); // answered too early
     }
 };
 
@@ -421,13 +432,10 @@ Worker::progress() {
     bool happened = !retired_ && context_.library().api().ucp_worker_progress(handle_) != 0;
     if (some_failed_) closeFailed();
     if (called_.load(std::memory_order_acquire)) takeCalls();
-    for (size_t i = 0; i < tasks_.size();) {
+    for (size_t left = tasks_.size(); left > 0 && !tasks_.empty(); --left) {
         happened = true;
-        if (tasks_[i]->advance()) {
-            ++i;
-        } else {
-            tasks_.erase(tasks_.begin() + static_cast<ptrdiff_t>(i));
-        }
+        Task &task = tasks_.pop();
+        if (task.advance()) tasks_.push(task);
     }
     return happened;
 }
@@ -458,9 +466,9 @@ Worker::idle() {
 }
 
 void
-Worker::wake(Task &task) {
+Worker::wake(Task &task) noexcept {
     std::lock_guard lock(calls_mutex_);
-    woken_.push_back(&task);
+    woken_.push(task);
     called_.store(true, std::memory_order_release);
 }
 
@@ -477,8 +485,7 @@ Worker::takeCalls() {
     {
         std::lock_guard lock(calls_mutex_);
         called_.store(false, std::memory_order_relaxed);
-        tasks_.insert(tasks_.end(), woken_.begin(), woken_.end());
-        woken_.clear();
+        while (!woken_.empty()) tasks_.push(woken_.pop());
         answered.swap(answered_);
     }
     for (void *question : answered) context_.library().api().ucp_am_data_release(handle_, question);
@@ -486,9 +493,9 @@ Worker::takeCalls() {
 
 void
 Worker::drop(Task &task) {
-    std::erase(tasks_, &task);
+    tasks_.remove(task);
     std::lock_guard lock(calls_mutex_);
-    std::erase(woken_, &task);
+    woken_.remove(task);
 }
 
 void
@@ -671,7 +678,7 @@ Endpoint::close(bool orderly) {
 }
 
 void
-Endpoint::Farewell::finished(Code code) {
+Endpoint::Farewell::finished(Code code) noexcept {
     if (endpoint) {
         endpoint->flushed_ = code == kDone && endpoint->failure_ == kDone;
         endpoint->farewell_ = nullptr;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ucx/chain.h"
 #include "ucx/handover_mutex.h"
 
 struct ucp_context;
@@ -149,8 +150,9 @@ private:
 class Operation {
 public:
     /// From Worker::progress or from the closing of an endpoint, lock held, once for each call that said kPending.
+    /// Called through UCX, and what waits for it must go on: it cannot fail.
     virtual void
-    finished(Code code) = 0;
+    finished(Code code) noexcept = 0;
 
     const Library::Api *driver_api = nullptr; ///< the driver's own
 
@@ -162,15 +164,18 @@ protected:
 class Forgotten final : public Operation {
 public:
     void
-    finished(Code) override {}
+    finished(Code) noexcept override {}
 };
 
 /// Something that wants to be continued each time its worker makes progress.
 class Task {
 public:
-    /// Lock held. False: finished; the worker forgets it and does not touch it again.
+    /// Lock held. False: finished; the worker forgets it and does not touch it again. It runs where nobody could report
+    /// a failure of it.
     virtual bool
-    advance() = 0;
+    advance() noexcept = 0;
+
+    Task *next = nullptr; ///< of the worker, while that knows it
 
 protected:
     ~Task() = default;
@@ -178,7 +183,7 @@ protected:
 
 class Worker;
 
-/// Receives the active messages of workers.
+/// Receives the active messages of workers. Called through UCX, which nothing may be thrown through: who calls catches.
 class MessageSink {
 public:
     /// From Worker::progress, lock held. The bytes are valid during the call.
@@ -187,7 +192,7 @@ public:
 
     /// A message that cannot be taken.
     virtual void
-    refused() = 0;
+    refused(const char *why) = 0;
 
     /// As arrived(): `sender` asks to be told when what it has sent before is dealt with. False: it is. True: whoever
     /// deals with it gives `question` to Worker::answer().
@@ -278,13 +283,13 @@ public:
 
     /// Lock held.
     void
-    addTask(Task &task) {
-        tasks_.push_back(&task);
+    addTask(Task &task) noexcept {
+        tasks_.push(task);
     }
 
     /// The same without the lock, from any thread; its progress thread is to be nudged afterwards.
     void
-    wake(Task &task);
+    wake(Task &task) noexcept;
 
     /// Lock held. The task is not continued any more.
     void
@@ -315,7 +320,7 @@ private:
     int event_fd_ = -1;
     HandoverMutex mutex_;
     // Guarded by mutex_:
-    std::vector<Task *> tasks_;
+    Chain<Task> tasks_;
     std::vector<Endpoint *> endpoints_; ///< open ones
     bool some_failed_ = false;
     std::atomic<bool> retired_{false};
@@ -326,7 +331,7 @@ private:
     std::atomic<bool> called_{false}; ///< there is something in what follows
     std::mutex calls_mutex_;
     // Guarded by calls_mutex_:
-    std::vector<Task *> woken_;
+    Chain<Task> woken_;
     std::vector<void *> answered_;
 };
 
@@ -405,7 +410,7 @@ private:
         explicit Farewell(Endpoint &endpoint) : endpoint(&endpoint) {}
 
         void
-        finished(Code code) override;
+        finished(Code code) noexcept override;
 
         Endpoint *endpoint; ///< null: gone
     };

@@ -71,7 +71,7 @@ public:
     }
 
     void
-    finished(Code) override {
+    finished(Code) noexcept override {
         outbox_->completed(fabric_, worker_, cost_);
         delete this;
     }

@@ -10,10 +10,12 @@
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
+#include <new>
 #include <numeric>
 #include <poll.h>
 #include <sstream>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -24,6 +26,7 @@
 #include "base/last_error.h"
 #include "support/buffer.h"
 #include "support/eventually.h"
+#include "support/no_memory.h"
 #include "ucx/runtime.h"
 #include "wire/limits.h"
 #include "wire/notification.h"
@@ -627,7 +630,7 @@ public:
     /// A question; it counts the answers.
     struct Answers final : Operation {
         void
-        finished(Code code) override {
+        finished(Code code) noexcept override {
             ++(code == kDone ? given : lost);
         }
         int given = 0, lost = 0;
@@ -921,6 +924,119 @@ TEST_P(EnginePair, EndsWithRequestsInFlight) {
     ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
     const nixl_status_t status = settle(request);
     EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+}
+
+// ---- No memory -----------------------------------------------------------------------------------------------------
+
+/// Two engines that are driven by this thread, which has no memory for some of it.
+class WithoutMemory : public testing::TestWithParam<Way> {
+protected:
+    WithoutMemory() : a(makeEngine("alice", false)), b(makeEngine("bob", false)) {
+        introduce(*a, "alice", *b, GetParam());
+        introduce(*b, "bob", *a, GetParam());
+    }
+
+    template<class Call>
+    static void
+    without(Call call) {
+        try {
+            const nx::test::NoMemory none;
+            call();
+        }
+        catch (const std::bad_alloc &) {
+            // Of the call itself: for its sentence.
+        }
+    }
+
+    /// Its end is met without memory.
+    nixl_status_t
+    settle(Request &request) {
+        EXPECT_TRUE(eventually([&] {
+            if (b) b->getNotifs(at_bob);
+            without([&] { request.check(); });
+            return static_cast<Transfer *>(request.handle)->quiet();
+        }));
+        return request.check();
+    }
+
+    std::unique_ptr<Engine> a, b;
+    notif_list_t at_alice, at_bob;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ucx, WithoutMemory, testing::Values(Way::kLocal, Way::kPlain), [](const auto &info) {
+    return std::string(info.param == Way::kLocal ? "Local" : "Plain");
+});
+
+TEST_P(WithoutMemory, ARequestEndsAsItDoesElse) {
+    constexpr size_t kSize = 64 << 20;
+    Region sink(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    target.fill(3);
+    const PlanOf plan(NIXL_READ, "bob", sink, target, {whole(sink, target, kSize)});
+    Request request(*a, plan);
+    const std::string message = "all of it has been read";
+    ASSERT_EQ(request.post(&message), NIXL_IN_PROG);
+    EXPECT_EQ(settle(request), NIXL_SUCCESS);
+    EXPECT_TRUE(sink.equals(target));
+    EXPECT_TRUE(eventually([&] {
+        b->getNotifs(at_bob);
+        return !at_bob.empty();
+    }));
+}
+
+TEST_P(WithoutMemory, ARequestWhosePeerIsLostEnds) {
+    constexpr size_t kSize = 64 << 20;
+    Region source(*a, kSize);
+    auto target = std::make_unique<Region>(*b, kSize);
+    target->showTo(*a, "bob");
+    const PlanOf plan(NIXL_WRITE, "bob", source, *target, {whole(source, *target, kSize)});
+    Request request(*a, plan);
+    ASSERT_EQ(request.post(), NIXL_IN_PROG);
+    target->deregister();
+    b.reset();
+    EXPECT_EQ(settle(request), NIXL_ERR_REMOTE_DISCONNECT);
+}
+
+/// What is written to stderr meanwhile, readable at any time.
+class Stderr {
+public:
+    Stderr() {
+        ::dup2(file_.get(), STDERR_FILENO);
+    }
+    ~Stderr() {
+        ::dup2(before_.get(), STDERR_FILENO);
+    }
+
+    bool
+    has(const std::string &text) const {
+        std::string all(64 << 10, '\0');
+        all.resize(static_cast<size_t>(std::max<ssize_t>(::pread(file_.get(), all.data(), all.size(), 0), 0)));
+        return all.find(text) != std::string::npos;
+    }
+
+private:
+    const Fd file_{::memfd_create("stderr", MFD_CLOEXEC)};
+    const Fd before_{::dup(STDERR_FILENO)};
+};
+
+TEST_P(WithoutMemory, AMessageIsLostThatCannotBeKeptAndTheNextOneArrives) {
+    ASSERT_EQ(a->genNotif("bob", "too long to be kept without an allocation"), NIXL_SUCCESS);
+    {
+        const Stderr written;
+        EXPECT_TRUE(eventually([&] {
+            a->getNotifs(at_alice); // progress
+            without([&] { b->getNotifs(at_bob); });
+            return !at_bob.empty() || written.has("(no memory for the text of this line)");
+        }));
+    }
+    ASSERT_EQ(a->genNotif("bob", "the next one, just as long as the first"), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] {
+        a->getNotifs(at_alice);
+        b->getNotifs(at_bob);
+        return !at_bob.empty();
+    }));
+    ASSERT_EQ(at_bob.size(), 1u);
+    EXPECT_EQ(at_bob[0].second, "the next one, just as long as the first");
 }
 
 // ---- Another process -----------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ public:
     void
     arrived(std::string_view) override {}
     void
-    refused() override {}
+    refused(const char *) override {}
     bool
     asked(Worker &, std::string_view, void *) override {
         return false;
@@ -165,7 +165,7 @@ servePeer(const Case &which, Shared &shared) {
 class Finish final : public Operation {
 public:
     void
-    finished(Code) override {
+    finished(Code) noexcept override {
         --pending;
     }
     int pending = 0;

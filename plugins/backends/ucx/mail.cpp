@@ -32,8 +32,8 @@ Mail::arrived(std::string_view bytes) {
 }
 
 void
-Mail::refused() {
-    inbox_.dropMalformed("it came by rendezvous");
+Mail::refused(const char *why) {
+    inbox_.dropMalformed(why);
 }
 
 bool

@@ -32,7 +32,7 @@ public:
     void
     arrived(std::string_view bytes) override;
     void
-    refused() override;
+    refused(const char *why) override;
     bool
     asked(Worker &worker, std::string_view sender, void *question) override;
     std::vector<void *>

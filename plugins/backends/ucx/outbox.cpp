@@ -13,7 +13,7 @@ struct Outbox::Question final : Operation {
     Question(std::shared_ptr<Outbox> outbox, size_t channel) : outbox(std::move(outbox)), channel(channel) {}
 
     void
-    finished(Code code) override {
+    finished(Code code) noexcept override {
         outbox->ended(channel, code);
         delete this;
     }
@@ -23,9 +23,14 @@ struct Outbox::Question final : Operation {
 };
 
 bool
-Outbox::Channel::advance() {
-    outbox.ask(*this);
-    return false;
+Outbox::Channel::advance() noexcept {
+    try {
+        outbox.ask(*this);
+        return false;
+    }
+    catch (const std::bad_alloc &) {
+        return true; // tried again
+    }
 }
 
 Outbox::Outbox(Runtime &runtime, Connection &connection)
@@ -85,7 +90,7 @@ Outbox::await(Turn &turn) {
     } else {
         taken = waiting_.empty() && credits_.take(channel, turn.cost);
     }
-    if (!taken) waiting_.push_back(&turn);
+    if (!taken) waiting_.push(turn);
     askLocked();
     return taken ? Place::kTaken : Place::kLater;
 }
@@ -93,9 +98,7 @@ Outbox::await(Turn &turn) {
 void
 Outbox::leave(Turn &turn) {
     std::lock_guard lock(mutex_);
-    const auto it = std::find(waiting_.begin(), waiting_.end(), &turn);
-    if (it == waiting_.end()) return;
-    waiting_.erase(it);
+    if (!waiting_.remove(turn)) return;
     wakeLocked(turn);
     grantLocked(); // it may have been the one that kept those behind it
 }
@@ -125,10 +128,10 @@ Outbox::notSent(Fabric fabric, size_t worker, uint64_t cost) {
 
 void
 Outbox::grantLocked() {
-    while (!waiting_.empty() && credits_.reserve(waiting_.front()->cost)) {
-        waiting_.front()->granted = true;
-        wakeLocked(*waiting_.front());
-        waiting_.pop_front();
+    while (!waiting_.empty() && credits_.reserve(waiting_.front().cost)) {
+        Turn &turn = waiting_.pop();
+        turn.granted = true;
+        wakeLocked(turn);
     }
 }
 
@@ -142,8 +145,7 @@ void
 Outbox::peerGone() {
     std::lock_guard lock(mutex_);
     gone_ = true;
-    for (Turn *turn : waiting_) wakeLocked(*turn);
-    waiting_.clear();
+    while (!waiting_.empty()) wakeLocked(waiting_.pop());
 }
 
 // ---- Questions -----------------------------------------------------------------------------------------------------
@@ -165,13 +167,13 @@ Outbox::askLocked() {
 void
 Outbox::ask(Channel &channel) {
     auto question = std::make_unique<Question>(shared_from_this(), channel.number);
+    const auto endpoint = connection_.endpoint(channel.fabric, channel.worker_index);
     {
         std::lock_guard lock(mutex_);
         channel.scheduled = false;
         if (gone_ || !credits_.shouldAsk(channel.number)) return;
         credits_.asked(channel.number);
     }
-    auto endpoint = connection_.endpoint(channel.fabric, channel.worker_index);
     const Code code = endpoint.ok() ? (*endpoint)->ask(runtime_.agent(), *question) : kNotConnected;
     if (code == kPending) {
         static_cast<void>(question.release());
@@ -194,7 +196,7 @@ Outbox::ended(size_t channel, Code code) {
         }
         credits_.unanswered(channel);
     }
-    connection_.setGone(runtime_.library().text(code)); // a question fails with its endpoint
+    connection_.setGone(code); // a question fails with its endpoint
 }
 
 void

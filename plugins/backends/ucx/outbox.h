@@ -35,7 +35,9 @@ public:
         const Fabric fabric;
         const size_t worker_index;
         uint64_t cost = 0;
-        bool granted = false; ///< guarded by the outbox
+        // Guarded by the outbox:
+        bool granted = false;
+        Turn *next = nullptr; ///< of those that wait
     };
 
     enum class Place {
@@ -101,7 +103,7 @@ private:
               number(number) {}
 
         bool
-        advance() override;
+        advance() noexcept override;
 
         Outbox &outbox;
         const Fabric fabric;
@@ -132,7 +134,7 @@ private:
     // Guarded by mutex_:
     kit::CreditSender credits_;
     std::deque<Channel> channels_; ///< none is added or removed
-    std::deque<Turn *> waiting_;
+    Chain<Turn> waiting_;
     bool asking_ = false;
     bool gone_ = false;
 };

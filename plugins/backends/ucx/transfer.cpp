@@ -101,7 +101,7 @@ Lane::rewind() {
 }
 
 bool
-Lane::advance() {
+Lane::advance() noexcept {
     if (stage_ == Stage::kIssuing) return issue();
     if (stage_ == Stage::kSettling) {
         settle();
@@ -206,13 +206,13 @@ Lane::drain() {
 }
 
 void
-Lane::Reports::finished(Code code) {
+Lane::Reports::finished(Code code) noexcept {
     --outstanding;
     if (lane) lane->reported(code);
 }
 
 void
-Lane::Reports::Pulse::finished(Code) {
+Lane::Reports::Pulse::finished(Code) noexcept {
     --reports.outstanding;
     --reports.pulses;
     if (reports.lane) reports.lane->ended();
@@ -494,19 +494,22 @@ Transfer::error() const {
 }
 
 void
-Transfer::fail(Code code, const Endpoint &endpoint) {
+Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
     stop_.store(true, std::memory_order_release);
     std::lock_guard lock(error_mutex_);
     if (error_status_ != NIXL_SUCCESS) return;
     // With the endpoint the peer is gone, whatever it looked like to the single operation.
-    if (endpoint.failure() != kDone || statusOf(code) == NIXL_ERR_REMOTE_DISCONNECT) {
-        connection_->setGone(runtime_.library().text(endpoint.failure() != kDone ? endpoint.failure() : code));
-        error_status_ = NIXL_ERR_REMOTE_DISCONNECT;
-        error_ = connection_->sentence();
-    } else {
-        error_status_ = statusOf(code) == NIXL_IN_PROG ? NIXL_ERR_BACKEND : statusOf(code);
-        error_ =
-            "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
+    const bool gone = endpoint.failure() != kDone || statusOf(code) == NIXL_ERR_REMOTE_DISCONNECT;
+    if (gone) connection_->setGone(endpoint.failure() != kDone ? endpoint.failure() : code);
+    error_status_ = gone ? NIXL_ERR_REMOTE_DISCONNECT : statusOf(code);
+    if (error_status_ == NIXL_IN_PROG) error_status_ = NIXL_ERR_BACKEND;
+    try {
+        error_ = gone
+            ? connection_->sentence()
+            : "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
+    }
+    catch (const std::bad_alloc &) {
+        error_.clear(); // the status says enough
     }
 }
 

@@ -118,7 +118,7 @@ public:
     giveTurnBack();
 
     bool
-    advance() override;
+    advance() noexcept override;
 
     /// If nothing of the peer can arrive any more: settles without what UCX keeps for ever. `by_force`: sees to it that
     /// nothing can; the connection is severed, and the worker serves no other peer. Takes the lock.
@@ -133,14 +133,14 @@ private:
         explicit Reports(Lane &lane) : lane(&lane), pulse(*this) {}
 
         void
-        finished(Code code) override;
+        finished(Code code) noexcept override;
 
         /// A flush between pieces: its end says that the peer has taken what was before it.
         struct Pulse final : Operation {
             explicit Pulse(Reports &reports) : reports(reports) {}
 
             void
-            finished(Code code) override;
+            finished(Code code) noexcept override;
 
             Reports &reports;
         };
@@ -262,7 +262,7 @@ private:
     }
 
     void
-    fail(Code code, const Endpoint &endpoint);
+    fail(Code code, const Endpoint &endpoint) noexcept;
     /// By the last lane to become quiet, lock held.
     void
     allQuiet(Lane &lane);
