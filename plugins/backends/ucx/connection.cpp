@@ -15,6 +15,7 @@ namespace {
 constexpr int kUndecided = -1;
 // A process that is not stopped answers within milliseconds; one that starts on a busy machine gets some more.
 constexpr auto kAnswerLimit = std::chrono::seconds(3);
+constexpr unsigned kMinorThatCopies = 20; // between processes, large blocks
 
 } // namespace
 
@@ -148,7 +149,13 @@ Connection::forEachEndpoint(Visit visit) {
 std::string
 Connection::sentence() const {
     std::lock_guard lock(mutex_);
-    return "peer " + quoted(name_) + " is gone" + (reason_.empty() ? "" : ": " + reason_);
+    const std::string peer = "peer " + quoted(name_);
+    if (copies_refused_) {
+        return peer + " has lost its connection: the system refuses to copy between its process and this one " +
+            "(process_vm_readv), as UCX does with large blocks; allow it or set UCX_TLS=^cma, then load the peer's " +
+            "metadata again";
+    }
+    return peer + " is gone" + (reason_.empty() ? "" : ": " + reason_);
 }
 
 void
@@ -163,6 +170,10 @@ Connection::setGone(std::string reason) noexcept {
 
 void
 Connection::setGone(Code code) noexcept {
+    if (link_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && refusesCopies(link_)) {
+        std::lock_guard lock(mutex_);
+        copies_refused_ = true;
+    }
     std::string reason;
     try {
         reason = runtime_.library().text(code);

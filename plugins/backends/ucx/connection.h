@@ -103,7 +103,8 @@ public:
     void
     setGone(std::string reason) noexcept;
 
-    /// What UCX says of it is the reason.
+    /// The reason is what UCX says of it. To UCX a copy between processes that the system refuses is a connection that
+    /// was reset: that is told as what it is.
     void
     setGone(Code code) noexcept;
 
@@ -152,6 +153,7 @@ private:
     mutable std::mutex mutex_;
     // Guarded by mutex_:
     std::string reason_;
+    bool copies_refused_ = false; ///< the peer lives
     // Each guarded by its worker's lock:
     std::array<std::vector<std::unique_ptr<Endpoint>>, kFabricCount> endpoints_;
 };

@@ -7,18 +7,25 @@
 #include "ucx/engine.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <fcntl.h>
 #include <fstream>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <new>
 #include <numeric>
 #include <poll.h>
 #include <sstream>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -1037,6 +1044,65 @@ TEST_P(WithoutMemory, AMessageIsLostThatCannotBeKeptAndTheNextOneArrives) {
     }));
     ASSERT_EQ(at_bob.size(), 1u);
     EXPECT_EQ(at_bob[0].second, "the next one, just as long as the first");
+}
+
+// ---- Copies that are forbidden --------------------------------------------------------------------------------------
+
+/// From here on the system forbids this thread to copy from and into other processes' memory, as it does where the
+/// other one is made undumpable or Yama's ptrace_scope is raised.
+void
+forbidCopies() {
+    const sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_writev, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const sock_fprog program{std::size(filter), const_cast<sock_filter *>(filter)};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+// UCX before 1.20 makes none.
+TEST(Engine, ACopyThatIsForbiddenIsSaidAndThePeerCanBeLoadedAgain) {
+    constexpr size_t kSize = 4 << 20;
+    for (const nixl_xfer_op_t operation : {NIXL_READ, NIXL_WRITE}) {
+        auto a = makeEngine("alice", false), b = makeEngine("bob", false);
+        introduce(*b, "bob", *a, Way::kLocal);
+        Region here(*a, kSize), there(*b, kSize), again(*b, kSize);
+        there.showTo(*a, "bob");
+        notif_list_t at_bob;
+        const auto run = [&](const Region &remote) {
+            const PlanOf plan(operation, "bob", here, remote, {whole(here, remote, kSize)});
+            Request request(*a, plan);
+            nixl_status_t status = request.post();
+            EXPECT_TRUE(eventually([&] {
+                b->getNotifs(at_bob);
+                return status != NIXL_IN_PROG || (status = request.check()) != NIXL_IN_PROG;
+            }));
+            return std::pair(status, a->describe(request.handle).error);
+        };
+        ASSERT_EQ(run(there).first, NIXL_SUCCESS);
+        std::thread([&] {
+            forbidCopies();
+            const auto [status, error] = run(there);
+            if (status == NIXL_SUCCESS) return;
+            EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT);
+            EXPECT_NE(error.find("'bob' has lost its connection: the system refuses to copy"), std::string::npos)
+                << error;
+        }).join();
+
+        ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+        introduce(*b, "bob", *a, Way::kLocal);
+        again.showTo(*a, "bob");
+        EXPECT_EQ(run(again).first, NIXL_SUCCESS);
+        ASSERT_EQ(a->genNotif("bob", "still here"), NIXL_SUCCESS);
+        EXPECT_TRUE(eventually([&] {
+            b->getNotifs(at_bob);
+            return !at_bob.empty();
+        }));
+    }
 }
 
 // ---- Another process -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 #include <random>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -131,6 +132,14 @@ Fd
 processOf(int link) {
     const pid_t process = otherSide(link).pid;
     return process == 0 ? Fd() : Fd(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+}
+
+bool
+refusesCopies(const Fd &link) noexcept {
+    char byte = 0;
+    const iovec here{&byte, 1}, nowhere{nullptr, 1}; // what is allowed fails with EFAULT
+    return !hasEnded(link) && ::process_vm_readv(otherSide(link.get()).pid, &here, 1, &nowhere, 1, 0) < 0 &&
+        errno == EPERM;
 }
 
 void

@@ -74,6 +74,10 @@ endLink(const Fd &link) noexcept;
 bool
 hasEnded(const Fd &link) noexcept;
 
+/// The other side lives, and the system forbids to copy from its memory.
+bool
+refusesCopies(const Fd &link) noexcept;
+
 /// The other side is gone.
 bool
 isClosed(const Fd &link) noexcept;
