@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "nixlx/engine.h"
+#include "ucx/close_on_exec.h"
 #include "ucx/supply.h"
 
 namespace nx::ucx {
@@ -208,6 +209,7 @@ Library::load(const LibrarySearch &search) {
     if (!missing.empty()) {
         return {NIXL_ERR_BACKEND, "UCX at " + path + " lacks " + missing + "; version 1.13 or later is needed"};
     }
+    closeDescriptorsOnExec(reinterpret_cast<const void *>(api.ucs_status_string));
     unsigned major = 0, release = 0;
     api.ucp_get_version(&major, &library->minor_, &release);
     library->version_ = api.ucp_get_version_string();

@@ -9,14 +9,18 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
+#include <cstring>
 #include <cstddef>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <new>
 #include <numeric>
 #include <poll.h>
+#include <spawn.h>
 #include <sstream>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -931,6 +935,90 @@ TEST_P(EnginePair, EndsWithRequestsInFlight) {
     ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
     const nixl_status_t status = settle(request);
     EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REMOTE_DISCONNECT) << status;
+}
+
+// ---- Descriptors ---------------------------------------------------------------------------------------------------
+
+/// What the descriptors are of that a program has which this process executes. A line each, those of `ls` left out.
+std::vector<std::string>
+inheritedDescriptors() {
+    int ends[2];
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
+    const char *arguments[] = {"ls", "-l", "/proc/self/fd", nullptr};
+    pid_t child = 0;
+    EXPECT_EQ(::posix_spawnp(&child, "ls", &actions, nullptr, const_cast<char **>(arguments), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    ::close(ends[1]);
+    std::vector<std::string> found;
+    FILE *const output = ::fdopen(ends[0], "r");
+    for (char line[512]; std::fgets(line, sizeof line, output);) {
+        const char *const arrow = std::strstr(line, " -> ");
+        if (!arrow || std::strstr(arrow, "/fd")) continue;
+        const char *number = arrow;
+        while (number[-1] != ' ') --number;
+        if (std::atoi(number) > STDERR_FILENO) found.push_back(number);
+    }
+    std::fclose(output);
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+    return found;
+}
+
+const std::vector<std::string> kGivenDescriptors = inheritedDescriptors(); // by whoever runs the tests
+
+TEST_P(EnginePair, AnExecutedProgramInheritsNoDescriptor) {
+    Region at_a(*a, 4096), at_b(*b, 4096);
+    at_a.showTo(*b, "alice");
+    at_b.showTo(*a, "bob");
+    const PlanOf there(NIXL_WRITE, "bob", at_a, at_b, {whole(at_a, at_b, 4096)});
+    const PlanOf back(NIXL_WRITE, "alice", at_b, at_a, {whole(at_b, at_a, 4096)});
+    Request first(*a, there), second(*b, back);
+    ASSERT_EQ(run(first), NIXL_SUCCESS);
+    nixl_status_t status = second.post();
+    ASSERT_TRUE(eventually([&] {
+        a->getNotifs(at_alice); // progress
+        return status != NIXL_IN_PROG || (status = second.check()) != NIXL_IN_PROG;
+    }));
+    ASSERT_EQ(status, NIXL_SUCCESS);
+    EXPECT_EQ(inheritedDescriptors(), kGivenDescriptors);
+}
+
+size_t
+descriptorCount() {
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
+}
+
+// UCX before 1.20 keeps the connection over the network, with a descriptor at both ends.
+TEST_P(EnginePair, APeerThatIsLoadedAgainAndAgainCostsNoDescriptors) {
+    constexpr size_t kRounds = 20;
+    Region source(*a, 4096);
+    size_t kept = 0;
+    const auto reload = [&] {
+        ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
+        introduce(*b, "bob", *a, GetParam().way);
+        Region target(*b, 4096);
+        target.showTo(*a, "bob");
+        const PlanOf plan(NIXL_WRITE, "bob", source, target, {whole(source, target, 4096)});
+        Request request(*a, plan);
+        ASSERT_EQ(run(request), NIXL_SUCCESS);
+        unsigned minor_version = 0;
+        std::sscanf(a->describe(request.handle).path.c_str(), "ucx 1.%u", &minor_version);
+        kept = GetParam().way == Way::kPlain && minor_version < 20 ? 2 : 0;
+    };
+    reload();
+    const size_t before = descriptorCount();
+    for (size_t i = 0; i < kRounds; ++i) reload();
+    const size_t slack = kRounds / 4; // connections that are just being closed
+    EXPECT_TRUE(eventually([&] {
+        pump();
+        a->getNotifs(at_alice);
+        return descriptorCount() <= before + kept * kRounds + slack;
+    })) << before
+        << " before, " << descriptorCount() << " after";
 }
 
 // ---- No memory -----------------------------------------------------------------------------------------------------
