@@ -3,6 +3,7 @@
 #include "ucx/address.h"
 
 #include <algorithm>
+#include <arpa/inet.h>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -37,6 +38,11 @@ public:
         if (!ok()) return {};
         position_ += count;
         return bytes_.substr(position_ - count, count);
+    }
+
+    size_t
+    position() const noexcept {
+        return position_;
     }
 
     template<class Value>
@@ -151,6 +157,13 @@ struct Device {
 /// One network interface as TCP names it.
 struct TcpPlace {
     std::string_view device, interface;
+    size_t part; ///< the index of the device
+};
+
+/// Where a device stands in the address.
+struct Part {
+    size_t begin, end;
+    size_t last_flag_at;
 };
 
 class Address {
@@ -182,6 +195,11 @@ public:
         return tcp_places_;
     }
 
+    const std::vector<Part> &
+    parts() const noexcept {
+        return parts_;
+    }
+
     /// Some transport other than TCP may lead there from another host.
     bool
     hasOtherNetwork() const noexcept {
@@ -203,7 +221,9 @@ private:
     /// True if it is the last one.
     bool
     device() {
+        const size_t begin = cursor_.position();
         const Extended domain = extended("memory domain", version_ == Version::k1 ? 0x1f : 0x7f);
+        const size_t last_flag_at = cursor_.position();
         const Extended length = extended("device address length", kDeviceLengthMask);
         if (length.flags & kHasPaths && cursor_.byte("number of paths") == 0) cursor_.fail("there is no path");
         if (length.flags & kHasSystemDevice) cursor_.byte("system device");
@@ -211,6 +231,7 @@ private:
         bool last = domain.flags & kEmptyDevice;
         if (!last && domain.value >= kDomainsMax) cursor_.fail("there cannot be that many memory domains");
         while (cursor_.ok() && !last) last = transport({domain.value, address});
+        parts_.push_back({begin, cursor_.position(), last_flag_at});
         return length.flags & kLast;
     }
 
@@ -223,7 +244,7 @@ private:
         const std::string_view address = cursor_.take("interface address", length.value);
         // Endpoints are named in messages between workers, not in what a worker gives away.
         if (length.flags & kHasEndpoint) cursor_.fail("an endpoint is named");
-        if (checksum == kTcp) tcp_places_.push_back({device.address, address});
+        if (checksum == kTcp) tcp_places_.push_back({device.address, address, parts_.size()});
         Reach reach = Reach::kNetwork; // for all we know
         for (const Transport &known : kTransports) {
             if (known.checksum != checksum) continue;
@@ -289,6 +310,7 @@ private:
     Version version_ = Version::k1;
     uint64_t segment_domains_ = 0;
     std::vector<TcpPlace> tcp_places_;
+    std::vector<Part> parts_;
     bool has_other_network_ = false;
 };
 
@@ -296,18 +318,26 @@ private:
 constexpr uint8_t kLoopbackDevice = 1;
 constexpr size_t kFamilyAt = 1, kHostAt = 2;
 
+bool
+isLoopback(const TcpPlace &place) {
+    return place.device[0] & kLoopbackDevice;
+}
+
+bool
+isHere(const TcpPlace &place, const std::vector<TcpPlace> &own) {
+    return std::any_of(own.begin(), own.end(), [&](const auto &mine) { return mine.device == place.device; });
+}
+
 /// The family is not set where nobody can try.
 sockaddr_storage
 listenerAt(const TcpPlace &place, const std::vector<TcpPlace> &own) {
-    const bool loopback = place.device[0] & kLoopbackDevice;
-    const bool here =
-        std::any_of(own.begin(), own.end(), [&](const auto &mine) { return mine.device == place.device; });
+    const bool loopback = isLoopback(place);
     const std::string_view host = place.device.substr(kHostAt);
     const uint8_t family = static_cast<uint8_t>(place.device[kFamilyAt]);
     sockaddr_in v4{};
     sockaddr_in6 v6{};
     sockaddr_storage listener{};
-    if (loopback && !here) return listener;
+    if (loopback && !isHere(place, own)) return listener;
     if (family == AF_INET && (loopback || host.size() == sizeof v4.sin_addr)) {
         v4.sin_family = AF_INET;
         v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -336,16 +366,62 @@ segmentDomains(std::string_view address) {
     return Address(address).segmentDomains();
 }
 
-std::vector<sockaddr_storage>
+std::vector<TcpListener>
 tcpListeners(std::string_view address, std::string_view own) {
     const Address theirs(address), ours(own);
-    std::vector<sockaddr_storage> listeners;
+    std::vector<TcpListener> listeners;
     if (theirs.hasOtherNetwork()) return listeners;
-    for (const TcpPlace &place : theirs.tcpPlaces()) {
-        const sockaddr_storage listener = listenerAt(place, ours.tcpPlaces());
-        if (listener.ss_family != 0) listeners.push_back(listener);
+    const auto &places = theirs.tcpPlaces();
+    const bool elsewhere = std::any_of(places.begin(), places.end(), [&](const TcpPlace &place) {
+        return isLoopback(place) && !isHere(place, ours.tcpPlaces());
+    });
+    for (const TcpPlace &place : places) {
+        const sockaddr_storage at = listenerAt(place, ours.tcpPlaces());
+        if (at.ss_family != 0) listeners.push_back({at, elsewhere && isHere(place, ours.tcpPlaces())});
     }
     return listeners;
+}
+
+std::string
+withoutListeners(std::string_view address, std::string_view own, const std::vector<TcpListener> &left_out) {
+    const Address theirs(address), ours(own);
+    std::vector<bool> stays(theirs.parts().size(), true);
+    for (const TcpPlace &place : theirs.tcpPlaces()) {
+        const sockaddr_storage at = listenerAt(place, ours.tcpPlaces());
+        for (const TcpListener &listener : left_out) {
+            if (std::memcmp(&listener.at, &at, sizeof at) == 0) stays[place.part] = false;
+        }
+    }
+    std::string rest(address.substr(0, theirs.parts().empty() ? address.size() : theirs.parts().front().begin));
+    size_t last_flag_at = 0;
+    for (size_t i = 0; i < stays.size(); ++i) {
+        if (!stays[i]) continue;
+        const Part &part = theirs.parts()[i];
+        last_flag_at = rest.size() + part.last_flag_at - part.begin;
+        rest += address.substr(part.begin, part.end - part.begin);
+    }
+    if (last_flag_at == 0) return std::string(address); // nothing is left, or there was no device
+    rest[last_flag_at] = static_cast<char>(rest[last_flag_at] | kLast);
+    return rest;
+}
+
+std::string
+textOf(const std::vector<TcpListener> &listeners) {
+    std::string text;
+    for (const TcpListener &listener : listeners) {
+        char host[INET6_ADDRSTRLEN] = "";
+        if (!text.empty()) text += ", ";
+        if (listener.at.ss_family == AF_INET) {
+            const auto &ip = reinterpret_cast<const sockaddr_in &>(listener.at);
+            ::inet_ntop(AF_INET, &ip.sin_addr, host, sizeof host);
+            text += host + (":" + std::to_string(ntohs(ip.sin_port)));
+        } else {
+            const auto &ip = reinterpret_cast<const sockaddr_in6 &>(listener.at);
+            ::inet_ntop(AF_INET6, &ip.sin6_addr, host, sizeof host);
+            text += "[" + std::string(host) + "]:" + std::to_string(ntohs(ip.sin6_port));
+        }
+    }
+    return text;
 }
 
 // ---- Memory keys ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <sys/socket.h>
 #include <vector>
@@ -29,11 +30,26 @@ checkAddress(std::string_view address);
 uint64_t
 segmentDomains(std::string_view address);
 
+struct TcpListener {
+    sockaddr_storage at{};
+    /// This network namespace has the same address, and the worker is in another: connecting there stays here.
+    bool ambiguous = false;
+};
+
 /// Where the worker accepts connections over TCP, as far as this process can try it: at the loopback device only where
 /// `own`, the address of a worker here, is of the same host and network namespace. Empty where another network may lead
 /// to the worker. Both are checked.
-std::vector<sockaddr_storage>
+std::vector<TcpListener>
 tcpListeners(std::string_view address, std::string_view own);
+
+/// `address` without the network devices of these listeners, some but not all of what tcpListeners(address, own) gave:
+/// UCX then does not connect to them.
+std::string
+withoutListeners(std::string_view address, std::string_view own, const std::vector<TcpListener> &left_out);
+
+/// "192.0.2.2:4711, [2001:db8::2]:4712"
+std::string
+textOf(const std::vector<TcpListener> &listeners);
 
 /// INVALID_PARAM likewise: not a packed memory key, or one of `refused_domains`. Bytes that later versions of UCX
 /// append are let through, within bounds; UCX ignores them too.

@@ -94,27 +94,39 @@ TEST(CheckAddress, RefusesAFormatOfAnotherVersion) {
     EXPECT_FALSE(checkAddress(std::string(kAddressBytesMax + 1, '\x20')).ok());
 }
 
-std::string
-textOf(const sockaddr_storage &listener) {
-    char host[INET6_ADDRSTRLEN] = "";
-    const auto &v4 = reinterpret_cast<const sockaddr_in &>(listener);
-    const auto &v6 = reinterpret_cast<const sockaddr_in6 &>(listener);
-    if (listener.ss_family == AF_INET) inet_ntop(AF_INET, &v4.sin_addr, host, sizeof host);
-    if (listener.ss_family == AF_INET6) inet_ntop(AF_INET6, &v6.sin6_addr, host, sizeof host);
-    return host + (":" + std::to_string(ntohs(v4.sin_port))); // in the same place in both
-}
-
 TEST(TcpListeners, AreThoseOfTheAddress) {
     const std::string address = genuine("1.13.1 tcp"), elsewhere = genuine("1.22.0 tcp");
     const auto from_elsewhere = tcpListeners(address, elsewhere);
-    ASSERT_EQ(from_elsewhere.size(), 1u) << "the loopback device is another host's";
-    EXPECT_EQ(textOf(from_elsewhere[0]), "192.0.2.2:58217");
-    const auto from_here = tcpListeners(address, address);
-    ASSERT_EQ(from_here.size(), 2u);
-    EXPECT_EQ(textOf(from_here[0]), "127.0.0.1:36713");
-    EXPECT_EQ(textOf(from_here[1]), "192.0.2.2:58217");
+    EXPECT_EQ(textOf(from_elsewhere), "192.0.2.2:58217") << "the loopback device is another host's";
+    EXPECT_EQ(textOf(tcpListeners(address, address)), "127.0.0.1:36713, 192.0.2.2:58217");
     EXPECT_EQ(tcpListeners(genuine("1.22.0 v2"), address).size(), 1u);
     EXPECT_TRUE(tcpListeners(genuine("1.22.0 self"), elsewhere).empty());
+}
+
+TEST(TcpListeners, AreAmbiguousWhereAnotherHostHasTheSameAddress) {
+    const std::string address = genuine("1.13.1 tcp");
+    for (const TcpListener &listener : tcpListeners(address, address)) EXPECT_FALSE(listener.ambiguous);
+    const auto from_elsewhere = tcpListeners(address, genuine("1.22.0 tcp")); // has 192.0.2.2 as well
+    ASSERT_EQ(from_elsewhere.size(), 1u);
+    EXPECT_TRUE(from_elsewhere[0].ambiguous);
+}
+
+TEST(WithoutListeners, LeavesTheOthersInAnAddressThatIsWhole) {
+    for (const char *name : {"1.13.1 tcp", "1.22.0 tcp"}) {
+        const std::string address = genuine(name);
+        const auto listeners = tcpListeners(address, address);
+        ASSERT_EQ(listeners.size(), 2u);
+        for (size_t i = 0; i < 2; ++i) { // the first and the last of the devices
+            const std::string rest = withoutListeners(address, address, {listeners[i]});
+            EXPECT_TRUE(checkAddress(rest).ok()) << name;
+            EXPECT_EQ(textOf(tcpListeners(rest, address)), textOf({listeners[1 - i]})) << name;
+        }
+        EXPECT_EQ(withoutListeners(address, address, {}), address);
+    }
+}
+
+TEST(WithoutListeners, LeavesEveryAddressAsItIsOfWhichNothingGoes) {
+    for (const Blob &blob : recorded("address")) EXPECT_EQ(withoutListeners(blob.bytes, blob.bytes, {}), blob.bytes);
 }
 
 TEST(TcpListeners, AreNoProofWhereAnotherNetworkLeadsToTheWorker) {

@@ -4,8 +4,8 @@
 
 #include <chrono>
 
-#include "ucx/address.h"
 #include "ucx/runtime.h"
+#include "ucx/tcp_probe.h"
 #include "utils/common/nixl_log.h"
 
 namespace nx::ucx {
@@ -23,7 +23,9 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
     : runtime_(runtime),
       name_(std::move(name)),
       address_(std::move(address)),
-      fabric_(static_cast<int>(Fabric::kPlain)),
+      fabric_(kUndecided),
+      usable_address_(address_),
+      workers_(&runtime.workers()),
       outbox_(std::make_shared<Outbox>(runtime, *this)) {
     for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
     for (auto &marks : marks_) marks = std::vector<Mark>(runtime_.workerCount());
@@ -56,7 +58,7 @@ Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
             return {};
         }
     }
-    fabric_ = kUndecided;
+    may_be_local_ = true;
     return {};
 }
 
@@ -80,7 +82,11 @@ Connection::fabric() {
         return static_cast<Fabric>(known);
     }
     std::lock_guard lock(fabric_mutex_);
-    if (fabric_ == kUndecided) fabric_ = static_cast<int>(!gone() && makeLocal() ? Fabric::kLocal : Fabric::kPlain);
+    if (fabric_ == kUndecided) {
+        const bool local = may_be_local_ && !gone() && makeLocal();
+        if (!local && !gone()) choosePaths();
+        fabric_ = static_cast<int>(local ? Fabric::kLocal : Fabric::kPlain);
+    }
     return static_cast<Fabric>(fabric_.load());
 }
 
@@ -107,9 +113,32 @@ Connection::makeLocal() {
     return first.ok() || refused(first.message());
 }
 
+/// UCX believes each address of a peer and gives the peer up where one leads nowhere.
+void
+Connection::choosePaths() {
+    const std::string &own = runtime_.worker(0).address();
+    auto [unusable, sources] = tryPaths(tcpListeners(address_, own));
+    if (!unusable.empty()) {
+        left_out_ = std::move(unusable);
+        usable_address_ = withoutListeners(address_, own, left_out_);
+        NIXL_INFO << "ucx: peer " << quoted(name_) << " does not answer at " << textOf(left_out_) << "; reached at "
+                  << textOf(tcpListeners(usable_address_, own));
+    }
+    if (!sources.empty()) workers_ = &runtime_.workersAt(sources);
+}
+
+/// Over the network.
+std::string
+Connection::withPlaces(std::string reason) const {
+    const auto places = tcpListeners(usable_address_, runtime_.worker(0).address());
+    if (!places.empty()) reason += " (at " + textOf(places) + ")";
+    if (!left_out_.empty()) reason += "; left out, since it did not answer there: " + textOf(left_out_);
+    return reason;
+}
+
 Worker &
 Connection::worker(Fabric fabric, size_t index) noexcept {
-    return fabric == Fabric::kLocal ? (*local_workers_)[index] : runtime_.worker(index);
+    return fabric == Fabric::kLocal ? (*local_workers_)[index] : *(*workers_.load())[index];
 }
 
 Result<Endpoint *>
@@ -122,10 +151,10 @@ Connection::endpoint(Fabric fabric, size_t worker) {
         return {NIXL_ERR_REMOTE_DISCONNECT, sentence()};
     }
     const std::string &address =
-        fabric == Fabric::kLocal ? local_addresses_[worker % local_addresses_.size()] : address_;
+        fabric == Fabric::kLocal ? local_addresses_[worker % local_addresses_.size()] : usable_address_;
     auto created = Endpoint::create(this->worker(fabric, worker), address, runtime_.options().detect_death);
     if (created.code() == NIXL_ERR_REMOTE_DISCONNECT && fabric == Fabric::kPlain) { // it was tried at once
-        setGone(created.message());
+        setGone(withPlaces(created.message()));
         return {NIXL_ERR_REMOTE_DISCONNECT, sentence()};
     }
     if (!created.ok()) return std::move(created).status().withContext("peer " + quoted(name_));
@@ -139,6 +168,7 @@ Connection::forEachEndpoint(Visit visit) {
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         auto &slots = endpoints_[fabric];
         if (static_cast<Fabric>(fabric) == Fabric::kLocal && !local_) continue;
+        if (static_cast<Fabric>(fabric) == Fabric::kPlain && fabric_ == kUndecided) continue; // none yet
         for (size_t i = 0; i < slots.size(); ++i) {
             std::lock_guard lock(worker(static_cast<Fabric>(fabric), i).mutex());
             if (slots[i]) visit(*slots[i]);
@@ -177,6 +207,7 @@ Connection::setGone(Code code) noexcept {
     std::string reason;
     try {
         reason = runtime_.library().text(code);
+        if (fabric_ == static_cast<int>(Fabric::kPlain)) reason = withPlaces(std::move(reason));
     }
     catch (const std::bad_alloc &) {
         // It is gone all the same.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "ucx/address.h"
 #include "ucx/driver.h"
 #include "ucx/local_workers.h"
 #include "ucx/outbox.h"
@@ -49,7 +50,8 @@ public:
     Status
     setPeerInfo(const PeerInfo &info, bool same_host);
 
-    /// Which context serves this peer. Decided at the first call, which waits for the peer's process to answer.
+    /// Which context serves this peer. Decided at the first call, which waits for the peer's process, or for its
+    /// listeners on the network, to answer.
     Fabric
     fabric();
 
@@ -133,16 +135,25 @@ private:
     makeLocal();
     void
     usesNetwork(const std::string &why) const;
+    void
+    choosePaths();
+    std::string
+    withPlaces(std::string reason) const;
 
     Runtime &runtime_;
     const std::string name_;
     const std::string address_;
     std::array<uint64_t, kFabricCount> refused_domains_{};
-    Fd link_; ///< constant after setPeerInfo; of the own agent once fabric_ is decided
+    Fd link_;                   ///< constant after setPeerInfo; of the own agent once fabric_ is decided
+    bool may_be_local_ = false; ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
     std::atomic<int> fabric_; ///< -1: not decided
     std::mutex fabric_mutex_; ///< held while it is being decided
     std::unique_ptr<LocalWorkers> local_workers_;
+    // Constant once fabric_ is decided:
+    std::string usable_address_; ///< address_ without what cannot be reached of it
+    std::vector<TcpListener> left_out_;
+    std::atomic<WorkerSet *> workers_; ///< for the network
     // Constant once fabric_ is kLocal, except that local_ is set before the first endpoint is made:
     std::vector<std::string> local_addresses_;
     std::atomic<LocalWorkers *> local_{nullptr};

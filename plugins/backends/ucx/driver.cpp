@@ -304,6 +304,7 @@ Context::map(void *address, size_t length) {
         api.ucp_mem_unmap(handle_, mapping.handle);
         return {NIXL_ERR_BACKEND, "UCX cannot make a key for the memory: " + library_.text(status)};
     }
+    mapping.context = this;
     mapping.host_memory = attributes.mem_type == UCS_MEMORY_TYPE_HOST;
     mapping.key.assign(static_cast<const char *>(key), key_size);
     api.ucp_rkey_buffer_release(key);
@@ -566,10 +567,13 @@ reportTo(Operation &operation) {
 }
 
 ucp_request_param_t
-dataParam(Operation &operation, const Mapping &mapping) {
+dataParam(Operation &operation, const Mapping &mapping, const Context &context) {
     ucp_request_param_t param = reportTo(operation);
-    param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH | UCP_OP_ATTR_FLAG_MULTI_SEND;
-    param.memh = mapping.handle;
+    param.op_attr_mask |= UCP_OP_ATTR_FLAG_MULTI_SEND;
+    if (mapping.context == &context) {
+        param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
+        param.memh = mapping.handle;
+    }
     return param;
 }
 
@@ -585,7 +589,7 @@ Endpoint::put(const void *from,
     if (!handle_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
     operation.driver_api = &api;
-    const auto param = dataParam(operation, mapping);
+    const auto param = dataParam(operation, mapping, worker_.context_);
     return outcome(api.ucp_put_nbx(handle_, from, length, to, key, &param));
 }
 
@@ -594,7 +598,7 @@ Endpoint::get(void *to, size_t length, uint64_t from, ucp_rkey *key, const Mappi
     if (!handle_) return failure_ ? failure_ : kNotConnected;
     const Api &api = worker_.context_.library().api();
     operation.driver_api = &api;
-    const auto param = dataParam(operation, mapping);
+    const auto param = dataParam(operation, mapping, worker_.context_);
     return outcome(api.ucp_get_nbx(handle_, to, length, from, key, &param));
 }
 

@@ -104,9 +104,12 @@ struct ContextOptions {
     bool wakeup = false;           ///< workers can be slept on
 };
 
+class Context;
+
 /// Operations refer to it until UCX has ended them.
 struct Mapping : std::enable_shared_from_this<Mapping> {
     ucp_mem *handle = nullptr;
+    const Context *context = nullptr; ///< workers of others reach the range without the handle, if they need none
     bool host_memory = true;
     std::string key; ///< what a peer needs to reach the range
 };
@@ -334,6 +337,8 @@ private:
     Chain<Task> woken_;
     std::vector<void *> answered_;
 };
+
+using WorkerSet = std::vector<std::unique_ptr<Worker>>;
 
 /// One connection of a worker to a peer's worker. All calls: lock held, except the destructor.
 class Endpoint {

@@ -21,6 +21,7 @@ constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
 constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatEndsBusyWorkers = 21;
+constexpr unsigned kMinorThatKnowsRoutes = 19;
 // One of the other workers is looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kOtherEvery = 8;
 // How long a call that fetches notifications goes on taking in more of them; and how long it waits for more after so
@@ -80,15 +81,20 @@ Runtime::start() {
     return {};
 }
 
-Status
-Runtime::createContext(Fabric fabric) {
+Result<std::unique_ptr<Context>>
+Runtime::createContext(std::vector<Setting> settings) {
     ContextOptions options;
     options.name = agent_;
-    const unsigned minor_version = library_->minorVersion();
-    options.settings =
-        fabric == Fabric::kLocal ? localSettings(options_, minor_version) : plainSettings(options_, minor_version);
+    options.settings = std::move(settings);
     options.wakeup = progress_thread_wanted_ || options_.num_threads > 0;
-    auto context = Context::create(*library_, options);
+    return Context::create(*library_, options);
+}
+
+Status
+Runtime::createContext(Fabric fabric) {
+    const unsigned minor_version = library_->minorVersion();
+    auto context = createContext(fabric == Fabric::kLocal ? localSettings(options_, minor_version)
+                                                          : plainSettings(options_, minor_version));
     if (!context.ok()) return std::move(context).status();
     contexts_[static_cast<size_t>(fabric)] = *std::move(context);
     return {};
@@ -113,7 +119,48 @@ Runtime::createLocalFabric() {
 
 Result<std::unique_ptr<Worker>>
 Runtime::createWorker(Fabric fabric, size_t index) {
-    return Worker::create(context(fabric), agent_ + ":" + std::to_string(index), mail_);
+    return createWorker(context(fabric), index);
+}
+
+Result<std::unique_ptr<Worker>>
+Runtime::createWorker(Context &context, size_t index) {
+    return Worker::create(context, agent_ + ":" + std::to_string(index), mail_);
+}
+
+// UCX that does not look at the system's routes takes any of its network devices for the way to a peer. It tells the
+// peer the address of the one it took, and the peer must be able to connect there.
+WorkerSet &
+Runtime::workersAt(const std::vector<sockaddr_storage> &sources) {
+    if (library_->minorVersion() >= kMinorThatKnowsRoutes) return workers_;
+    const std::string &own = worker(0).address();
+    const auto devices = devicesToUse(tcpListeners(own, own), sources);
+    if (devices.empty()) return workers_;
+    std::lock_guard lock(subsets_mutex_);
+    if (const auto known = subsets_.find(devices); known != subsets_.end()) return known->second.workers;
+    auto subset = createSubset(devices);
+    if (!subset.ok()) {
+        NIXL_INFO << "ucx: all network devices stay in use: " << subset.message();
+        return workers_;
+    }
+    WorkerSet &made = subsets_.emplace(devices, *std::move(subset)).first->second.workers;
+    for (size_t i = 0; i < made.size(); ++i) enlist(*made[i], i);
+    return made;
+}
+
+Result<Runtime::Subset>
+Runtime::createSubset(const std::vector<std::string> &devices) {
+    Options fewer = options_;
+    fewer.devices = devices;
+    Subset subset;
+    auto context = createContext(plainSettings(fewer, library_->minorVersion()));
+    if (!context.ok()) return std::move(context).status();
+    subset.context = *std::move(context);
+    for (size_t i = 0; i < workerCount(); ++i) {
+        auto worker = createWorker(*subset.context, i);
+        if (!worker.ok()) return std::move(worker).status();
+        subset.workers.push_back(*std::move(worker));
+    }
+    return subset;
 }
 
 Status
@@ -401,9 +448,13 @@ Runtime::shutDown() {
     peers_.clear();
     if (progress_thread_) progress_thread_->stop();
     for (auto &thread : pool_) thread->stop();
-    for (auto &worker : workers_) {
-        std::lock_guard lock(worker->mutex());
-        worker->answerAll();
+    std::vector<WorkerSet *> network{&workers_};
+    for (auto &[devices, subset] : subsets_) network.push_back(&subset.workers);
+    for (WorkerSet *set : network) {
+        for (auto &worker : *set) {
+            std::lock_guard lock(worker->mutex());
+            worker->answerAll();
+        }
     }
 
     const auto deadline = end_by_.value_or(std::chrono::steady_clock::now() + kShutDownLimit);
@@ -418,8 +469,9 @@ Runtime::shutDown() {
     }
     closing_.clear();
     const auto nothingOwed = [&] { // over shared memory only what can be had without a pause
-        return (!links_ || links_->hasParted()) &&
-            std::all_of(workers_.begin(), workers_.end(), [](const auto &worker) { return worker->idle(); });
+        return (!links_ || links_->hasParted()) && std::all_of(network.begin(), network.end(), [](WorkerSet *set) {
+                   return std::all_of(set->begin(), set->end(), [](const auto &worker) { return worker->idle(); });
+               });
     };
     // Let them answer the greetings and transfers of peers.
     auto silent_since = std::chrono::steady_clock::now();
@@ -442,8 +494,14 @@ Runtime::shutDown() {
         if (fabricOf(*worker) == Fabric::kLocal) left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
     }
     roster_.clear();
-    for (auto &worker : workers_) end(std::move(worker));
-    workers_.clear();
+    for (WorkerSet *set : network) {
+        for (auto &worker : *set) end(std::move(worker));
+        set->clear();
+    }
+    for (auto &[devices, subset] : subsets_) {
+        if (left_workers_[static_cast<size_t>(Fabric::kPlain)]) static_cast<void>(subset.context.release());
+    }
+    subsets_.clear();
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         if (left_workers_[fabric]) static_cast<void>(contexts_[fabric].release());
         contexts_[fabric].reset();

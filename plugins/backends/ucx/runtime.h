@@ -15,6 +15,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -85,6 +86,16 @@ public:
     worker(size_t index) noexcept {
         return *workers_[index];
     }
+
+    WorkerSet &
+    workers() noexcept {
+        return workers_;
+    }
+
+    /// Workers for peers to which the system connects from these addresses: workers(), or others of their own context
+    /// with fewer network devices, made when first asked for, where this UCX would use a device that leads elsewhere.
+    WorkerSet &
+    workersAt(const std::vector<sockaddr_storage> &sources);
 
     /// `index` in its set.
     Result<std::unique_ptr<Worker>>
@@ -169,6 +180,12 @@ public:
     removeMemory(LocalMemory &memory);
 
 private:
+    /// A context with some of the network devices only, to connect to peers with.
+    struct Subset {
+        std::unique_ptr<Context> context;
+        WorkerSet workers;
+    };
+
     struct Driven {
         Worker *worker;
         size_t index; ///< in its set
@@ -176,8 +193,14 @@ private:
 
     Status
     start();
+    Result<std::unique_ptr<Context>>
+    createContext(std::vector<Setting> settings);
     Status
     createContext(Fabric fabric);
+    Result<std::unique_ptr<Worker>>
+    createWorker(Context &context, size_t index);
+    Result<Subset>
+    createSubset(const std::vector<std::string> &devices);
     Status
     createThreads();
     Status
@@ -211,7 +234,7 @@ private:
     const Library *library_ = nullptr;
     Mail mail_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
-    std::vector<std::unique_ptr<Worker>> workers_; ///< of the plain context
+    WorkerSet workers_; ///< of the plain context
     std::unique_ptr<ProgressThread> progress_thread_;
     std::vector<std::unique_ptr<ProgressThread>> pool_;
     std::unique_ptr<LinkServer> links_;                           ///< null: no local context
@@ -225,6 +248,10 @@ private:
     std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
     std::set<LocalMemory *> memories_;
     std::array<bool, kFabricCount> left_workers_{}; ///< some of the context's workers stay in place
+
+    std::mutex subsets_mutex_; ///< held while one is made
+    // Guarded by subsets_mutex_:
+    std::map<std::vector<std::string>, Subset> subsets_; ///< by their network devices; kept to the end
 
     std::mutex roster_mutex_;
     // Guarded by roster_mutex_:

@@ -3,12 +3,15 @@
 #include "ucx/tcp_probe.h"
 
 #include <algorithm>
-#include <arpa/inet.h>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <ifaddrs.h>
+#include <memory>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <string>
+#include <set>
 
 #include "base/fd.h"
 
@@ -20,57 +23,135 @@ using Clock = std::chrono::steady_clock;
 
 // A round trip, and some patience with a busy host.
 constexpr std::chrono::milliseconds kLimit{150};
+// A network that is so much slower than another is no loss, and many peers may have a silent one.
+constexpr std::chrono::milliseconds kLimitAfterAnother{20};
 
-std::string
-textOf(const sockaddr_storage &listener) {
-    char host[INET6_ADDRSTRLEN] = "";
-    if (listener.ss_family == AF_INET) {
-        const auto &ip = reinterpret_cast<const sockaddr_in &>(listener);
-        ::inet_ntop(AF_INET, &ip.sin_addr, host, sizeof host);
-        return host + (":" + std::to_string(ntohs(ip.sin_port)));
+/// The ports may differ.
+bool
+sameHost(const sockaddr &one, const sockaddr_storage &other) {
+    if (one.sa_family != other.ss_family) return false;
+    if (one.sa_family == AF_INET) {
+        return reinterpret_cast<const sockaddr_in &>(one).sin_addr.s_addr ==
+            reinterpret_cast<const sockaddr_in &>(other).sin_addr.s_addr;
     }
-    const auto &ip = reinterpret_cast<const sockaddr_in6 &>(listener);
-    ::inet_ntop(AF_INET6, &ip.sin6_addr, host, sizeof host);
-    return "[" + std::string(host) + "]:" + std::to_string(ntohs(ip.sin6_port));
+    return one.sa_family == AF_INET6 &&
+        std::memcmp(&reinterpret_cast<const sockaddr_in6 &>(one).sin6_addr,
+                    &reinterpret_cast<const sockaddr_in6 &>(other).sin6_addr, sizeof(in6_addr)) == 0;
 }
 
-/// What the kernel says at once or has said since: 0 or an errno.
-int
-outcomeOf(int socket) {
-    int error = 0;
-    socklen_t size = sizeof error;
-    return ::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
-}
+/// A connection that is being made to each listener.
+class Attempts {
+public:
+    explicit Attempts(const std::vector<TcpListener> &listeners) {
+        for (const auto &[at, ambiguous] : listeners) {
+            sockets_.emplace_back(::socket(at.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+            const int socket = sockets_.back().get();
+            const bool taken =
+                socket >= 0 && ::connect(socket, reinterpret_cast<const sockaddr *>(&at), sizeof at) == 0;
+            outcomes_.push_back(taken ? 0 : errno);
+        }
+    }
+
+    /// Of each: 0 (it took the connection), an errno, or EINPROGRESS while it has not answered.
+    const std::vector<int> &
+    outcomes() const noexcept {
+        return outcomes_;
+    }
+
+    bool
+    isWaiting() const {
+        return std::find(outcomes_.begin(), outcomes_.end(), EINPROGRESS) != outcomes_.end();
+    }
+
+    /// For the next answer. False: none until then.
+    bool
+    wait(Clock::time_point deadline) {
+        std::vector<pollfd> waiting;
+        for (size_t i = 0; i < sockets_.size(); ++i) {
+            waiting.push_back({outcomes_[i] == EINPROGRESS ? sockets_[i].get() : -1, POLLOUT, 0}); // -1: passed over
+        }
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+        const int ready = ::poll(waiting.data(), waiting.size(), static_cast<int>(std::max<int64_t>(left.count(), 0)));
+        if (ready <= 0) return ready < 0 && errno == EINTR;
+        for (size_t i = 0; i < sockets_.size(); ++i) {
+            if (waiting[i].revents != 0) outcomes_[i] = outcomeOf(sockets_[i].get());
+        }
+        return true;
+    }
+
+    /// Where it connects from.
+    sockaddr_storage
+    source(size_t index) const {
+        sockaddr_storage source{};
+        socklen_t size = sizeof source;
+        ::getsockname(sockets_[index].get(), reinterpret_cast<sockaddr *>(&source), &size);
+        return source;
+    }
+
+private:
+    static int
+    outcomeOf(int socket) {
+        int error = 0;
+        socklen_t size = sizeof error;
+        return ::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+    }
+
+    std::vector<Fd> sockets_;
+    std::vector<int> outcomes_;
+};
 
 } // namespace
 
 Status
-probeListeners(const std::vector<sockaddr_storage> &listeners) {
-    std::vector<Fd> sockets;
-    std::vector<pollfd> waiting;
-    std::string refused;
-    for (const sockaddr_storage &listener : listeners) {
-        Fd socket(::socket(listener.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        const bool connected =
-            socket && ::connect(socket.get(), reinterpret_cast<const sockaddr *>(&listener), sizeof listener) == 0;
-        if (!socket || connected || (errno != EINPROGRESS && errno != ECONNREFUSED)) return {};
-        if (errno == EINPROGRESS) waiting.push_back({socket.get(), POLLOUT, 0});
-        sockets.push_back(std::move(socket));
-        refused += (refused.empty() ? "" : ", ") + textOf(listener);
-    }
+probeListeners(const std::vector<TcpListener> &listeners) {
+    if (listeners.empty()) return {};
+    Attempts attempts(listeners);
+    const auto refuses = [](int outcome) { return outcome == ECONNREFUSED; };
+    const auto mayRefuse = [](int outcome) { return outcome == ECONNREFUSED || outcome == EINPROGRESS; };
+    const auto all = [&](auto is) { return std::all_of(attempts.outcomes().begin(), attempts.outcomes().end(), is); };
     const auto deadline = Clock::now() + kLimit;
-    while (!waiting.empty()) {
-        const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-        const int ready = ::poll(waiting.data(), waiting.size(), static_cast<int>(std::max<int64_t>(left.count(), 0)));
-        if (ready == 0 || (ready < 0 && errno != EINTR)) return {};
-        for (size_t i = waiting.size(); ready > 0 && i-- > 0;) {
-            if (waiting[i].revents == 0) continue;
-            if (outcomeOf(waiting[i].fd) != ECONNREFUSED) return {};
-            waiting.erase(waiting.begin() + static_cast<ptrdiff_t>(i));
+    while (attempts.isWaiting() && all(mayRefuse) && attempts.wait(deadline)) {}
+    if (!all(refuses)) return {};
+    return {NIXL_ERR_BACKEND, "its process has ended: nothing listens at " + textOf(listeners) + " any more"};
+}
+
+TcpPaths
+tryPaths(const std::vector<TcpListener> &listeners) {
+    TcpPaths paths;
+    if (listeners.empty()) return paths;
+    Attempts attempts(listeners);
+    const auto usable = [&](size_t i) { return attempts.outcomes()[i] == 0 && !listeners[i].ambiguous; };
+    bool any_usable = false;
+    auto deadline = Clock::now() + kLimit;
+    do {
+        for (size_t i = 0; !any_usable && i < listeners.size(); ++i) {
+            if (!usable(i)) continue;
+            any_usable = true;
+            deadline = std::min(deadline, Clock::now() + kLimitAfterAnother);
         }
+    } while (attempts.isWaiting() && attempts.wait(deadline));
+    for (size_t i = 0; any_usable && i < listeners.size(); ++i) {
+        usable(i) ? paths.sources.push_back(attempts.source(i)) : paths.unusable.push_back(listeners[i]);
     }
-    if (refused.empty()) return {};
-    return {NIXL_ERR_BACKEND, "its process has ended: nothing listens at " + refused + " any more"};
+    return paths;
+}
+
+std::vector<std::string>
+devicesToUse(const std::vector<TcpListener> &own, const std::vector<sockaddr_storage> &sources) {
+    ifaddrs *list = nullptr;
+    if (::getifaddrs(&list) != 0) return {};
+    const std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> interfaces(list, &::freeifaddrs);
+    std::set<std::string> others, used; // by name, since a device can have several addresses
+    for (const ifaddrs *each = list; each; each = each->ifa_next) {
+        if (!each->ifa_addr) continue;
+        const auto isThis = [&](const sockaddr_storage &at) { return sameHost(*each->ifa_addr, at); };
+        if (std::any_of(sources.begin(), sources.end(), isThis)) used.insert(each->ifa_name);
+        const bool is_own = std::any_of(own.begin(), own.end(), [&](const auto &mine) { return isThis(mine.at); });
+        if (is_own && !(each->ifa_flags & IFF_LOOPBACK)) others.insert(each->ifa_name);
+    }
+    std::erase_if(used, [&](const std::string &name) { return others.erase(name) == 0; });
+    if (others.empty()) return {};
+    return {used.begin(), used.end()};
 }
 
 } // namespace nx::ucx

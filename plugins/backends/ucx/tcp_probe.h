@@ -1,21 +1,39 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Whether a peer on the network has ended already, asked when it is loaded: UCX connects in the background, and tells
-// of it with the first transfer only. Free of state.
+// What becomes of connections to a peer's listeners, tried before UCX does: UCX connects in the background, believes
+// all of a peer's addresses, and tells of a failure with the first transfer only. Free of state.
+//
+// The connections end at once; UCX at the other side does not mind.
 #pragma once
 
+#include <string>
 #include <sys/socket.h>
 #include <vector>
 
 #include "base/error.h"
+#include "ucx/address.h"
 
 namespace nx::ucx {
 
 /// BACKEND: each of them refuses connections, so whoever listened there has ended. One that takes a connection, says
-/// nothing or cannot be reached proves nothing. The connections end at once; UCX at the other side does not mind. Waits
-/// for the answer of one, 150 ms at most.
+/// nothing or cannot be reached proves nothing. Waits for the answer of one, 150 ms at most.
 Status
-probeListeners(const std::vector<sockaddr_storage> &listeners);
+probeListeners(const std::vector<TcpListener> &listeners);
+
+struct TcpPaths {
+    /// Do not take a connection, or may be somebody else's, while another does and is not; otherwise empty.
+    std::vector<TcpListener> unusable;
+    std::vector<sockaddr_storage> sources; ///< the addresses here from which the system connects to the others
+};
+
+/// Waits for the answer of each, 150 ms at most, and 20 ms at most after the first that takes a connection.
+TcpPaths
+tryPaths(const std::vector<TcpListener> &listeners);
+
+/// The names of those network devices of `own`, the listeners here, with an address in `sources`; sorted. Empty: it
+/// has no others, but for the loopback device.
+std::vector<std::string>
+devicesToUse(const std::vector<TcpListener> &own, const std::vector<sockaddr_storage> &sources);
 
 } // namespace nx::ucx

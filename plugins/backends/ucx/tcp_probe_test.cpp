@@ -25,14 +25,12 @@ struct Listener {
         ip.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr *>(&ip), sizeof ip), 0);
         EXPECT_EQ(::listen(socket.get(), backlog), 0);
-        socklen_t size = sizeof address;
-        EXPECT_EQ(::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&address), &size), 0);
-        text = "127.0.0.1:" + std::to_string(ntohs(reinterpret_cast<sockaddr_in &>(address).sin_port));
+        socklen_t size = sizeof address.at;
+        EXPECT_EQ(::getsockname(socket.get(), reinterpret_cast<sockaddr *>(&address.at), &size), 0);
     }
 
     Fd socket;
-    sockaddr_storage address{};
-    std::string text;
+    TcpListener address;
 };
 
 /// Its queue is full: the kernel answers nobody.
@@ -40,7 +38,7 @@ struct SilentListener : Listener {
     SilentListener() : Listener(0) {
         EXPECT_TRUE(nx::test::eventually([&] {
             Fd next(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-            ::connect(next.get(), reinterpret_cast<sockaddr *>(&address), sizeof address);
+            ::connect(next.get(), reinterpret_cast<sockaddr *>(&address.at), sizeof address.at);
             clients.push_back(std::move(next));
             pollfd connected{clients.back().get(), POLLOUT, 0};
             return ::poll(&connected, 1, 20) == 0;
@@ -61,7 +59,7 @@ TEST(ProbeListeners, TakesThoseThatRefuseForEnded) {
     const auto status = probeListeners({one.address, other.address});
     EXPECT_EQ(status.code(), NIXL_ERR_BACKEND);
     EXPECT_EQ(status.message(),
-              "its process has ended: nothing listens at " + one.text + ", " + other.text + " any more");
+              "its process has ended: nothing listens at " + textOf({one.address, other.address}) + " any more");
 }
 
 TEST(ProbeListeners, TakesNobodyForEndedOfWhomOneAnswers) {
@@ -85,9 +83,38 @@ TEST(ProbeListeners, KnowsNothingWithoutAListener) {
     sockaddr_in nowhere{};
     nowhere.sin_family = AF_INET;
     nowhere.sin_addr.s_addr = htonl(INADDR_BROADCAST);
-    sockaddr_storage address{};
-    std::memcpy(&address, &nowhere, sizeof nowhere);
+    TcpListener address;
+    std::memcpy(&address.at, &nowhere, sizeof nowhere);
     EXPECT_TRUE(probeListeners({address}).ok());
+}
+
+TEST(TryPaths, UnusableAreThoseThatDoNotAnswerWhileAnotherDoes) {
+    const EndedListener ended;
+    const SilentListener silent;
+    const Listener alive(8), other(8);
+    const auto begin = std::chrono::steady_clock::now();
+    const auto [unusable, sources] = tryPaths({ended.address, alive.address, silent.address, other.address});
+    EXPECT_EQ(textOf(unusable), textOf({ended.address, silent.address}));
+    ASSERT_EQ(sources.size(), 2u);
+    for (const sockaddr_storage &source : sources) EXPECT_TRUE(textOf({{source}}).starts_with("127.0.0.1:"));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+}
+
+TEST(TryPaths, UnusableAreNoneWhereNobodyAnswers) {
+    const EndedListener ended;
+    const SilentListener silent;
+    EXPECT_TRUE(tryPaths({}).unusable.empty());
+    EXPECT_TRUE(tryPaths({ended.address}).unusable.empty());
+    EXPECT_TRUE(tryPaths({ended.address, silent.address}).unusable.empty());
+}
+
+TEST(TryPaths, UnusableAreThoseThatSomebodyElseMayAnswerUnlessNothingElseDoes) {
+    const Listener alive(8);
+    Listener same_elsewhere(8);
+    same_elsewhere.address.ambiguous = true;
+    const EndedListener ended;
+    EXPECT_EQ(textOf(tryPaths({same_elsewhere.address, alive.address}).unusable), textOf({same_elsewhere.address}));
+    EXPECT_TRUE(tryPaths({same_elsewhere.address, ended.address}).unusable.empty());
 }
 
 } // namespace
