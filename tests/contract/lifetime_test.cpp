@@ -100,6 +100,27 @@ TEST_P(Contract, EndsInEveryOrderWithATransferInProgress) {
     endInEveryOrder(options(), size_t{8} << 20, may_wait ? 17 : 1, [](Ending &ending) { EXPECT_GE(ending.post(), 0); });
 }
 
+TEST_P(Contract, EndsWithAnswersUnderWay) {
+    constexpr size_t kSize = size_t{64} << 20;
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
+    for (const nixl_xfer_op_t operation : {NIXL_READ, NIXL_WRITE}) {
+        for (const bool target_first : {false, true}) {
+            AgentPair ending(options());
+            nixlXferReqH *request = ending.request(operation, at_a, at_b);
+            ASSERT_EQ(ending.run(request), NIXL_SUCCESS) << nixlx::lastError();
+            EXPECT_GE(ending.a->postXferReq(request), 0);
+            // The target begins to answer; without a progress thread nobody takes the answers.
+            for (int i = 0; i < 100; ++i) require(ending.b->getNotifs(ending.b.inbox), "progress at B");
+            if (target_first) ending.b.agent.reset();
+            ending.a.agent.reset();
+            at_a.fill(1);
+            ending.progress();
+            ending.b.agent.reset();
+            EXPECT_EQ(at_a.firstDifference(1), kSize) << "bytes arrived after the end";
+        }
+    }
+}
+
 TEST_P(Contract, ManyThreadsUseOneAgent) {
     constexpr size_t kThreads = 8, kRounds = 100, kSize = 20000;
     Buffer &at_a = buffer(kThreads * kSize), &at_b = buffer(kThreads * kSize);

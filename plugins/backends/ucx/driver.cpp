@@ -31,6 +31,7 @@ const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
     X(ucp_config_release) \
     X(ucp_init_version) \
     X(ucp_cleanup) \
+    X(ucp_context_query) \
     X(ucp_worker_create) \
     X(ucp_worker_destroy) \
     X(ucp_worker_query) \
@@ -245,6 +246,27 @@ knownOptions(const Api &api, const ucp_config_t *config) {
     return known;
 }
 
+// The smallest, should there be several UCX in the process.
+std::atomic<size_t> request_size{SIZE_MAX};
+
+/// UCX before 1.21 looks, when it destroys a worker, at the data type of answers to a peer still queued. It has
+/// never set that, and ends the process over what lies there by chance (seen with 1.13, 1.15 and 1.18). Zeros are the
+/// plain type, of which nothing is to be given back. `behind`: a request ends there, see ucp_tag_recv_nbr.
+void
+clearNewRequest(void *behind) {
+    const size_t size = request_size.load(std::memory_order_relaxed);
+    std::memset(static_cast<char *>(behind) - size, 0, size);
+}
+
+void
+learnRequestSize(const Api &api, ucp_context_h context) {
+    ucp_context_attr_t attributes{};
+    attributes.field_mask = UCP_ATTR_FIELD_REQUEST_SIZE;
+    const size_t size = api.ucp_context_query(context, &attributes) == UCS_OK ? attributes.request_size : 0;
+    size_t smallest = request_size;
+    while (size < smallest && !request_size.compare_exchange_weak(smallest, size)) {}
+}
+
 } // namespace
 
 Result<std::unique_ptr<Context>>
@@ -271,10 +293,15 @@ Context::create(const Library &library, const ContextOptions &options) {
         (options.wakeup ? UCP_FEATURE_WAKEUP : 0);
     params.mt_workers_shared = 1; // registrations run beside workers that progress
     params.name = options.name.c_str();
+    if (!library.endsBusyWorkers()) {
+        params.field_mask |= UCP_PARAM_FIELD_REQUEST_INIT;
+        params.request_init = &clearNewRequest; // first called for a worker
+    }
     ucp_context_h handle = nullptr;
     const auto status = api.ucp_init_version(kApiMajor, kApiMinor, &params, config, &handle);
     api.ucp_config_release(config);
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot start: " + library.text(status)};
+    learnRequestSize(api, handle);
     return std::unique_ptr<Context>(new Context(library, handle, options.wakeup));
 }
 

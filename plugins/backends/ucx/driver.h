@@ -75,6 +75,12 @@ public:
         return minor_;
     }
 
+    /// False: it ends the process that destroys a worker which still owes a peer an answer.
+    bool
+    endsBusyWorkers() const noexcept {
+        return minor_ >= 21;
+    }
+
     /// The vendor's text for a code.
     std::string
     text(Code code) const;

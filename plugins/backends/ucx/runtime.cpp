@@ -20,7 +20,6 @@ namespace {
 constexpr std::chrono::milliseconds kSilence{10};
 constexpr auto kShutDownLimit = std::chrono::seconds(1);
 constexpr std::chrono::microseconds kBreath{20};
-constexpr unsigned kMinorThatEndsBusyWorkers = 21;
 constexpr unsigned kMinorThatKnowsRoutes = 19;
 // One of the other workers is looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kOtherEvery = 8;
@@ -407,7 +406,7 @@ Runtime::removeMemory(LocalMemory &memory) {
 
 void
 Runtime::end(std::unique_ptr<Worker> worker) {
-    if (library_->minorVersion() >= kMinorThatEndsBusyWorkers || worker->idle()) return;
+    if (library_->endsBusyWorkers() || worker->idle()) return;
     static auto &left = *new std::vector<std::unique_ptr<Worker>>;
     static std::mutex mutex;
     const Fabric fabric = fabricOf(*worker);
