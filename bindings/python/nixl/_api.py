@@ -437,7 +437,8 @@ class nixl_agent:
         """Limit how long each later post of a transfer may take. Beyond NIXL 1.4.
 
         deadline: seconds from transfer() to the end; a new transfer has none.
-        stall: seconds without a byte of progress; a new transfer has those of NIXL_STALL_LIMIT_MS, or 30.
+        stall: seconds in which nothing moves on the path to the peer, for this transfer or for others; a new transfer
+        has those of NIXL_STALL_LIMIT_MS, or 30.
         Each from 0.001 to 86400, math.inf for no limit, None for as it was.
 
         When a limit passes, the transfer is cancelled and nixlTimeoutError is raised once nobody touches its buffers

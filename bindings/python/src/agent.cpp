@@ -10,10 +10,15 @@
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <pthread.h>
+#include <stdexcept>
 #include <string>
+#include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "arrays.h"
@@ -34,24 +39,67 @@ using Handle = uintptr_t;
 using Handles = std::vector<Handle>;
 using Operation = Member<nixl_xfer_op_t>;
 
-/// An agent whose end, which may wait for transfers, does not hold the GIL either.
-struct Agent {
-    explicit Agent(std::unique_ptr<nixlAgent> made) : agent(std::move(made)) {}
+/// An agent whose end, which may wait for transfers, does not hold the GIL either. It ends with its object, or when the
+/// interpreter does: before the interpreter destroys memory, in any order, that transfers and peers still use.
+class Agent {
+public:
+    explicit Agent(std::unique_ptr<nixlAgent> agent) : agent_(std::move(agent)) {
+        living().push_back(this);
+    }
     Agent(const Agent &) = delete;
     Agent &
     operator=(const Agent &) = delete;
 
     ~Agent() {
-        const WithoutGil unlocked;
-        agent.reset();
+        {
+            const WithoutGil unlocked;
+            agent_.reset();
+        }
+        std::erase(living(), this);
     }
 
+    /// Throws std::runtime_error once endAll() has ended it.
     nixlAgent *
     operator->() {
-        return agent.get();
+        if (!agent_) {
+            throw std::runtime_error("the interpreter is ending, and so that it can free memory its agents have ended");
+        }
+        return agent_.get();
     }
 
-    std::unique_ptr<nixlAgent> agent;
+    /// Called when the interpreter ends, before it destroys anything. A child of fork leaves its parent's agents alone.
+    static void
+    endAll() {
+        std::erase_if(living(), [](const Agent *agent) { return agent->process_ != getpid(); });
+        ending_thread = PyThread_get_thread_ident();
+        // Daemon threads may still be in calls. One that does not come back keeps its agent, and all others.
+        const auto limit = std::chrono::steady_clock::now() + kCallsLimit;
+        while (calls_under_way > 0) {
+            if (std::chrono::steady_clock::now() > limit) return;
+            Py_BEGIN_ALLOW_THREADS;
+            std::this_thread::sleep_for(std::chrono::microseconds(100));
+            Py_END_ALLOW_THREADS;
+        }
+        while (!living().empty()) {
+            auto agent = std::move(living().front()->agent_);
+            living().erase(living().begin());
+            const WithoutGil unlocked;
+            agent.reset();
+        }
+    }
+
+private:
+    static constexpr std::chrono::seconds kCallsLimit{1};
+
+    /// In the order of their creation. Guarded by the GIL, and never destroyed: agents may outlive static objects.
+    static std::vector<Agent *> &
+    living() {
+        static auto &agents = *new std::vector<Agent *>;
+        return agents;
+    }
+
+    std::unique_ptr<nixlAgent> agent_;
+    const pid_t process_ = getpid();
 };
 
 template<class T>
@@ -752,6 +800,10 @@ bindAgent(nb::module_ &module) {
     bindNotifications(type);
     bindLocalMetadata(type);
     bindRemoteMetadata(type);
+
+    // Hooks run in reverse order: those of programs that imported this module first may still use agents.
+    nb::module_::import_("atexit").attr("register")(nb::cpp_function(&Agent::endAll));
+    pthread_atfork(nullptr, nullptr, [] { calls_under_way = 0; }); // the other threads stay with the parent
 }
 
 } // namespace nx::python

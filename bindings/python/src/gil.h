@@ -10,10 +10,21 @@
 
 namespace nx::python {
 
-/// Gives the GIL away for its lifetime.
+// Guarded by the GIL:
+inline int calls_under_way = 0;         ///< threads that have given the GIL away for a call
+inline unsigned long ending_thread = 0; ///< once the interpreter ends: the one that ends it, which alone makes calls
+
+/// Gives the GIL away for its lifetime. Once the interpreter ends other threads stay in here.
 class WithoutGil {
 public:
-    WithoutGil() noexcept : state_(PyEval_SaveThread()) {}
+    WithoutGil() noexcept {
+        if (ending_thread && ending_thread != PyThread_get_thread_ident()) {
+            PyEval_SaveThread();
+            sleepForEver();
+        }
+        ++calls_under_way;
+        state_ = PyEval_SaveThread();
+    }
     WithoutGil(const WithoutGil &) = delete;
     WithoutGil &
     operator=(const WithoutGil &) = delete;
@@ -25,13 +36,19 @@ public:
         catch (abi::__forced_unwind &) {
             // The interpreter has ended. Before Python 3.14 it makes a daemon thread that comes back exit here, which
             // would unwind through C++ frames and abort the process. Sleep instead, as Python 3.14 does.
-            for (;;) {
-                pause();
-            }
+            sleepForEver();
         }
+        --calls_under_way;
     }
 
 private:
+    [[noreturn]] static void
+    sleepForEver() noexcept {
+        for (;;) {
+            pause();
+        }
+    }
+
     PyThreadState *state_;
 };
 
