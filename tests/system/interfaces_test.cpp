@@ -4,11 +4,15 @@
 // Goal: network interfaces that lead nowhere cost nobody a peer that can be reached through another. Method: two
 // processes, each in a network namespace of its own, joined by one good link, and in both of them such an interface.
 // Needs the right to make namespaces (root, or CAP_SYS_ADMIN) and the program ip; skipped with the reason otherwise.
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
+#include <net/if.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <thread>
@@ -133,6 +137,7 @@ protected:
         here->sh("ip link add eth0 type veth peer name eth0 netns " + there->path());
         prepare(*here, "1");
         prepare(*there, "2");
+        for (const Namespace *space : {here.get(), there.get()}) space->run(waitForInterfaces);
         a = start(*here, "A");
         b = start(*there, "B");
     }
@@ -145,6 +150,23 @@ protected:
         space.sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 || true; ip link set lo up;"
                  "ip link set eth0 up; ip addr add 10.77.0." +
                  number + "/24 dev eth0; " + commands);
+    }
+
+    /// UCX takes those that are in operation when it starts.
+    static void
+    waitForInterfaces() {
+        const auto inOperation = [](const std::filesystem::path &interface) {
+            std::string state;
+            unsigned flags = 0;
+            std::ifstream(interface / "operstate") >> state;
+            std::ifstream(interface / "flags") >> std::hex >> flags;
+            return state == "up" || !(flags & IFF_UP) || flags & IFF_LOOPBACK;
+        };
+        const auto all = [&] {
+            const std::filesystem::directory_iterator interfaces("/sys/class/net");
+            return std::all_of(begin(interfaces), end(interfaces), inOperation);
+        };
+        if (!eventually(all)) throw std::runtime_error("an interface does not come up");
     }
 
     static std::unique_ptr<PeerProcess>

@@ -103,7 +103,8 @@ private:
 } // namespace
 
 Status
-probeListeners(const std::vector<TcpListener> &listeners) {
+probeListeners(std::vector<TcpListener> listeners) {
+    std::erase_if(listeners, [](const TcpListener &listener) { return listener.ambiguous; });
     if (listeners.empty()) return {};
     Attempts attempts(listeners);
     const auto refuses = [](int outcome) { return outcome == ECONNREFUSED; };

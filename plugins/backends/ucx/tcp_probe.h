@@ -17,9 +17,9 @@
 namespace nx::ucx {
 
 /// BACKEND: each of them refuses connections, so whoever listened there has ended. One that takes a connection, says
-/// nothing or cannot be reached proves nothing. Waits for the answer of one, 150 ms at most.
+/// nothing or cannot be reached proves nothing, nor does an ambiguous one. Waits for the answer of one, 150 ms at most.
 Status
-probeListeners(const std::vector<TcpListener> &listeners);
+probeListeners(std::vector<TcpListener> listeners);
 
 struct TcpPaths {
     /// Do not take a connection, or may be somebody else's, while another does and is not; otherwise empty.

@@ -78,6 +78,14 @@ TEST(ProbeListeners, WaitsForTheSilentNotLongAndDoesNotTakeThemForEnded) {
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
 }
 
+TEST(ProbeListeners, KnowsNothingFromARefusalThatMayBeSomebodyElses) {
+    EndedListener same_elsewhere;
+    same_elsewhere.address.ambiguous = true;
+    const EndedListener ended;
+    EXPECT_TRUE(probeListeners({same_elsewhere.address}).ok());
+    EXPECT_EQ(probeListeners({same_elsewhere.address, ended.address}).code(), NIXL_ERR_BACKEND);
+}
+
 TEST(ProbeListeners, KnowsNothingWithoutAListener) {
     EXPECT_TRUE(probeListeners({}).ok());
     sockaddr_in nowhere{};
