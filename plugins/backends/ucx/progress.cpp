@@ -14,8 +14,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-// Going to sleep and being woken costs about 50 us: so long is it worth waiting for the next event awake.
-constexpr auto kSpin = microseconds(20);
+// Going to sleep and being woken costs about 50 us: so long is it worth waiting for the next event awake. With less, a
+// peer that sends the next message over TCP when the last one is done (20 to 40 us) would pay for that every time.
+constexpr auto kSpin = microseconds(50);
 constexpr int64_t kNapMinUs = 50, kNapMaxUs = 400;
 // A worker that refuses to be armed although nothing moves waits for a peer; look again at intervals that grow with the
 // time it has waited, so that a peer that empties its queue now and then finds it refilled soon.
