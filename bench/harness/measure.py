@@ -18,6 +18,7 @@ from harness.rows import GIB, KIB, MIB
 from harness.shared import READY, SEEN, STOP
 
 NS_PER = {"ns": 1, "us": 1e3, "ms": 1e6}
+CORES = len(os.sched_getaffinity(0))  # before this process is bound to one of them
 BATCH = 1000  # calls timed together where one is too short for the clock
 MESSAGE = b"sixteen bytes..."
 
@@ -133,6 +134,13 @@ class Rows:
     def write_4k(self):
         return self._write([self._contiguous(0, 4 * KIB)], 4 * KIB)
 
+    def tcp_4k_polled(self):
+        size = 4 * KIB
+        return self._write([self._contiguous(0, size)], size, meanwhile=self._spinning_target("watch", size))
+
+    def tcp_4k_asleep(self):
+        return self.write_4k()
+
     def write_1m(self):
         return self._write([self._contiguous(0, MIB)], MIB)
 
@@ -157,7 +165,7 @@ class Rows:
         count, size = 112_000 // self._scale, 8 * KIB
         return self._write_blocks(count, size, pool=count, post_alone=True)
 
-    def _write(self, handles, verified_bytes):
+    def _write(self, handles, verified_bytes, meanwhile=contextlib.nullcontext()):
         """Writes by one handle after the other, over and over."""
         self._buffer.fill(verified_bytes)
         self._call("clear", verified_bytes)
@@ -172,7 +180,8 @@ class Rows:
             while state != "DONE":
                 state = check(handle)
 
-        figure = self._latency(step, "us", fewest=len(handles), moved_bytes=verified_bytes // len(handles))
+        with meanwhile:
+            figure = self._latency(step, "us", fewest=len(handles), moved_bytes=verified_bytes // len(handles))
         self._verify("wrong_words", verified_bytes)
         return figure | self._path(handles[0])
 
@@ -332,7 +341,7 @@ class Rows:
         cores = usage.Usage(os.getpid(), self._target_pid)
         samples = _repeat(step, self._seconds, fewest)
         cores.stop()
-        if cores.spinning_threads > len(os.sched_getaffinity(0)):
+        if cores.spinning_threads > CORES:
             raise WrongResult(f"{cores.spinning_threads} threads spin, more than there are cores")
         figure = _summary(samples, unit) | {"spinning_threads": cores.spinning_threads}
         if moved_bytes:

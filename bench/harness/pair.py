@@ -93,6 +93,9 @@ class _Workers:
         task = task | {"results": self._results_end}
         # What somebody has tuned for this shell would tune one side only, or both without the result saying so.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCX_", "NIXL_"))}
+        environment |= {name: os.environ[name] for name in ("NIXL_UCX_LIBRARY",) if name in os.environ}  # ours knows it
+        if "group" in task and rows.group_named(task["group"]).over_tcp:
+            environment["UCX_TLS"] = "tcp"
         self._processes.append(
             subprocess.Popen(
                 [self._python, WORKER, role, json.dumps(task)],

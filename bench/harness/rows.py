@@ -20,6 +20,7 @@ class Group:
     target: str  # "none"; "polls": it spins on get_new_notifs; "sleeps": it waits, its agent has a progress thread
     buffer_bytes: int = 0  # registered by either side
     with_tuned_peer: bool = False
+    over_tcp: bool = False  # by UCX_TLS, and initiator and target on a core of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ GROUPS = [
     Group("blocks", target="sleeps", buffer_bytes=64 * MIB),
     Group("bulk", target="sleeps", buffer_bytes=1 * GIB),
     Group("lists", target="sleeps", buffer_bytes=1 * GIB),
+    Group("tcp_polled", target="polls", buffer_bytes=64 * KIB, over_tcp=True),
+    Group("tcp_asleep", target="sleeps", buffer_bytes=64 * KIB, over_tcp=True),
 ]
 
 ROWS = [
@@ -69,6 +72,8 @@ ROWS = [
     Row("make_20k", "make a request of 20 k out of 1 M", "lists", "us", bar_limit=1000),
     Row("post_112k", "post call of 112 k descriptors of 8 KiB", "lists", "ms", limit_s=60, bar_limit=5),
     Row("register_10k", "register 10,000 views of one 2 GiB buffer", "lists", "ms", limit_s=60, bar_limit=20),
+    Row("tcp_4k_polled", "4 KiB write over TCP, target polls", "tcp_polled", "us", bar_ratio=1),
+    Row("tcp_4k_asleep", "4 KiB write over TCP, target sleeps", "tcp_asleep", "us", bar_ratio=1),
 ]
 
 

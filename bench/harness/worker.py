@@ -82,6 +82,9 @@ def main():
         from harness import measure, rows, shared, target
 
         group = rows.group_named(task["group"])
+        if group.over_tcp:  # the kernel likes to put both ends of a connection on one core
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[0] if role == "initiator" else cores[-1]})
         # Either polls its agent, or sleeps and leaves the work to the progress thread: never both, so that one thread
         # of each process spins at most.
         agent = new_agent(role, task["variant"], progress_thread=role == "target" and group.target == "sleeps")
