@@ -43,6 +43,13 @@ struct Setup {
     bool progress_thread;
 };
 
+/// Of UCX from here on, also in processes that are started. Newer ones copy from and to a peer's memory through the
+/// kernel where they can, for which the peer need not run: stopping it would stop nothing.
+bool
+chooseTransports(Way way) {
+    return setenv("UCX_TLS", way == Way::kTcp ? "tcp" : "^cma,tcp", 1) == 0;
+}
+
 /// An agent "B" with memory that holds a pattern, in a process of its own, which runs this program anew: a fork alone
 /// would inherit a UCX whose thread is gone. It serves until its socket is closed.
 class ServingProcess {
@@ -149,7 +156,8 @@ const auto *const become_serving_process = ::testing::AddGlobalTestEnvironment(n
 class PausedPeer : public ::testing::TestWithParam<Setup> {
 protected:
     PausedPeer()
-        : sink_(kSize),
+        : chosen_(chooseTransports(GetParam().way)),
+          sink_(kSize),
           shared_sink_(kSize),
           at_c_(64 << 10),
           for_c_(64 << 10),
@@ -242,6 +250,7 @@ protected:
         EXPECT_EQ(sink_.firstDifference(kPattern), kSize) << "bytes arrived after the final status";
     }
 
+    const bool chosen_;
     const Buffer sink_, shared_sink_, at_c_, for_c_; // outlive the agents, whose transfers may still run
     ServingProcess b;
     PairedAgent a, c;
@@ -321,7 +330,7 @@ flood(const PairedAgent &a) {
     EXPECT_THAT(nixlx::lastError(), HasSubstr("64 MiB of notifications to peer 'B'"));
     EXPECT_GT(taken, 15'000u);
     EXPECT_LT(taken, 20'000u);
-    EXPECT_LT(residentBytes() - before, size_t{200} << 20);
+    EXPECT_LT(residentBytes() - before, size_t{300} << 20);
 }
 
 TEST_P(PausedPeer, IsNotSentMoreThanItsPlacesHold) {
