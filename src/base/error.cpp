@@ -26,7 +26,7 @@ withErrno(const std::string &what, int errnum) {
 }
 
 std::string
-quoted(std::string_view text, size_t limit) {
+Quoted::operator()(std::string_view text, size_t limit) const {
     static const char digits[] = "0123456789abcdef";
     std::string out = "'";
     for (size_t i = 0; i < text.size(); ++i) {

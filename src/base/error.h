@@ -122,9 +122,14 @@ private:
 std::string
 withErrno(const std::string &what, int errnum);
 
+struct Quoted {
+    std::string
+    operator()(std::string_view text, size_t limit = 80) const;
+};
+
 /// `text` between single quotes, control and non-ASCII bytes escaped, cut after `limit` bytes: for names that may come
-/// from strangers.
-std::string
-quoted(std::string_view text, size_t limit = 80);
+/// from strangers. An object: beside a function, std::quoted would be found, too, and fit a string better; <chrono> of
+/// GCC 13 brings it.
+inline constexpr Quoted quoted;
 
 } // namespace nx

@@ -4,8 +4,11 @@
 
 #include <cerrno>
 #include <gtest/gtest.h>
+#include <iomanip>
 #include <memory>
 #include <thread>
+#include <type_traits>
+#include <utility>
 
 #include "base/last_error.h"
 #include "nixlx/engine.h"
@@ -15,6 +18,12 @@ namespace nx {
 namespace {
 
 static_assert(sizeof(Status) == sizeof(void *), "success is one null pointer");
+
+// Beside std::quoted.
+static_assert(std::is_same_v<decltype(quoted(std::declval<std::string &>())), std::string>);
+static_assert(std::is_same_v<decltype(quoted(std::declval<const std::string &>())), std::string>);
+static_assert(std::is_same_v<decltype(quoted(std::declval<std::string>())), std::string>);
+static_assert(std::is_same_v<decltype(quoted(std::declval<std::string_view>())), std::string>);
 
 Status
 refuse() {
