@@ -187,5 +187,22 @@ TEST_F(AgentOverUcx, ADamagedBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
     EXPECT_EQ(pair.a->checkRemoteMD(pair.b.name, nx::test::listOf({other.desc()})), NIXL_SUCCESS);
 }
 
+// UCX before 1.18 ended the process that connected back to a peer which had just gone. Without a progress thread the
+// target decides how far the connection has come.
+TEST(EndOfAnAgent, IsSurvivedByAPeerThatIsConnectingToIt) {
+    for (const int steps : {3, 5, 8}) {
+        AgentPair pair({"UCX", {}, false});
+        for (auto *way : {&pair.a, &pair.b}) {
+            nixl_blob_t blob = (way == &pair.a ? pair.b : pair.a).metadata();
+            blob.resize(std::min(blob.size(), blob.rfind("nixlxTrailer"))); // over the network
+            way->load(blob);
+        }
+        EXPECT_EQ(pair.a->genNotif("B", "message"), NIXL_SUCCESS) << nixlx::lastError();
+        for (int i = 0; i < steps; ++i) EXPECT_EQ(pair.b->getNotifs(pair.b.inbox), NIXL_SUCCESS);
+        pair.a.agent.reset();
+        for (int i = 0; i < 50; ++i) EXPECT_EQ(pair.b->getNotifs(pair.b.inbox), NIXL_SUCCESS);
+    }
+}
+
 } // namespace
 } // namespace nx::ucx

@@ -487,6 +487,7 @@ Worker::arm() {
 bool
 Worker::idle() {
     std::lock_guard lock(mutex_);
+    if (cut_off_) return false;
     const Api &api = context_.library().api();
     const ucp_request_param_t param{};
     void *request = api.ucp_worker_flush_nbx(handle_, &param);

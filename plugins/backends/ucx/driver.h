@@ -266,6 +266,13 @@ public:
     bool
     idle();
 
+    /// Lock held. What connections are open will be closed by force. From now on the worker is idle only if there are
+    /// none: a peer may just be connecting back, and UCX before 1.18 ends its process if nobody listens here any more.
+    void
+    cutOff() noexcept {
+        cut_off_ = !endpoints_.empty();
+    }
+
     /// Lock held. Works until nothing happens, a second at most; no effect once it is retired. Copies between processes
     /// are made a few per step, and thousands may be waiting; none of them waits for the peer.
     void
@@ -336,6 +343,7 @@ private:
     std::vector<std::shared_ptr<const void>> kept_;
     Forgotten forgotten_;
     bool answers_at_once_ = false;
+    bool cut_off_ = false;
 
     std::atomic<bool> called_{false}; ///< there is something in what follows
     std::mutex calls_mutex_;

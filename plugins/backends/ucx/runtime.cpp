@@ -463,6 +463,12 @@ Runtime::shutDown() {
     };
     while (!allClosed() && std::chrono::steady_clock::now() < deadline) driveAll();
     if (!allClosed()) {
+        for (WorkerSet *set : network) {
+            for (auto &worker : *set) {
+                std::lock_guard lock(worker->mutex());
+                worker->cutOff();
+            }
+        }
         for (auto &connection : closing_) connection->abandon("this agent has shut down");
         driveAll(); // requests that were outstanding learn of it
     }
