@@ -104,6 +104,8 @@ def measure_ranges(count, metadata, target_address):
     near = agent.prep_xfer_dlist("", agent.get_xfer_descs(rows, "DRAM"))
     half = np.random.default_rng(1).permutation(count)[: count // 2].astype(np.int32)
     handle = timer("make", lambda: agent.make_prepped_xfer("WRITE", near, half, far, half))
+    other = timer("make_again", lambda: agent.make_prepped_xfer("WRITE", near, half, far, half))
+    agent.release_xfer_handle(other)
     timer("post", lambda: finish(agent, handle))
     agent.release_xfer_handle(handle)
     timer("deregister", lambda: agent.deregister_memory(descriptors))

@@ -24,7 +24,7 @@ namespace nixlx {
 
 /// A registration that runs refer to by its index in the plan.
 struct Segment {
-    nixlBackendMD *metadata; ///< of this engine; stays valid while the request is posted
+    nixlBackendMD *metadata; ///< of this engine; of those that runs refer to: valid in prepare() and while posted
     uint64_t device_id;
 };
 
@@ -41,7 +41,8 @@ struct Run {
     uint32_t remote_segment;
 };
 
-/// A transfer, compressed. Immutable; owned by the agent and valid until Engine::release returns.
+/// A transfer, compressed. Immutable; owned by the agent and valid until Engine::release returns. The segments are all
+/// that the lists were prepared with: one that no run refers to is not part of the transfer and must not be looked at.
 struct Plan {
     nixl_xfer_op_t operation;
     nixl_mem_t local_memory;

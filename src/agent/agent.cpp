@@ -99,25 +99,23 @@ nixlAgentData::~nixlAgentData() {
                        << " s of shutdown; its memory may still be written to";
         }
     }
-    for (auto token : tokens) requests.remove(token);
-    tokens.clear();
-    lists.forEach([&](uint64_t token) { tokens.push_back(token); });
-    for (auto token : tokens) lists.remove(token);
-
     for (auto &[view, backend] : views) {
         (void)backend->call("releaseMemView", [&](auto &engine) { engine.releaseMemView(view); });
     }
     views.clear();
     auto local = local_state.copy();
-    for (const auto &[key, index] : local.sections) {
-        index.forEach([](const auto &entry) { entry.window->revoke(); });
-    }
+    (void)inFlightOn(std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(local.sections)), nullptr);
     local.sections.clear();
     const auto created = local.backends;
     local_state.set(std::move(local));
     for (const auto &backend : created) backend->face().endBy(deadline);
     const auto known = peers.get();
     for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
+
+    for (auto token : tokens) requests.remove(token);
+    tokens.clear();
+    lists.forEach([&](uint64_t token) { tokens.push_back(token); });
+    for (auto token : tokens) lists.remove(token);
 }
 
 nixl_status_t

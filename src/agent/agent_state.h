@@ -35,14 +35,14 @@ namespace nx::agent {
 struct PreparedList {
     struct Face {
         std::shared_ptr<Backend> backend;
-        memory::Side side;
+        std::shared_ptr<const memory::Side> side;
     };
 
     bool is_local = true;
     std::string agent;          ///< of the remote side
     std::shared_ptr<Peer> peer; ///< null for local lists and for the own agent
     nixl_mem_t memory = DRAM_SEG;
-    uint64_t epoch = 0; ///< when it was resolved
+    mutable std::atomic<uint64_t> epoch{0}; ///< when it was found whole last
     std::vector<Face> faces;
     std::vector<std::pair<std::string, std::string>> refused; ///< backend, why it is no face
 };
@@ -234,7 +234,7 @@ public:
     nx::agent::Epoch epoch{0};
     mutable nx::HandleTable<std::shared_ptr<nx::agent::Backend>> backend_handles{1};
     nx::HandleTable<nx::agent::PreparedList> lists{2};
-    nx::HandleTable<nx::agent::TransferRequest> requests{3};
+    mutable nx::HandleTable<nx::agent::TransferRequest> requests{3};
     nx::agent::Watcher watcher; ///< stopped without progress thread: then nothing moves while nobody asks
 
     std::mutex creation_mutex; ///< held while a backend is created
@@ -280,10 +280,12 @@ private:
     registerWith(const std::shared_ptr<nx::agent::Backend> &backend,
                  const nixl_reg_dlist_t &descs,
                  std::vector<std::shared_ptr<nx::memory::Window>> &windows);
+    /// The requests in flight on memory that was removed, each of which keeps it until it ends; no other uses it any
+    /// more. `peer`: whose it is; null: this agent's.
+    std::vector<nx::HandleTable<nx::agent::TransferRequest>::Pin>
+    inFlightOn(const std::shared_ptr<const nx::memory::RemovedWindows> &removed, const nx::agent::Peer *peer) const;
     void
     commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
-    bool
-    endTransfersOnDeregistered();
     nx::Result<nx::metadata::Exchange *>
     startedExchange();
     void

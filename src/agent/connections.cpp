@@ -352,16 +352,17 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     return {};
 }
 
-// Requests in flight keep their mappings until they end; everything new is refused from here on.
+// Requests in flight keep their memory until they end; everything new is refused from here on.
 void
 nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
     peer->alive.store(false, std::memory_order_release);
     peers_bytes -= std::exchange(peer->held, {}).bytes;
-    const auto sections_before = peer->sections.get();
-    for (const auto &[key, index] : *sections_before) {
-        index.forEach([](const auto &entry) { entry.window->revoke(); });
+    {
+        const auto sections = peer->sections.get();
+        const auto removed = std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(*sections));
+        peer->sections.set({});
+        (void)inFlightOn(removed, peer.get());
     }
-    peer->sections.set({});
     const auto connections = peer->connections.get();
     const auto local = local_state.get();
     for (const auto &backend : local->backends) {

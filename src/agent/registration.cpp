@@ -11,9 +11,12 @@
 using nx::Result;
 using nx::Status;
 using nx::agent::Backend;
+using nx::agent::Peer;
+using nx::agent::TransferRequest;
 using nx::memory::Mapping;
 using nx::memory::MappingOwner;
 using nx::memory::RangeIndex;
+using nx::memory::RemovedWindows;
 using nx::memory::Window;
 
 namespace {
@@ -99,18 +102,27 @@ struct Named {
 
 Named
 findNamed(const RangeIndex &index, const nixl_reg_dlist_t &descs) {
+    std::vector<std::pair<nixlBasicDesc, int>> ranges;
+    ranges.reserve(descs.descCount());
+    for (int i = 0; i < descs.descCount(); ++i) ranges.emplace_back(normalised(descs[i], descs.getType()), i);
+    std::sort(ranges.begin(), ranges.end(), [](const auto &a, const auto &b) {
+        return a.first < b.first || (a.first == b.first && a.second < b.second);
+    });
     Named named;
-    std::map<nixlBasicDesc, std::vector<std::shared_ptr<Window>>> left;
-    for (int i = 0; i < descs.descCount(); ++i) {
-        const auto range = normalised(descs[i], descs.getType());
-        auto [it, first_time] = left.try_emplace(range);
-        if (first_time) index.equal(range, it->second);
-        if (it->second.empty()) {
-            if (!named.missing) named.missing = i;
+    named.windows.reserve(ranges.size());
+    std::vector<std::shared_ptr<Window>> same; // those of the range, the newest last
+    for (size_t i = 0; i < ranges.size(); ++i) {
+        const auto &[range, number] = ranges[i];
+        if (i == 0 || range != ranges[i - 1].first) {
+            same.clear();
+            index.equal(range, same);
+        }
+        if (same.empty()) {
+            named.missing = std::min(named.missing.value_or(number), number);
             continue;
         }
-        named.windows.push_back(std::move(it->second.back()));
-        it->second.pop_back();
+        named.windows.push_back(std::move(same.back()));
+        same.pop_back();
     }
     return named;
 }
@@ -237,16 +249,14 @@ nixlAgentData::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t 
     return {};
 }
 
-// Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
-bool
-nixlAgentData::endTransfersOnDeregistered() {
-    const auto deadline = std::chrono::steady_clock::now() + nx::agent::kSettleGuard;
-    bool quiet = true;
+std::vector<nx::HandleTable<TransferRequest>::Pin>
+nixlAgentData::inFlightOn(const std::shared_ptr<const RemovedWindows> &removed, const Peer *peer) const {
+    std::vector<nx::HandleTable<TransferRequest>::Pin> in_flight;
     requests.forEach([&](uint64_t token) {
         auto request = requests.find(token);
-        if (request && request->cancelIfDeregistered()) quiet = request->settle(deadline) && quiet;
+        if (request && request->keep(removed, peer)) in_flight.push_back(std::move(request));
     });
-    return quiet;
+    return in_flight;
 }
 
 Status
@@ -295,15 +305,20 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
         }
         local_state.set(std::move(next));
     }
-    // The backends let go outside the lock. The epoch rises in between: requests look again before they use anything.
-    const auto revoked = [](const auto &window) { window->revoke(); };
-    epoch.fetch_add(1);
-    std::for_each(ended.begin(), ended.end(), revoked);
-    epoch.fetch_add(1);
-    if (!ended.empty() && !endTransfersOnDeregistered()) {
-        return {NIXL_ERR_REPOST_ACTIVE,
-                "the memory is deregistered for new requests, but a transfer in flight that was cancelled still uses "
-                "it; do not free it before that request's status is final"};
+    if (!ended.empty()) {
+        const auto removed = std::make_shared<const RemovedWindows>(std::move(ended)); // the backends let go at its end
+        epoch.fetch_add(1); // lists and requests of before look again before they are used
+        // Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
+        const auto in_flight = inFlightOn(removed, nullptr);
+        for (const auto &request : in_flight) request->cancel();
+        const auto deadline = std::chrono::steady_clock::now() + nx::agent::kSettleGuard;
+        bool quiet = true;
+        for (const auto &request : in_flight) quiet = request->settle(deadline) && quiet;
+        if (!quiet) {
+            return {NIXL_ERR_REPOST_ACTIVE,
+                    "the memory is deregistered for new requests, but a transfer in flight that was cancelled still "
+                    "uses it; do not free it before that request's status is final"};
+        }
     }
     return {};
 }

@@ -26,6 +26,15 @@ using Backends = std::vector<std::shared_ptr<Backend>>; ///< in the order of cre
 /// (kind of memory, order of the backend) -> windows. Never holds an empty index.
 using Sections = std::map<std::pair<nixl_mem_t, size_t>, memory::RangeIndex>;
 
+inline std::vector<std::shared_ptr<memory::Window>>
+windowsOf(const Sections &sections) {
+    std::vector<std::shared_ptr<memory::Window>> windows;
+    for (const auto &[key, index] : sections) {
+        index.forEach([&](const auto &entry) { windows.push_back(entry.window); });
+    }
+    return windows;
+}
+
 /// What this agent has. One snapshot: every section's backend is among the backends, at its order.
 struct Local {
     Backends backends;

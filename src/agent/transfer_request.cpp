@@ -36,88 +36,85 @@ clockTick() {
 
 } // namespace
 
-Result<std::unique_ptr<TransferRequest>>
-TransferRequest::create(Parts parts, const nixl_opt_b_args_t *args) {
-    std::unique_ptr<TransferRequest> request(new TransferRequest(std::move(parts)));
-    auto &backend = *request->parts_.backend;
-    if (!request->acquireMappings()) {
-        return {NIXL_ERR_NOT_FOUND, "memory of the request was deregistered meanwhile"};
-    }
-    clearBackendSentence();
-    const auto status = guarded("preparing the transfer", [&] {
-        return backend.face().prepare(request->parts_.plan->plan, args, request->handle_);
-    });
-    request->releaseMappings();
-    if (status < 0) {
-        return {status,
-                "backend " + backend.type + ": " +
-                    takeBackendSentence("preparing the transfer failed with " + statusName(status))};
-    }
-    return request;
-}
-
 TransferRequest::TransferRequest(Parts parts)
     : parts_(std::move(parts)),
       valid_epoch_(parts_.resolved_at),
       stall_limit_(parts_.stall_limit) {
-    const auto &plan = *parts_.plan;
-    for (const auto *windows : {&plan.local_windows, &plan.remote_windows}) {
-        for (const auto &window : *windows) { // neighbours mostly share one
-            if (mappings_.empty() || mappings_.back() != window->mapping) mappings_.push_back(window->mapping);
-        }
-    }
-    std::sort(mappings_.begin(), mappings_.end());
-    mappings_.erase(std::unique(mappings_.begin(), mappings_.end()), mappings_.end());
-    telemetry_.totalBytes = plan.plan.total_bytes;
-    telemetry_.descCount = parts_.descriptor_count ? parts_.descriptor_count : plan.plan.block_count;
+    telemetry_.totalBytes = parts_.plan->plan.total_bytes;
+    telemetry_.descCount = parts_.descriptor_count ? parts_.descriptor_count : parts_.plan->plan.block_count;
     look_every_ = usualLookLocked();
 }
 
-TransferRequest::~TransferRequest() {
-    if (handle_ && !inFlight()) parts_.backend->face().release(handle_);
+Status
+TransferRequest::prepare(const nixl_opt_b_args_t *args) {
+    std::lock_guard lock(mutex_);
+    std::string sentence;
+    if (const auto status = beginUseLocked(Use::kPreparing, sentence); status != NIXL_SUCCESS) {
+        return {status, std::move(sentence)};
+    }
+    clearBackendSentence();
+    const auto status = guarded("preparing the transfer",
+                                [&] { return parts_.backend->face().prepare(parts_.plan->plan, args, handle_); });
+    endUseLocked();
+    if (status >= 0) return {};
+    handle_ = nullptr;
+    return {status,
+            "backend " + parts_.backend->type + ": " +
+                takeBackendSentence("preparing the transfer failed with " + statusName(status))};
 }
 
-// The mappings stay registered while the request is in flight, whatever the user deregisters meanwhile.
-bool
-TransferRequest::acquireMappings() const {
-    for (size_t i = 0; i < mappings_.size(); ++i) {
-        if (mappings_[i]->acquire()) continue;
-        while (i-- > 0) mappings_[i]->release();
-        return false;
+TransferRequest::~TransferRequest() {
+    if (inFlight()) {
+        for (const auto &removed : kept_) removed->abandon();
+    } else if (handle_) {
+        parts_.backend->face().release(handle_);
     }
-    return true;
+}
+
+// Memory of this agent; a peer's goes all at once, with the peer.
+bool
+TransferRequest::memoryGone() const {
+    const auto &plan = *parts_.plan;
+    const auto &local = plan.local->windows(), &remote = plan.remote->windows();
+    return std::any_of(plan.runs.begin(), plan.runs.end(), [&](const nixlx::Run &run) {
+        return local[run.local_segment]->revoked() || (!parts_.peer && remote[run.remote_segment]->revoked());
+    });
+}
+
+// If everything the plan was made from is still there, it stays with the backend until the end of the use.
+nixl_status_t
+TransferRequest::beginUseLocked(Use use, std::string &sentence) {
+    std::lock_guard lock(use_mutex_);
+    if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
+        sentence = "remote agent '" + parts_.peer->name +
+            "' was disconnected after transfer request creation; load its metadata again and make a new request";
+        return NIXL_ERR_NOT_FOUND;
+    }
+    if (const uint64_t epoch = parts_.epoch->load(std::memory_order_acquire); epoch != valid_epoch_) {
+        if (memoryGone()) {
+            sentence = "memory of the request was deregistered after the request was made";
+            return NIXL_ERR_NOT_FOUND;
+        }
+        valid_epoch_ = epoch;
+    }
+    use_ = use;
+    return NIXL_SUCCESS;
 }
 
 void
-TransferRequest::releaseMappings() const {
-    for (const auto &mapping : mappings_) mapping->release();
+TransferRequest::endUseLocked() {
+    std::vector<std::shared_ptr<const memory::RemovedWindows>> kept; // the backend may let go at their end
+    std::lock_guard lock(use_mutex_);
+    use_ = Use::kNone;
+    kept.swap(kept_);
 }
 
 bool
-TransferRequest::memoryGone() const {
-    const auto gone = [](const auto &window) { return window->revoked(); };
-    const auto &plan = *parts_.plan;
-    return std::any_of(plan.local_windows.begin(), plan.local_windows.end(), gone) ||
-        (!parts_.peer && std::any_of(plan.remote_windows.begin(), plan.remote_windows.end(), gone));
-}
-
-// After acquireMappings: is everything the plan was made from still there?
-nixl_status_t
-TransferRequest::validateLocked(std::string &sentence) {
-    if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
-        sentence = "remote agent '" + parts_.peer->name +
-            "' was disconnected after transfer request creation; load its "
-            "metadata again and make a new request";
-        return NIXL_ERR_NOT_FOUND;
-    }
-    const uint64_t epoch = parts_.epoch->load(std::memory_order_acquire);
-    if (epoch == valid_epoch_) return NIXL_SUCCESS;
-    if (memoryGone()) {
-        sentence = "memory of the request was deregistered after the request was made";
-        return NIXL_ERR_NOT_FOUND;
-    }
-    valid_epoch_ = epoch;
-    return NIXL_SUCCESS;
+TransferRequest::keep(const std::shared_ptr<const memory::RemovedWindows> &removed, const Peer *peer) {
+    std::lock_guard lock(use_mutex_);
+    if (use_ == Use::kNone || (peer ? peer != parts_.peer.get() : !memoryGone())) return false;
+    kept_.push_back(removed);
+    return use_ == Use::kPosted;
 }
 
 // The agent forgets a peer under a lock that comes before this request's. Every call that asks the engine ends here.
@@ -154,25 +151,12 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
         sentence.clear();
     }
     auto next_notification = notification ? *notification : std::nullopt; // before anything has to be undone
-    if (!acquireMappings()) {
-        const bool peer_gone = parts_.peer && !parts_.peer->alive.load();
-        sentence = peer_gone ? "remote agent '" + parts_.peer->name +
-                "' was disconnected after transfer request creation; load its metadata again and make a new request"
-                             : "memory of the request was deregistered after the request was made";
-        return NIXL_ERR_NOT_FOUND;
+    if (next_notification && !parts_.backend->notif) {
+        sentence = "backend " + parts_.backend->type + " cannot send notifications";
+        return NIXL_ERR_BACKEND;
     }
-    if (const auto status = validateLocked(sentence); status != NIXL_SUCCESS) {
-        releaseMappings();
-        return status;
-    }
-    if (notification) {
-        if (next_notification && !parts_.backend->notif) {
-            releaseMappings();
-            sentence = "backend " + parts_.backend->type + " cannot send notifications";
-            return NIXL_ERR_BACKEND;
-        }
-        parts_.notification = std::move(next_notification);
-    }
+    if (const auto status = beginUseLocked(Use::kPosted, sentence); status != NIXL_SUCCESS) return status;
+    if (notification) parts_.notification = std::move(next_notification);
 
     std::chrono::steady_clock::time_point start;
     if (parts_.measure) {
@@ -350,7 +334,7 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
     if (settling) look_every_ = usualLookLocked();
     status_ = engine_status;
     if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) peer_lost_.store(true, std::memory_order_relaxed);
-    releaseMappings();
+    endUseLocked();
     if (parts_.measure) {
         telemetry_.xferDuration =
             std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - telemetry_.startTime);
@@ -383,14 +367,6 @@ void
 TransferRequest::cancel() {
     std::lock_guard lock(mutex_);
     if (inFlight()) settleLocked(Cause::kAsked);
-}
-
-bool
-TransferRequest::cancelIfDeregistered() {
-    std::lock_guard lock(mutex_);
-    if (!inFlight() || !memoryGone()) return false;
-    settleLocked(Cause::kAsked);
-    return true;
 }
 
 bool
@@ -433,11 +409,9 @@ TransferRequest::telemetry(nixl_xfer_telem_t &out) const {
 
 // Nothing if the memory is not registered any more.
 std::optional<double>
-TransferRequest::predict() const {
-    if (!acquireMappings()) return {};
-    const auto predicted = parts_.backend->face().predict(parts_.plan->plan);
-    releaseMappings();
-    return predicted;
+TransferRequest::predictLocked() const {
+    if (retired_ || memoryGone()) return {};
+    return parts_.backend->face().predict(parts_.plan->plan);
 }
 
 nixlx::Report
@@ -459,7 +433,7 @@ TransferRequest::report() const {
     report.error = error_;
     for (auto &candidate : report.candidates) {
         if (candidate.chosen && candidate.predicted_us < 0) {
-            candidate.predicted_us = predict().value_or(-1);
+            candidate.predicted_us = predictLocked().value_or(-1);
         }
     }
     return report;
@@ -473,7 +447,7 @@ TransferRequest::estimate(std::chrono::microseconds &duration,
     std::lock_guard lock(mutex_);
     auto &backend = *parts_.backend;
     if (backend.isLegacy()) return backend.legacy.estimate(handle_, duration, err_margin, method, args);
-    const auto predicted = predict();
+    const auto predicted = predictLocked();
     if (!predicted) return NIXL_ERR_NOT_SUPPORTED;
     duration = std::chrono::microseconds(static_cast<int64_t>(*predicted + 0.5));
     err_margin = std::chrono::microseconds(0);

@@ -14,6 +14,11 @@
 // Final means: nobody touches the buffers any more. A request that is past a limit and has been Settling for longer
 // than the settle guard has its connection dropped, once, if nothing moves on it any more. Guarded: one mutex per
 // request, held across calls into the engine, because an engine must not see two calls for one request at once.
+//
+// Nothing is counted per piece of memory. Before the backend uses the request's memory, to prepare it and from post to
+// the final status, the request looks whether all of it is still there. Who removes memory marks it, raises the epoch,
+// and then asks every request to keep() it: one that had not seen the removal is using its memory by then, and what was
+// removed stays with the backend until the request does not use it any more.
 #pragma once
 
 #include <atomic>
@@ -67,9 +72,12 @@ public:
         std::chrono::milliseconds stall_limit = nixlx::Limits::kNone;
     };
 
-    /// Asks the backend to prepare. The backend's status and sentence on failure.
-    static Result<std::unique_ptr<TransferRequest>>
-    create(Parts parts, const nixl_opt_b_args_t *args);
+    explicit TransferRequest(Parts parts);
+
+    /// Asks the backend to prepare; once, before anything else and after it can be found by who removes memory. The
+    /// backend's status and sentence on failure.
+    Status
+    prepare(const nixl_opt_b_args_t *args);
 
     /// Requires that it is not in flight, or that the process is at its end (the engine's side is then leaked).
     ~TransferRequest();
@@ -105,9 +113,11 @@ public:
     void
     cancel();
 
-    /// Like cancel(), if memory of this agent that the request uses was deregistered. True if it was running on such.
+    /// For who removed memory of the peer, or of this agent if it is null, after the peer is not alive or the epoch was
+    /// raised. If the request uses such memory, it keeps `removed` until it does not. True if it is posted, or just
+    /// being posted, on it. Does not wait for the engine.
     bool
-    cancelIfDeregistered();
+    keep(const std::shared_ptr<const memory::RemovedWindows> &removed, const Peer *peer);
 
     /// Waits until the request is not in flight, at most until `deadline`, or for another settle guard if its
     /// connection was dropped then. True if it is not.
@@ -152,10 +162,9 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
+    enum class Use { kNone, kPreparing, kPosted };
     enum class State { kPrepared, kPosted, kSettling, kFinal };
     enum class Cause { kAsked, kDeadline, kStall }; ///< why it settles
-
-    explicit TransferRequest(Parts parts);
 
     nixl_status_t
     postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence);
@@ -172,7 +181,9 @@ private:
     nixl_status_t
     checkLocked(std::string &sentence);
     nixl_status_t
-    validateLocked(std::string &sentence);
+    beginUseLocked(Use use, std::string &sentence);
+    void
+    endUseLocked();
     void
     settleLocked(Cause cause);
     bool
@@ -190,18 +201,13 @@ private:
     std::string
     timeoutSentenceLocked() const;
     bool
-    acquireMappings() const;
-    void
-    releaseMappings() const;
-    bool
     memoryGone() const;
     std::optional<double>
-    predict() const;
+    predictLocked() const;
 
     // Constant after creation:
     Parts parts_;
-    std::vector<std::shared_ptr<memory::Mapping>> mappings_; ///< distinct ones of the plan
-    nixlBackendReqH *handle_ = nullptr;
+    nixlBackendReqH *handle_ = nullptr; ///< constant after prepare()
 
     // Guarded by mutex_:
     mutable std::mutex mutex_;
@@ -222,6 +228,11 @@ private:
     std::optional<uint64_t> path_mark_;
     Clock::duration still_for_{0};    ///< since anything moved on its path
     Clock::duration settling_for_{0}; ///< since it was cancelled
+
+    std::mutex use_mutex_; // the last in the order of locks
+    // Guarded by use_mutex_:
+    Use use_ = Use::kNone;                                            ///< of the memory, by the engine
+    std::vector<std::shared_ptr<const memory::RemovedWindows>> kept_; ///< while it is used
 
     bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
 

@@ -49,6 +49,11 @@ struct Place {
         const auto it = sections->find({memory, backend.order});
         return it == sections->end() ? nullptr : &it->second;
     }
+
+    Side::Face
+    face() const noexcept {
+        return to_self ? Side::Face::kToSelf : Side::Face::kMetadata;
+    }
 };
 
 Place
@@ -122,9 +127,9 @@ nixlAgentData::prepareOnce(bool is_local,
             list->refused.emplace_back(backend->type, noSection(is_local ? "this agent" : "the remote agent", memory));
             continue;
         }
-        auto side = Side::resolve(*index, elements);
+        auto side = Side::resolve(*index, elements, place->face());
         if (side.ok()) {
-            list->faces.push_back({backend, *std::move(side)});
+            list->faces.push_back({backend, std::make_shared<const Side>(*std::move(side))});
         } else {
             list->refused.emplace_back(backend->type, side.message());
             if (side.code() == NIXL_ERR_INVALID_PARAM) invalid = std::move(side).status();
@@ -199,7 +204,7 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     };
     const bool hinted = args && !args->backends.empty();
     std::vector<nx::route::Option> options;
-    std::vector<std::pair<const Side *, const Side *>> sides;
+    std::vector<std::pair<const PreparedList::Face *, const PreparedList::Face *>> faces;
     size_t common = 0;
     for (const auto &backend : *usable) {
         const auto *l = faceOf(*local_list, *backend);
@@ -210,7 +215,7 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
             option.obstacle = "does not cover the remote list" + std::string(remote_list->peer ? kPrepareAgain : "");
         else ++common;
         options.push_back(std::move(option));
-        sides.emplace_back(l ? &l->side : nullptr, r ? &r->side : nullptr);
+        faces.emplace_back(l, r);
     }
 
     PlanRequest plan_request;
@@ -218,7 +223,6 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     plan_request.local_memory = local_list->memory;
     plan_request.remote_memory = remote_list->memory;
     plan_request.remote_agent = remote_list->agent;
-    plan_request.to_self = !remote_list->peer;
     plan_request.merge = !(args && args->skipDescMerge);
 
     if (remote_list->peer && !remote_list->peer->alive.load()) {
@@ -229,22 +233,23 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     // A face of a deregistered range is refused, never dereferenced.
     const uint64_t now = epoch.load();
     for (const auto *list : {&*local_list, &*remote_list}) {
-        if (list->epoch == now) continue;
+        if (list->epoch.load(std::memory_order_acquire) == now) continue;
         for (const auto &face : list->faces) {
-            if (face.side.stale()) {
+            if (face.side->stale()) {
                 return {NIXL_ERR_NOT_FOUND,
                         std::string("memory of the ") + (list->is_local ? "local" : "remote") +
                             " list was deregistered after the list was prepared; prepare it again"};
             }
         }
+        list->epoch.store(now, std::memory_order_release); // not to be looked at again by each of its requests
     }
 
     // One plan per usable backend only where their predictions decide.
     std::vector<std::unique_ptr<nx::memory::OwnedPlan>> plans(options.size());
     const auto plan = [&](size_t i) -> Status {
         if (plans[i]) return {};
-        auto made =
-            nx::memory::planIndexed(plan_request, *sides[i].first, local_indices, *sides[i].second, remote_indices);
+        const auto &[l, r] = faces[i];
+        auto made = nx::memory::planIndexed(plan_request, l->side, local_indices, r->side, remote_indices);
         if (!made.ok()) return std::move(made).status();
         plans[i] = *std::move(made);
         return {};
@@ -323,7 +328,6 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
     plan_request.local_memory = local.getType();
     plan_request.remote_memory = remote.getType();
     plan_request.remote_agent = agent;
-    plan_request.to_self = place->to_self;
 
     const bool hinted = args && !args->backends.empty();
     const auto own = localPlace(*this);
@@ -343,14 +347,15 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
                                         local_index ? remote.getType() : local.getType());
         } else {
             auto l = Side::resolve(*local_index, local_elements);
-            auto r = l.ok() ? Side::resolve(*remote_index, remote_elements) : Result<Side>(Status());
+            auto r = l.ok() ? Side::resolve(*remote_index, remote_elements, place->face()) : Result<Side>(Status());
             if (!l.ok()) {
                 option.obstacle = "local list: " + l.message();
             } else if (!r.ok()) {
                 option.obstacle = "remote list: " + r.message();
                 remote_lacks |= r.code() == NIXL_ERR_NOT_FOUND;
             } else {
-                auto plan = nx::memory::planAll(plan_request, *l, *r);
+                auto plan = nx::memory::planAll(plan_request, std::make_shared<const Side>(*std::move(l)),
+                                                std::make_shared<const Side>(*std::move(r)));
                 if (!plan.ok()) return std::move(plan).status();
                 made = *std::move(plan);
                 option.usable = true;
@@ -400,20 +405,28 @@ nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle
     backend_args.hasNotif = parts.notification.has_value();
     backend_args.notifMsg = parts.notification.value_or("");
     const auto peer = parts.peer;
-    auto request = TransferRequest::create(std::move(parts), &backend_args);
+    // In the table before the backend sees its memory: whoever removes memory looks there for who uses it.
+    struct Entry {
+        ~Entry() {
+            if (token) table.remove(token);
+        }
+        nx::HandleTable<TransferRequest> &table;
+        uint64_t token;
+    } entry{requests, requests.insert(std::make_unique<TransferRequest>(std::move(parts)))};
+    if (!entry.token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a request"};
+    const auto request = requests.find(entry.token);
+    auto status = request->prepare(&backend_args);
     // Of a peer that was removed or replaced meanwhile, the backend may have joined the old ranges with the new
     // connection.
-    if (peer && !peer->alive.load() && (request.ok() || !peer->lost.load())) {
+    if (peer && !peer->alive.load() && (status.ok() || !peer->lost.load())) {
         return {NIXL_ERR_NOT_FOUND,
                 "remote agent " + nx::quoted(peer->name) + " was removed while the request was being made"};
     }
-    if (!request.ok()) {
-        if (request.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
-        return std::move(request).status();
+    if (!status.ok()) {
+        if (status.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
+        return status;
     }
-    const uint64_t token = requests.insert(*std::move(request));
-    if (!token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a request"};
-    handle = reinterpret_cast<nixlXferReqH *>(token);
+    handle = reinterpret_cast<nixlXferReqH *>(std::exchange(entry.token, 0));
     return {};
 }
 

@@ -14,12 +14,13 @@ namespace {
 // length at a constant step on both sides become one run.
 class Builder {
 public:
-    Builder(const PlanRequest &request, const Side &local, const Side &remote)
+    Builder(const PlanRequest &request, std::shared_ptr<const Side> local, std::shared_ptr<const Side> remote)
         : request_(request),
-          local_(local),
-          remote_(remote),
-          local_numbers_(local.windows().size(), kUnused),
-          remote_numbers_(remote.windows().size(), kUnused) {}
+          local_(*local),
+          remote_(*remote) {
+        plan_->local = std::move(local);
+        plan_->remote = std::move(remote);
+    }
 
     /// At most so many blocks will be added.
     void
@@ -29,7 +30,7 @@ public:
 
     void
     add(uint64_t local, uint32_t local_window, uint64_t remote, uint32_t remote_window, uint64_t length) {
-        append(local, remote, length, localSegment(local_window), remoteSegment(remote_window));
+        append(local, remote, length, local_window, remote_window);
     }
 
     // Pairs element `local_indices[at]` with `remote_indices[at]` and so on, up to the first pair that is not in these
@@ -40,12 +41,12 @@ public:
               const Side::Run &remote,
               std::span<const int> remote_indices,
               size_t at) {
-        const uint32_t ls = localSegment(local.window), rs = remoteSegment(remote.window);
         for (; at < local_indices.size(); ++at) {
             const uint64_t l = static_cast<uint64_t>(local_indices[at]) - local.first;
             const uint64_t r = static_cast<uint64_t>(remote_indices[at]) - remote.first;
             if (l >= local.count || r >= remote.count) break;
-            append(local.address + l * local.stride, remote.address + r * remote.stride, local.length, ls, rs);
+            append(local.address + l * local.stride, remote.address + r * remote.stride, local.length, local.window,
+                   remote.window);
         }
         return at;
     }
@@ -58,8 +59,8 @@ public:
             add(local_at, local.window, remote_at, remote.window, local.length * count);
             return;
         }
-        const uint32_t ls = localSegment(local.window), rs = remoteSegment(remote.window);
-        plan_->runs.push_back({local_at, remote_at, local.length, local.stride, remote.stride, count, ls, rs});
+        plan_->runs.push_back(
+            {local_at, remote_at, local.length, local.stride, remote.stride, count, local.window, remote.window});
         last_local_ = local_at + (count - 1) * local.stride;
         last_remote_ = remote_at + (count - 1) * remote.stride;
     }
@@ -100,15 +101,13 @@ public:
         plan.local_memory = request_.local_memory;
         plan.remote_memory = request_.remote_memory;
         plan.remote_agent = owned.remote_agent;
-        plan.local_segments = owned.local_segments;
-        plan.remote_segments = owned.remote_segments;
+        plan.local_segments = local_.segments();
+        plan.remote_segments = remote_.segments();
         plan.runs = owned.runs;
         return std::move(plan_);
     }
 
 private:
-    static constexpr uint32_t kUnused = UINT32_MAX;
-
     void
     append(uint64_t local, uint64_t remote, uint64_t length, uint32_t local_segment, uint32_t remote_segment) {
         auto &runs = plan_->runs;
@@ -147,39 +146,9 @@ private:
         runs.push_back({local, remote, length, 0, 0, 1, local_segment, remote_segment});
     }
 
-    uint32_t
-    localSegment(uint32_t window) {
-        return segment(window, local_, local_numbers_, plan_->local_segments, plan_->local_windows, false);
-    }
-
-    uint32_t
-    remoteSegment(uint32_t window) {
-        return segment(window, remote_, remote_numbers_, plan_->remote_segments, plan_->remote_windows,
-                       request_.to_self);
-    }
-
-    static uint32_t
-    segment(uint32_t window,
-            const Side &side,
-            std::vector<uint32_t> &numbers,
-            std::vector<nixlx::Segment> &segments,
-            std::vector<std::shared_ptr<Window>> &windows,
-            bool remote_face) {
-        uint32_t &number = numbers[window];
-        if (number == kUnused) {
-            number = static_cast<uint32_t>(segments.size());
-            const auto &w = side.windows()[window];
-            segments.push_back({remote_face ? w->mapping->remote_face : w->mapping->metadata, w->range.devId});
-            windows.push_back(w);
-        }
-        return number;
-    }
-
     const PlanRequest &request_;
     const Side &local_;
     const Side &remote_;
-    std::vector<uint32_t> local_numbers_;
-    std::vector<uint32_t> remote_numbers_;
     std::unique_ptr<OwnedPlan> plan_ = std::make_unique<OwnedPlan>();
     uint64_t last_local_ = 0; ///< start of the last block of the last run
     uint64_t last_remote_ = 0;
@@ -202,13 +171,14 @@ outside(const char *which, int index, size_t position, const Side &side) {
 } // namespace
 
 Result<std::unique_ptr<OwnedPlan>>
-planAll(const PlanRequest &request, const Side &local, const Side &remote) {
+planAll(const PlanRequest &request, std::shared_ptr<const Side> local_side, std::shared_ptr<const Side> remote_side) {
+    const Side &local = *local_side, &remote = *remote_side;
     if (local.size() != remote.size()) {
         return {NIXL_ERR_INVALID_PARAM,
                 "the local list has " + std::to_string(local.size()) + " elements, the remote list " +
                     std::to_string(remote.size())};
     }
-    Builder builder(request, local, remote);
+    Builder builder(request, std::move(local_side), std::move(remote_side));
     size_t l = 0, r = 0;
     for (uint64_t at = 0; at < local.size();) {
         const auto &lr = local.runOf(at, l);
@@ -230,16 +200,17 @@ planAll(const PlanRequest &request, const Side &local, const Side &remote) {
 
 Result<std::unique_ptr<OwnedPlan>>
 planIndexed(const PlanRequest &request,
-            const Side &local,
+            std::shared_ptr<const Side> local_side,
             std::span<const int> local_indices,
-            const Side &remote,
+            std::shared_ptr<const Side> remote_side,
             std::span<const int> remote_indices) {
+    const Side &local = *local_side, &remote = *remote_side;
     if (local_indices.empty() || local_indices.size() != remote_indices.size()) {
         return {NIXL_ERR_INVALID_PARAM,
                 std::to_string(local_indices.size()) + " local and " + std::to_string(remote_indices.size()) +
                     " remote indices: the counts must be equal and not zero"};
     }
-    Builder builder(request, local, remote);
+    Builder builder(request, std::move(local_side), std::move(remote_side));
     builder.expect(local_indices.size());
     struct Place {
         uint64_t index;

@@ -16,13 +16,11 @@
 
 namespace nx::memory {
 
-/// A plan with everything it points to.
+/// A plan with everything it points to. Its segments are those of the sides, whether runs use them or not.
 struct OwnedPlan {
     std::vector<nixlx::Run> runs;
-    std::vector<nixlx::Segment> local_segments;
-    std::vector<nixlx::Segment> remote_segments;
-    std::vector<std::shared_ptr<Window>> local_windows; ///< as many as segments, in the same order
-    std::vector<std::shared_ptr<Window>> remote_windows;
+    std::shared_ptr<const Side> local;
+    std::shared_ptr<const Side> remote;
     std::string remote_agent;
     nixlx::Plan plan{};
 
@@ -37,21 +35,20 @@ struct PlanRequest {
     nixl_mem_t local_memory = DRAM_SEG;
     nixl_mem_t remote_memory = DRAM_SEG;
     std::string remote_agent;
-    bool to_self = false; ///< the remote side uses the mappings' remote faces
-    bool merge = true;    ///< neighbouring elements become one block
+    bool merge = true; ///< neighbouring elements become one block
 };
 
 /// Pairs element i with element i. INVALID_PARAM: counts or lengths differ (the sentence names the element).
 Result<std::unique_ptr<OwnedPlan>>
-planAll(const PlanRequest &request, const Side &local, const Side &remote);
+planAll(const PlanRequest &request, std::shared_ptr<const Side> local, std::shared_ptr<const Side> remote);
 
 /// Pairs element local_indices[i] with element remote_indices[i]. INVALID_PARAM: counts differ or are zero, an index is
 /// out of range, lengths differ.
 Result<std::unique_ptr<OwnedPlan>>
 planIndexed(const PlanRequest &request,
-            const Side &local,
+            std::shared_ptr<const Side> local,
             std::span<const int> local_indices,
-            const Side &remote,
+            std::shared_ptr<const Side> remote,
             std::span<const int> remote_indices);
 
 } // namespace nx::memory

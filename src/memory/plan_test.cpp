@@ -17,11 +17,11 @@ window(uint64_t address, uint64_t length) {
     return std::make_shared<Window>(nixlBasicDesc(address, length, 0), std::move(owner));
 }
 
-Side
+std::shared_ptr<const Side>
 side(const RangeIndex &index, const std::vector<nixlBasicDesc> &elements) {
     auto resolved = Side::resolve(index, std::span<const nixlBasicDesc>(elements));
     EXPECT_TRUE(resolved.ok()) << resolved.message();
-    return *std::move(resolved);
+    return std::make_shared<const Side>(*std::move(resolved));
 }
 
 const RangeIndex kEverything = RangeIndex().with({window(0, uint64_t{1} << 40)});
@@ -124,10 +124,31 @@ TEST(Plan, CutElementsMeetPieceByPiece) {
         EXPECT_EQ(bytes[i], (std::pair<uint64_t, uint64_t>(50 + i, 1000 + i)));
     }
     for (const auto &run : (*plan)->plan.runs) {
-        const auto &lw = (*plan)->local_windows[run.local_segment]->range;
-        const auto &rw = (*plan)->remote_windows[run.remote_segment]->range;
+        const auto &lw = (*plan)->local->windows()[run.local_segment]->range;
+        const auto &rw = (*plan)->remote->windows()[run.remote_segment]->range;
         EXPECT_TRUE(lw.covers({run.local, run.length, 0}));
         EXPECT_TRUE(rw.covers({run.remote, run.length, 0}));
+    }
+}
+
+TEST(Plan, CopiesNothingOfWhatWasPrepared) {
+    std::vector<std::shared_ptr<Window>> windows;
+    std::vector<nixlBasicDesc> elements;
+    for (uint64_t i = 0; i < 10'000; ++i) {
+        windows.push_back(window(i * 100, 50));
+        elements.emplace_back(i * 100, 50, 0);
+    }
+    const auto s = side(RangeIndex().with(windows), elements);
+    const auto holders = windows[7].use_count();
+    const std::vector<int> indices{7, 9000, 3};
+    const auto plan = planIndexed({}, s, indices, s, indices);
+    ASSERT_TRUE(plan.ok());
+    EXPECT_EQ((*plan)->plan.remote_segments.data(), s->segments().data());
+    EXPECT_EQ((*plan)->plan.local_segments.data(), s->segments().data());
+    EXPECT_EQ(windows[7].use_count(), holders);
+    EXPECT_EQ((*plan)->runs.size(), 3u);
+    for (size_t i = 0; i < indices.size(); ++i) {
+        EXPECT_EQ(s->windows()[(*plan)->runs[i].remote_segment], windows[indices[i]].get());
     }
 }
 

@@ -4,7 +4,9 @@
 // What a range of registered memory is backed by. A Mapping is one registration inside a backend; a Window is one range
 // that the user (or a peer) registered, and several windows may share a mapping. Both outlive their removal: who
 // resolved against them earlier finds them revoked instead of gone.
-// Self-synchronised: atomics only.
+//
+// Nothing is counted while memory is only used. Whoever removes windows makes a RemovedWindows of them and hands it to
+// all that still use one of them; the last to drop it lets the backends go.
 #pragma once
 
 #include <atomic>
@@ -12,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "nixl_descriptors.h"
 
@@ -19,7 +22,7 @@ class nixlBackendMD;
 
 namespace nx::memory {
 
-/// Invariants: `let_go` runs exactly once, after revoke() or in the destructor, and never while the mapping is in use.
+/// Immutable, except that it ends.
 class Mapping {
 public:
     /// `remote_face` is what transfers to oneself use as the remote side; null if the backend has none.
@@ -33,53 +36,27 @@ public:
           public_data(std::move(public_data)),
           let_go_(std::move(let_go)) {}
 
-    ~Mapping() {
-        if (!(state_.load() & kRevoked)) let_go_(metadata, remote_face);
-    }
-
     Mapping(const Mapping &) = delete;
     Mapping &
     operator=(const Mapping &) = delete;
-
-    /// Keeps the backend's registration until release(). False once revoked.
-    bool
-    acquire() noexcept {
-        uint64_t state = state_.load(std::memory_order_relaxed);
-        do {
-            if (state & kRevoked) return false;
-        } while (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire));
-        return true;
-    }
-
-    /// The last release of a revoked mapping lets go.
-    void
-    release() {
-        if (state_.fetch_sub(1, std::memory_order_acq_rel) == (kRevoked | 1)) let_go_(metadata, remote_face);
-    }
-
-    /// No acquire() succeeds from here on; lets go now, or with the last release.
-    void
-    revoke() {
-        const uint64_t before = state_.fetch_or(kRevoked, std::memory_order_acq_rel);
-        if (before == 0) let_go_(metadata, remote_face);
-    }
 
     nixlBackendMD *const metadata;
     nixlBackendMD *const remote_face;
     const std::string public_data; ///< the key peers need
 
 private:
-    static constexpr uint64_t kRevoked = uint64_t{1} << 63;
-    std::atomic<uint64_t> state_{0}; // users, and kRevoked
+    friend class MappingOwner;
+    friend class RemovedWindows;
     const std::function<void(nixlBackendMD *, nixlBackendMD *)> let_go_;
+    std::atomic<bool> abandoned_{false};
 };
 
-/// Revokes its mapping when the last window on it goes. Shared by windows; made with the mapping.
+/// Lets go of its mapping when the last window on it goes. Shared by windows; made with the mapping.
 class MappingOwner {
 public:
     explicit MappingOwner(std::shared_ptr<Mapping> mapping) : mapping_(std::move(mapping)) {}
     ~MappingOwner() {
-        mapping_->revoke();
+        if (!mapping_->abandoned_) mapping_->let_go_(mapping_->metadata, mapping_->remote_face);
     }
 
     MappingOwner(const MappingOwner &) = delete;
@@ -102,13 +79,6 @@ public:
           mapping(owner->mapping()),
           owner_(std::move(owner)) {}
 
-    /// Ends the window: new uses are refused. Call at most once.
-    void
-    revoke() {
-        revoked_.store(true, std::memory_order_release);
-        owner_.reset();
-    }
-
     bool
     revoked() const noexcept {
         return revoked_.load(std::memory_order_acquire);
@@ -118,8 +88,35 @@ public:
     const std::shared_ptr<Mapping> mapping;
 
 private:
+    friend class RemovedWindows;
+
     std::atomic<bool> revoked_{false};
-    std::shared_ptr<MappingOwner> owner_; // touched by the constructor, revoke() and the destructor only
+    std::shared_ptr<MappingOwner> owner_; // touched by the constructor, RemovedWindows and the destructor only
+};
+
+/// Windows that are taken away together: revoked from the beginning, and given up at the end of this object. Each may
+/// be removed once.
+class RemovedWindows {
+public:
+    explicit RemovedWindows(std::vector<std::shared_ptr<Window>> windows) : windows_(std::move(windows)) {
+        for (const auto &window : windows_) window->revoked_.store(true, std::memory_order_release);
+    }
+    ~RemovedWindows() {
+        for (const auto &window : windows_) window->owner_.reset();
+    }
+
+    RemovedWindows(const RemovedWindows &) = delete;
+    RemovedWindows &
+    operator=(const RemovedWindows &) = delete;
+
+    /// The backend is never told: it may use the memory as long as it exists itself.
+    void
+    abandon() const noexcept {
+        for (const auto &window : windows_) window->mapping->abandoned_.store(true);
+    }
+
+private:
+    const std::vector<std::shared_ptr<Window>> windows_;
 };
 
 } // namespace nx::memory

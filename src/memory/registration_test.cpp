@@ -3,80 +3,51 @@
 #include "memory/registration.h"
 
 #include <gtest/gtest.h>
-#include <thread>
-#include <vector>
 
 namespace nx::memory {
 namespace {
 
-std::shared_ptr<Mapping>
+std::shared_ptr<MappingOwner>
 counting(int &let_go) {
-    return std::make_shared<Mapping>(nullptr, nullptr, "", [&](nixlBackendMD *, nixlBackendMD *) { ++let_go; });
+    return std::make_shared<MappingOwner>(
+        std::make_shared<Mapping>(nullptr, nullptr, "", [&](nixlBackendMD *, nixlBackendMD *) { ++let_go; }));
 }
 
-TEST(Mapping, LetsGoAtOnceWhenUnused) {
+TEST(Window, LetsGoWhenItGoes) {
     int let_go = 0;
-    auto mapping = counting(let_go);
-    mapping->revoke();
-    EXPECT_EQ(let_go, 1);
-    EXPECT_FALSE(mapping->acquire());
-    mapping.reset();
+    {
+        Window window({0, 1, 0}, counting(let_go));
+        EXPECT_EQ(let_go, 0);
+    }
     EXPECT_EQ(let_go, 1);
 }
 
-TEST(Mapping, LetsGoWithTheLastUser) {
+TEST(Window, RemovedIsRevokedAtOnceAndLetsGoWithTheLastWhoUsesIt) {
     int let_go = 0;
-    auto mapping = counting(let_go);
-    ASSERT_TRUE(mapping->acquire());
-    ASSERT_TRUE(mapping->acquire());
-    mapping->revoke();
-    mapping->release();
+    auto window = std::make_shared<Window>(nixlBasicDesc(0, 1, 0), counting(let_go));
+    auto removed = std::make_shared<const RemovedWindows>(std::vector{window});
+    auto user = removed;
+    EXPECT_TRUE(window->revoked());
+    removed.reset();
     EXPECT_EQ(let_go, 0);
-    mapping->release();
+    user.reset();
     EXPECT_EQ(let_go, 1);
-}
-
-TEST(Mapping, LetsGoInItsDestructorIfNeverRevoked) {
-    int let_go = 0;
-    counting(let_go).reset();
+    window.reset();
     EXPECT_EQ(let_go, 1);
 }
 
 TEST(Window, SharedMappingGoesWithTheLastWindow) {
     int let_go = 0;
-    auto owner = std::make_shared<MappingOwner>(counting(let_go));
-    Window a({0, 1, 0}, owner), b({1, 1, 0}, owner);
+    auto owner = counting(let_go);
+    auto a = std::make_shared<Window>(nixlBasicDesc(0, 1, 0), owner);
+    auto b = std::make_shared<Window>(nixlBasicDesc(1, 1, 0), owner);
     owner.reset();
-    a.revoke();
-    EXPECT_TRUE(a.revoked());
-    EXPECT_FALSE(b.revoked());
+    RemovedWindows({a});
+    EXPECT_TRUE(a->revoked());
+    EXPECT_FALSE(b->revoked());
     EXPECT_EQ(let_go, 0);
-    b.revoke();
+    RemovedWindows({b});
     EXPECT_EQ(let_go, 1);
-}
-
-TEST(Mapping, LetsGoOnceUnderContention) {
-    for (int round = 0; round < 200; ++round) {
-        std::atomic<int> let_go{0};
-        std::atomic<int> in_use{0};
-        Mapping mapping(nullptr, nullptr, "", [&](nixlBackendMD *, nixlBackendMD *) {
-            EXPECT_EQ(in_use.load(), 0);
-            ++let_go;
-        });
-        std::vector<std::thread> users;
-        for (int i = 0; i < 4; ++i) {
-            users.emplace_back([&] {
-                while (mapping.acquire()) {
-                    ++in_use;
-                    --in_use;
-                    mapping.release();
-                }
-            });
-        }
-        mapping.revoke();
-        for (auto &user : users) user.join();
-        EXPECT_EQ(let_go.load(), 1);
-    }
 }
 
 } // namespace

@@ -29,11 +29,11 @@ describe(uint64_t element, const nixlBasicDesc &range) {
 
 class Side::Resolver {
 public:
-    Resolver(const RangeIndex &index, Side &side, size_t expected)
-        : index_(index),
-          side_(side),
+    Resolver(const RangeIndex &index, Side &side, size_t expected, Face face)
+        : side_(side),
           cursor_(index),
           expected_(expected),
+          face_(face),
           numbers_(index.leafCount()) {}
 
     Status
@@ -96,10 +96,13 @@ private:
     use(const RangeIndex::Entry &entry) {
         const auto [leaf, place] = cursor_.position();
         auto &numbers = numbers_[leaf];
-        if (!numbers) numbers = std::make_unique<uint32_t[]>(index_.leafSize(leaf));
+        if (!numbers) numbers = std::make_unique<uint32_t[]>(side_.index_.leafSize(leaf));
         uint32_t &number = numbers[place];
         if (number == 0) {
-            side_.windows_.push_back(entry.window);
+            const auto &mapping = *entry.window->mapping;
+            side_.windows_.push_back(entry.window.get());
+            side_.segments_.push_back(
+                {face_ == Face::kToSelf ? mapping.remote_face : mapping.metadata, entry.range.devId});
             number = static_cast<uint32_t>(side_.windows_.size());
         }
         last_ = {entry.range.devId, entry.range.addr, entry.end(), number - 1};
@@ -185,11 +188,11 @@ private:
         return {};
     }
 
-    const RangeIndex &index_;
     Side &side_;
     RangeIndex::Cursor cursor_;
     const size_t expected_; // elements in all
-    Known last_;            // nearly always the window of the next element, too
+    const Face face_;
+    Known last_; // nearly always the window of the next element, too
     // Per leaf and entry of the index: the number of its window plus 1; 0: none yet.
     std::vector<std::unique_ptr<uint32_t[]>> numbers_;
     size_t alike_ = 0; // how many rows at the end of the table have one length, one window and one stride
@@ -198,12 +201,13 @@ private:
 
 template<class Desc>
 Result<Side>
-Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements) {
+Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements, Face face) {
     if (elements.size() > kElementsMax) {
         return {NIXL_ERR_INVALID_PARAM, "the list has more than 2^31 - 1 elements"};
     }
     Side side;
-    Resolver resolver(index, side, elements.size());
+    side.index_ = index;
+    Resolver resolver(index, side, elements.size(), face);
     for (const auto &element : elements) {
         auto status = resolver.add(element);
         if (!status.ok()) return status;
@@ -211,6 +215,7 @@ Side::resolveAll(const RangeIndex &index, std::span<const Desc> elements) {
     side.runs_.shrink_to_fit();
     side.rows_.shrink_to_fit();
     side.windows_.shrink_to_fit();
+    side.segments_.shrink_to_fit();
     side.fillStarts();
     return side;
 }
@@ -228,13 +233,13 @@ Side::fillStarts() {
 }
 
 Result<Side>
-Side::resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements) {
-    return resolveAll(index, elements);
+Side::resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements, Face face) {
+    return resolveAll(index, elements, face);
 }
 
 Result<Side>
-Side::resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements) {
-    return resolveAll(index, elements);
+Side::resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements, Face face) {
+    return resolveAll(index, elements, face);
 }
 
 const Side::Run &
@@ -252,13 +257,14 @@ Side::findRun(uint64_t index, size_t &hint) const noexcept {
 
 bool
 Side::stale() const noexcept {
-    return std::any_of(windows_.begin(), windows_.end(), [](const auto &window) { return window->revoked(); });
+    return std::any_of(windows_.begin(), windows_.end(), [](const Window *window) { return window->revoked(); });
 }
 
 size_t
 Side::memoryBytes() const noexcept {
     return runs_.capacity() * sizeof(Run) + rows_.capacity() * sizeof(Row) + pieces_.capacity() * sizeof(Extent) +
-        windows_.capacity() * sizeof(windows_[0]) + starts_.capacity() * sizeof(starts_[0]);
+        windows_.capacity() * sizeof(windows_[0]) + segments_.capacity() * sizeof(segments_[0]) +
+        starts_.capacity() * sizeof(starts_[0]);
 }
 
 } // namespace nx::memory

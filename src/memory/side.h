@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "memory/range_index.h"
 #include "nixl_descriptors.h"
+#include "nixlx/engine.h"
 
 namespace nx::memory {
 
@@ -30,7 +31,7 @@ public:
         uint64_t length;
         uint64_t stride; ///< kCut: number of its pieces
         uint64_t count;
-        uint32_t window; ///< index into windows(), or kTable or kCut
+        uint32_t window; ///< index into windows() and segments(), or kTable or kCut
 
         bool
         isStrided() const noexcept {
@@ -45,12 +46,18 @@ public:
         uint32_t window;
     };
 
+    /// Which face of its mappings a side shows to the backend.
+    enum class Face {
+        kMetadata,
+        kToSelf, ///< the remote side of transfers to oneself
+    };
+
     /// NOT_FOUND: an element is not covered by `index` (the sentence names it); INVALID_PARAM: an element's end
     /// passes the last address, or there are more than 2^31 - 1 elements.
     static Result<Side>
-    resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements);
+    resolve(const RangeIndex &index, std::span<const nixlBasicDesc> elements, Face face = Face::kMetadata);
     static Result<Side>
-    resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements);
+    resolve(const RangeIndex &index, std::span<const nixlStrideDesc> elements, Face face = Face::kMetadata);
 
     uint64_t
     size() const noexcept {
@@ -62,9 +69,16 @@ public:
         return runs_;
     }
 
-    const std::vector<std::shared_ptr<Window>> &
+    /// Those that elements lie in, each once. Valid as long as this side.
+    const std::vector<const Window *> &
     windows() const noexcept {
         return windows_;
+    }
+
+    /// What the backend knows them by, in the same order. Only while a window is not revoked may the backend see its.
+    const std::vector<nixlx::Segment> &
+    segments() const noexcept {
+        return segments_;
     }
 
     /// Requires index < size(). `hint` remembers the run between calls; start with 0.
@@ -116,7 +130,7 @@ private:
 
     template<class Desc>
     static Result<Side>
-    resolveAll(const RangeIndex &index, std::span<const Desc> elements);
+    resolveAll(const RangeIndex &index, std::span<const Desc> elements, Face face);
 
     void
     fillStarts();
@@ -126,7 +140,9 @@ private:
     std::vector<Run> runs_;
     std::vector<Row> rows_;
     std::vector<Extent> pieces_;
-    std::vector<std::shared_ptr<Window>> windows_;
+    RangeIndex index_; ///< keeps the windows
+    std::vector<const Window *> windows_;
+    std::vector<nixlx::Segment> segments_;
     std::vector<uint32_t> starts_; // of many runs: which one holds element i << bucket_shift_
     int bucket_shift_ = 0;
     uint64_t size_ = 0;

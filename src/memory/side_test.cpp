@@ -115,6 +115,35 @@ TEST(Side, ElementsInTurnFromManyWindowsReadBack) {
     expectWhole(*side, elements);
 }
 
+TEST(Side, KeepsItsWindowsThoughNobodyElseDoes) {
+    auto w = window(0, 100);
+    const std::weak_ptr<Window> seen = w;
+    Result<Side> side = [&] {
+        const auto index = RangeIndex().with({std::move(w)});
+        return resolve(index, {{0, 10, 0}});
+    }();
+    ASSERT_TRUE(side.ok());
+    EXPECT_FALSE(seen.expired());
+    EXPECT_FALSE(side->stale());
+    side = resolve(RangeIndex().with({window(0, 100)}), {{0, 10, 0}});
+    EXPECT_TRUE(seen.expired());
+}
+
+TEST(Side, ShowsTheFaceThatIsAskedFor) {
+    auto *const own = reinterpret_cast<nixlBackendMD *>(16), *const to_self = reinterpret_cast<nixlBackendMD *>(32);
+    auto owner = std::make_shared<MappingOwner>(
+        std::make_shared<Mapping>(own, to_self, "", [](nixlBackendMD *, nixlBackendMD *) {}));
+    const auto index = RangeIndex().with({std::make_shared<Window>(nixlBasicDesc(0, 100, 7), std::move(owner))});
+    const std::vector<nixlBasicDesc> elements{{0, 10, 7}};
+    const auto usual = Side::resolve(index, std::span<const nixlBasicDesc>(elements));
+    const auto self = Side::resolve(index, std::span<const nixlBasicDesc>(elements), Side::Face::kToSelf);
+    ASSERT_TRUE(usual.ok() && self.ok());
+    ASSERT_EQ(usual->segments().size(), 1u);
+    EXPECT_EQ(usual->segments()[0].metadata, own);
+    EXPECT_EQ(usual->segments()[0].device_id, 7u);
+    EXPECT_EQ(self->segments()[0].metadata, to_self);
+}
+
 TEST(Side, KnowingAWindowDoesNotStretchIt) {
     // The first elements make the windows known; the ones after them begin at, end at or pass a boundary.
     const auto index =
@@ -238,7 +267,7 @@ TEST(Side, IsStaleOnceAWindowIsRevoked) {
     const auto side = resolve(index, {{0, 10, 0}});
     ASSERT_TRUE(side.ok());
     EXPECT_FALSE(side->stale());
-    w->revoke();
+    RemovedWindows({w});
     EXPECT_TRUE(side->stale());
 }
 

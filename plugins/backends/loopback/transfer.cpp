@@ -14,8 +14,7 @@ Transfer::Transfer(const nixlx::Plan &plan, const std::string &sender, std::shar
     : plan_(plan),
       sender_(sender),
       peer_(std::move(peer)),
-      local_windows_(plan.local_segments.size()),
-      remote_windows_(plan.remote_segments.size()) {}
+      windows_(plan.runs.size()) {}
 
 nixl_status_t
 Transfer::post(const std::string *notification) {
@@ -59,13 +58,17 @@ Transfer::begin(const std::string *notification) {
     has_notification_ = notification;
     if (notification) notification_ = *notification;
     if (!peer_->alive()) return fail(NIXL_ERR_REMOTE_DISCONNECT, "agent " + quoted(peer_->agent()) + " is gone");
-    for (size_t i = 0; i < local_windows_.size(); ++i) {
-        local_windows_[i] = static_cast<LocalMemory *>(plan_.local_segments[i].metadata)->window;
-    }
-    for (size_t i = 0; i < remote_windows_.size(); ++i) {
-        const auto &memory = *static_cast<RemoteMemory *>(plan_.remote_segments[i].metadata);
-        remote_windows_[i] = memory.owner->find(memory.key);
-        if (!remote_windows_[i]) {
+    for (size_t i = 0; i < windows_.size(); ++i) {
+        const nixlx::Run &run = plan_.runs[i];
+        Pair &windows = windows_[i];
+        windows.local = static_cast<LocalMemory *>(plan_.local_segments[run.local_segment].metadata)->window;
+        if (i > 0 && run.remote_segment == plan_.runs[i - 1].remote_segment) {
+            windows.remote = windows_[i - 1].remote;
+            continue;
+        }
+        const auto &memory = *static_cast<RemoteMemory *>(plan_.remote_segments[run.remote_segment].metadata);
+        windows.remote = memory.owner->find(memory.key);
+        if (!windows.remote) {
             return fail(NIXL_ERR_NOT_FOUND,
                         "agent " + quoted(peer_->agent()) + " has no registration of " + toString(memory.key) +
                             " any more; load its new metadata");
@@ -87,8 +90,8 @@ Transfer::moveSlice() {
     uint64_t blocks_left = kSliceBlocks;
     for (; run_ < plan_.runs.size(); ++run_, block_ = 0) {
         const nixlx::Run &run = plan_.runs[run_];
-        Window &local = *local_windows_[run.local_segment];
-        Window &remote = *remote_windows_[run.remote_segment];
+        Window &local = *windows_[run_].local;
+        Window &remote = *windows_[run_].remote;
         const Window::Pin local_pin(local), remote_pin(remote);
         if (!local_pin) return refuse(local, true);
         if (!remote_pin) return refuse(remote, false);

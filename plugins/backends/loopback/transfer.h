@@ -104,9 +104,11 @@ private:
     const nixlx::Plan &plan_;
     const std::string &sender_;
     const std::shared_ptr<Endpoint> peer_;
-    // One per segment of the plan, found anew at each post.
-    std::vector<std::shared_ptr<Window>> local_windows_;
-    std::vector<std::shared_ptr<Window>> remote_windows_;
+    struct Pair {
+        std::shared_ptr<Window> local;
+        std::shared_ptr<Window> remote;
+    };
+    std::vector<Pair> windows_; ///< one per run of the plan, found anew at each post
     std::string notification_;
     bool has_notification_ = false;
     bool waits_for_inbox_ = false;

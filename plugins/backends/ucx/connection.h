@@ -55,6 +55,22 @@ public:
     Fabric
     fabric();
 
+    /// Memory of the peer that has no key for the local context comes and goes.
+    void
+    addPlainOnly() noexcept {
+        plain_only_.fetch_add(1);
+    }
+    void
+    removePlainOnly() noexcept {
+        plain_only_.fetch_sub(1);
+    }
+
+    /// All that is loaded of the peer's memory can be reached through either context.
+    bool
+    reachesAll() const noexcept {
+        return plain_only_.load() == 0;
+    }
+
     /// Of the context that fabric() gave, or of the plain one.
     Worker &
     worker(Fabric fabric, size_t index) noexcept;
@@ -147,6 +163,7 @@ private:
     Fd link_;                   ///< constant after setPeerInfo; of the own agent once fabric_ is decided
     bool may_be_local_ = false; ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
+    std::atomic<size_t> plain_only_{0};
     std::atomic<int> fabric_; ///< -1: not decided
     std::mutex fabric_mutex_; ///< held while it is being decided
     std::unique_ptr<LocalWorkers> local_workers_;

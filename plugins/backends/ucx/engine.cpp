@@ -114,6 +114,13 @@ makePlan(nixl_xfer_op_t operation,
                         std::to_string(to.len) + " at the peer"};
         }
         total += from.len;
+        if (!dynamic_cast<const LocalMemory *>(from.metadataP)) {
+            return {NIXL_ERR_INVALID_PARAM,
+                    "local element " + std::to_string(i) + " is not registered with this backend"};
+        }
+        if (!dynamic_cast<const RemoteMemory *>(to.metadataP)) {
+            return {NIXL_ERR_INVALID_PARAM, "remote element " + std::to_string(i) + " was not loaded by this backend"};
+        }
         const uint32_t local_segment = segmentOf(owned->local_segments, from);
         const uint32_t remote_segment = segmentOf(owned->remote_segments, to);
         if (!owned->runs.empty()) {
@@ -191,7 +198,7 @@ Engine::loadRemoteMD(const nixlBlobDesc &mem,
     if (!connection) return unknownPeer(remote_agent);
     auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains(Fabric::kPlain));
     if (!keys.ok()) return failed(keys);
-    out = new RemoteMemory(std::make_shared<RemoteRegion>(*runtime_, std::move(connection), *std::move(keys)));
+    out = new RemoteMemory(*runtime_, std::move(connection), *std::move(keys));
     return NIXL_SUCCESS;
 }
 

@@ -175,8 +175,9 @@ whole(const Region &local, const Region &remote, size_t length) {
 
 class Request {
 public:
-    Request(Engine &engine, const PlanOf &plan) : engine_(engine) {
-        EXPECT_EQ(engine.prepare(plan.plan, nullptr, handle), NIXL_SUCCESS) << takeBackendSentence("");
+    Request(Engine &engine, const PlanOf &plan) : Request(engine, plan.plan) {}
+    Request(Engine &engine, const nixlx::Plan &plan) : engine_(engine) {
+        EXPECT_EQ(engine.prepare(plan, nullptr, handle), NIXL_SUCCESS) << takeBackendSentence("");
     }
     ~Request() {
         if (handle) engine_.release(handle);
@@ -789,9 +790,10 @@ TEST_P(EnginePair, ARequestStaysWithTheConnectionThatItsRangesWereLoadedFor) {
     both.runs = runs;
     both.total_bytes = 8192;
     both.block_count = 2;
-    nixlBackendReqH *handle = nullptr;
-    EXPECT_EQ(a->prepare(both, nullptr, handle), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(handle, nullptr);
+    Request mixed(*a, both);
+    EXPECT_EQ(run(mixed), NIXL_ERR_INVALID_PARAM);
+    EXPECT_NE(takeBackendSentence("").find("were loaded for different connections"), std::string::npos);
+    EXPECT_EQ(target[4095], 0);
 
     const PlanOf again(NIXL_WRITE, "bob", source, newer, {whole(source, newer, 4096)});
     Request fresh(*a, again);

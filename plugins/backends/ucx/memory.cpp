@@ -70,25 +70,32 @@ LocalMemory::unmap() noexcept {
     runtime_ = nullptr;
 }
 
-RemoteRegion::RemoteRegion(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys)
-    : runtime_(runtime),
-      connection_(std::move(connection)),
-      keys_(std::move(keys)) {
-    for (auto &slots : unpacked_) slots.resize(runtime.workerCount());
+bool
+LocalMemory::isWhole() const noexcept {
+    return mapping(Fabric::kPlain) && (mapping(Fabric::kLocal) || !runtime_->hasLocalFabric());
 }
 
-RemoteRegion::~RemoteRegion() {
+RemoteMemory::RemoteMemory(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys)
+    : nixlBackendMD(false),
+      runtime_(runtime),
+      connection_(std::move(connection)),
+      keys_(std::move(keys)),
+      unpacked_(std::make_unique<ucp_rkey *[]>(runtime.workerCount() * kFabricCount)) {
+    if (!reachable(Fabric::kLocal)) connection_->addPlainOnly();
+}
+
+RemoteMemory::~RemoteMemory() {
+    if (!reachable(Fabric::kLocal)) connection_->removePlainOnly();
     for (const Fabric fabric : {Fabric::kPlain, Fabric::kLocal}) {
-        const auto &keys = unpacked_[static_cast<size_t>(fabric)];
-        for (size_t i = 0; i < keys.size(); ++i) {
-            if (keys[i]) releaseKey(connection_->worker(fabric, i), keys[i]);
+        for (size_t i = 0; i < runtime_.workerCount(); ++i) {
+            if (ucp_rkey *key = unpacked(fabric, i)) releaseKey(connection_->worker(fabric, i), key);
         }
     }
 }
 
 Result<ucp_rkey *>
-RemoteRegion::key(Fabric fabric, size_t worker, Endpoint &endpoint) {
-    ucp_rkey *&slot = unpacked_[static_cast<size_t>(fabric)][worker];
+RemoteMemory::key(Fabric fabric, size_t worker, Endpoint &endpoint) {
+    ucp_rkey *&slot = unpacked(fabric, worker);
     if (slot) return slot;
     const std::string &packed = fabric == Fabric::kLocal ? keys_.local : keys_.plain;
     if (auto status = checkKey(packed, connection_->refusedDomains(fabric)); !status.ok()) return status;

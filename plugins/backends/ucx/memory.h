@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Registrations: LocalMemory of this agent, RemoteMemory of a peer. Immutable after creation, except for the keys of a
-// RemoteRegion, each of which is guarded by its worker's lock.
+// Registrations: LocalMemory of this agent, RemoteMemory of a peer. Immutable after creation, except for the unpacked
+// keys of a RemoteMemory, each of which is guarded by its worker's lock.
 #pragma once
 
 #include <array>
@@ -37,6 +37,10 @@ public:
         return length_;
     }
 
+    /// Every context of the runtime has it.
+    bool
+    isWhole() const noexcept;
+
     /// What peers need, see encodeKeys.
     const std::string &
     publicData() const noexcept {
@@ -60,14 +64,14 @@ private:
     std::string public_data_;
 };
 
-/// The keys of a peer's range. Shared by the RemoteMemory and the requests that use it.
-class RemoteRegion {
+/// The keys of a peer's range.
+class RemoteMemory final : public nixlBackendMD {
 public:
-    RemoteRegion(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys);
-    ~RemoteRegion();
-    RemoteRegion(const RemoteRegion &) = delete;
-    RemoteRegion &
-    operator=(const RemoteRegion &) = delete;
+    RemoteMemory(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys);
+    ~RemoteMemory() override;
+    RemoteMemory(const RemoteMemory &) = delete;
+    RemoteMemory &
+    operator=(const RemoteMemory &) = delete;
 
     /// The one it was loaded for: after the peer is loaded again, that is no longer the peer's current one.
     const std::shared_ptr<Connection> &
@@ -80,28 +84,20 @@ public:
         return fabric == Fabric::kPlain || !keys_.local.empty();
     }
 
-    /// Lock of that worker held.
+    /// Lock of that worker held. Unpacks it when it is first asked for.
     Result<ucp_rkey *>
     key(Fabric fabric, size_t worker, Endpoint &endpoint);
 
 private:
+    ucp_rkey *&
+    unpacked(Fabric fabric, size_t worker) const noexcept {
+        return unpacked_[worker * kFabricCount + static_cast<size_t>(fabric)];
+    }
+
     Runtime &runtime_;
     const std::shared_ptr<Connection> connection_; ///< its endpoints outlive the keys
     const Keys keys_;
-    std::array<std::vector<ucp_rkey *>, kFabricCount> unpacked_;
-};
-
-class RemoteMemory final : public nixlBackendMD {
-public:
-    explicit RemoteMemory(std::shared_ptr<RemoteRegion> region) : nixlBackendMD(false), region_(std::move(region)) {}
-
-    const std::shared_ptr<RemoteRegion> &
-    region() const noexcept {
-        return region_;
-    }
-
-private:
-    const std::shared_ptr<RemoteRegion> region_;
+    const std::unique_ptr<ucp_rkey *[]> unpacked_; ///< null: not asked for yet
 };
 
 } // namespace nx::ucx

@@ -394,12 +394,14 @@ Runtime::ownInfo() const {
 
 void
 Runtime::addMemory(LocalMemory &memory) {
+    if (!memory.isWhole()) partial_memories_.fetch_add(1);
     std::lock_guard lock(mutex_);
     memories_.insert(&memory);
 }
 
 void
 Runtime::removeMemory(LocalMemory &memory) {
+    if (!memory.isWhole()) partial_memories_.fetch_sub(1);
     std::lock_guard lock(mutex_);
     memories_.erase(&memory);
 }

@@ -19,8 +19,9 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/thread.h"
@@ -179,6 +180,12 @@ public:
     void
     removeMemory(LocalMemory &memory);
 
+    /// Every context has all memory that is registered.
+    bool
+    memoryIsWhole() const noexcept {
+        return partial_memories_.load() == 0;
+    }
+
 private:
     /// A context with some of the network devices only, to connect to peers with.
     struct Subset {
@@ -241,12 +248,13 @@ private:
     std::optional<std::chrono::steady_clock::time_point> end_by_; ///< owned by who destroys it
     // Self-synchronised:
     std::atomic<unsigned> turns_{0};
+    std::atomic<size_t> partial_memories_{0};
 
     std::mutex mutex_;
     // Guarded by mutex_:
     std::unordered_map<std::string, std::shared_ptr<Connection>> peers_;
     std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
-    std::set<LocalMemory *> memories_;
+    std::unordered_set<LocalMemory *> memories_;
     std::array<bool, kFabricCount> left_workers_{}; ///< some of the context's workers stay in place
 
     std::mutex subsets_mutex_; ///< held while one is made

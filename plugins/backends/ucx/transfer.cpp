@@ -66,12 +66,6 @@ Lane::prepare() {
     auto endpoint = transfer_.connection_->endpoint(transfer_.fabric_, worker_index_);
     if (!endpoint.ok()) return std::move(endpoint).status();
     endpoint_ = *endpoint;
-    keys_.reserve(transfer_.regions_.size());
-    for (const auto &region : transfer_.regions_) {
-        auto key = region->key(transfer_.fabric_, worker_index_, *endpoint_);
-        if (!key.ok()) return std::move(key).status();
-        keys_.push_back(*key);
-    }
     return {};
 }
 
@@ -126,6 +120,7 @@ Lane::issue() {
             parked_ = true;
             return false;
         }
+        if (length > 0 && !keyOf(*given_.run)) break;
         const Code code = issueNext(length);
         bytes += length;
         if (code == kPending) {
@@ -148,7 +143,31 @@ Lane::issue() {
     return false;
 }
 
-/// Gives one piece to UCX and steps to the next.
+/// Unpacked only now: a request of thousands of ranges is made without a look at each. Null: the transfer has failed.
+ucp_rkey *
+Lane::keyOf(const nixlx::Run &run) noexcept {
+    if (run.remote_segment == key_segment_) return key_;
+    RemoteMemory &remote = transfer_.remoteOf(run);
+    try {
+        Result<ucp_rkey *> key = remote.connection() == transfer_.connection_
+            ? remote.key(transfer_.fabric_, worker_index_, *endpoint_)
+            : Status(NIXL_ERR_INVALID_PARAM,
+                     "the remote ranges of one request were loaded for different connections; load the metadata of "
+                     "peer " +
+                         quoted(transfer_.connection_->name()) + " again");
+        if (key.ok()) {
+            key_segment_ = run.remote_segment;
+            return key_ = *key;
+        }
+        transfer_.fail(std::move(key).status());
+    }
+    catch (const std::bad_alloc &) {
+        transfer_.fail(Status(NIXL_ERR_NO_MEMORY, {}));
+    }
+    return nullptr;
+}
+
+/// Gives one piece to UCX and steps to the next. Requires keyOf.
 Code
 Lane::issueNext(uint64_t length) {
     const nixlx::Run &run = *given_.run;
@@ -157,11 +176,10 @@ Lane::issueNext(uint64_t length) {
     Code code = kDone;
     if (length > 0) {
         auto *const memory = reinterpret_cast<void *>(local);
-        ucp_rkey *const key = keys_[run.remote_segment];
-        const Mapping &mapping = *transfer_.mappings_[run.local_segment];
+        const Mapping &mapping = *transfer_.localOf(run).mapping(transfer_.fabric_);
         code = transfer_.plan_.operation == NIXL_WRITE
-            ? endpoint_->put(memory, length, remote, key, mapping, *reports_)
-            : endpoint_->get(memory, length, remote, key, mapping, *reports_);
+            ? endpoint_->put(memory, length, remote, key_, mapping, *reports_)
+            : endpoint_->get(memory, length, remote, key_, mapping, *reports_);
     }
     given_.step(length);
     return code;
@@ -266,8 +284,11 @@ Lane::giveUp(bool by_force) {
         reports_->lane = nullptr;
         worker_.keep(std::move(reports_));
         // UCX gives up its hold on the memory only when it destroys the worker.
-        for (const Mapping *mapping : transfer_.mappings_) {
-            if (mapping) worker_.keep(mapping->shared_from_this());
+        const Mapping *kept = nullptr;
+        for (const nixlx::Run &run : transfer_.plan_.runs) {
+            const Mapping *mapping = transfer_.localOf(run).mapping(transfer_.fabric_);
+            if (mapping && mapping != kept) worker_.keep(mapping->shared_from_this());
+            kept = mapping;
         }
         reports_ = std::make_unique<Reports>(*this);
     }
@@ -334,45 +355,32 @@ Transfer::create(Runtime &runtime, std::unique_ptr<OwnedPlan> plan, size_t worke
     return transfer;
 }
 
+// Looks at each range only where they differ in what they can do: a request of thousands is made in the time that its
+// blocks take.
 Status
 Transfer::resolve() {
-    std::vector<const LocalMemory *> locals;
-    for (const nixlx::Segment &segment : plan_.local_segments) {
-        const auto *memory = dynamic_cast<const LocalMemory *>(segment.metadata);
-        if (!memory) return {NIXL_ERR_INVALID_PARAM, "a local range is not registered with this backend"};
-        locals.push_back(memory);
+    const auto outside = [] {
+        return Status(NIXL_ERR_INVALID_PARAM, "a block lies outside the registrations given for it");
+    };
+    if (plan_.runs.empty()) return {NIXL_ERR_INVALID_PARAM, "the request has no remote range"};
+    for (const nixlx::Run &run : plan_.runs) {
+        const bool known =
+            run.local_segment < plan_.local_segments.size() && run.remote_segment < plan_.remote_segments.size();
+        if (!known) return outside();
     }
-    for (const nixlx::Segment &segment : plan_.remote_segments) {
-        const auto *memory = dynamic_cast<const RemoteMemory *>(segment.metadata);
-        if (!memory) return {NIXL_ERR_INVALID_PARAM, "a remote range was not loaded by this backend"};
-        regions_.push_back(memory->region());
-    }
-    if (regions_.empty()) return {NIXL_ERR_INVALID_PARAM, "the request has no remote range"};
-    connection_ = regions_.front()->connection();
-    for (const auto &region : regions_) {
-        if (region->connection() == connection_) continue;
-        return {NIXL_ERR_INVALID_PARAM,
-                "the remote ranges of one request were loaded for different connections; load the metadata of peer " +
-                    quoted(plan_.remote_agent) + " again"};
-    }
+    connection_ = remoteOf(plan_.runs.front()).connection();
     if (connection_->name() != plan_.remote_agent) {
         return {NIXL_ERR_INVALID_PARAM,
                 "the remote ranges are those of peer " + quoted(connection_->name()) + ", not of " +
                     quoted(plan_.remote_agent)};
     }
     fabric_ = connection_->fabric();
-    for (const LocalMemory *memory : locals) {
-        if (memory->length() > 0 && !memory->mapping(fabric_)) fabric_ = Fabric::kPlain;
-    }
-    for (const auto &region : regions_) {
-        if (!region->reachable(fabric_)) fabric_ = Fabric::kPlain;
-    }
-    for (const LocalMemory *memory : locals) mappings_.push_back(memory->mapping(fabric_));
+    if (runtime_.memoryIsWhole() && connection_->reachesAll()) return {};
     for (const nixlx::Run &run : plan_.runs) {
-        if (run.local_segment >= mappings_.size() || run.remote_segment >= regions_.size() ||
-            (run.length > 0 && run.count > 0 && !mappings_[run.local_segment])) {
-            return {NIXL_ERR_INVALID_PARAM, "a block lies outside the registrations given for it"};
-        }
+        if (run.length == 0 || run.count == 0) continue;
+        const LocalMemory &local = localOf(run);
+        if (local.length() == 0) return outside();
+        if (!local.mapping(fabric_) || !remoteOf(run).reachable(fabric_)) fabric_ = Fabric::kPlain;
     }
     return {};
 }
@@ -511,6 +519,15 @@ Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
     catch (const std::bad_alloc &) {
         error_.clear(); // the status says enough
     }
+}
+
+void
+Transfer::fail(Status status) noexcept {
+    stop_.store(true, std::memory_order_release);
+    std::lock_guard lock(error_mutex_);
+    if (error_status_ != NIXL_SUCCESS) return;
+    error_status_ = status.code();
+    error_ = std::move(std::move(status).error().message);
 }
 
 void

@@ -76,7 +76,7 @@ public:
     /// Blocks first_block ... first_block + block_count - 1 of the request.
     Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count);
 
-    /// Connects and unpacks the keys. Takes the lock.
+    /// Connects. Takes the lock.
     Status
     prepare();
 
@@ -164,6 +164,8 @@ private:
     issue();
     Code
     issueNext(uint64_t length);
+    ucp_rkey *
+    keyOf(const nixlx::Run &run) noexcept;
     void
     pieceDone();
     void
@@ -179,8 +181,10 @@ private:
     const uint64_t block_count_;
     // Constant after prepare:
     Endpoint *endpoint_ = nullptr;
-    std::vector<ucp_rkey *> keys_; ///< per remote segment
     // Guarded by the worker's lock:
+    static constexpr uint32_t kNoSegment = UINT32_MAX;
+    uint32_t key_segment_ = kNoSegment;
+    ucp_rkey *key_ = nullptr; ///< of that remote segment: mostly the next run's, too
     Stage stage_ = Stage::kIdle;
     bool parked_ = false;    ///< the window is full; not among the worker's tasks
     uint64_t resume_at_ = 0; ///< so few outstanding operations end that
@@ -261,8 +265,20 @@ private:
         return stop_.load(std::memory_order_relaxed);
     }
 
+    const LocalMemory &
+    localOf(const nixlx::Run &run) const noexcept {
+        return *static_cast<const LocalMemory *>(plan_.local_segments[run.local_segment].metadata);
+    }
+
+    RemoteMemory &
+    remoteOf(const nixlx::Run &run) const noexcept {
+        return *static_cast<RemoteMemory *>(plan_.remote_segments[run.remote_segment].metadata);
+    }
+
     void
     fail(Code code, const Endpoint &endpoint) noexcept;
+    void
+    fail(Status status) noexcept;
     /// By the last lane to become quiet, lock held.
     void
     allQuiet(Lane &lane);
@@ -275,8 +291,6 @@ private:
     std::shared_ptr<Connection> connection_;
     std::unique_ptr<OwnedPlan> owned_plan_;
     Fabric fabric_ = Fabric::kPlain;
-    std::vector<const Mapping *> mappings_;              ///< per local segment; null: no bytes
-    std::vector<std::shared_ptr<RemoteRegion>> regions_; ///< per remote segment
     std::deque<Lane> lanes_;
     // Of the posted request; changed by the owner while quiet, and by the lane that sends the message:
     bool notify_ = false; ///< the message has not been sent
