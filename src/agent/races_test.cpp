@@ -4,7 +4,10 @@
 // What one thread reads stays whole while another changes it: registrations, backends, peers. The loops are for the
 // sanitizers (./check runs them under both); what the gates of GATED make certain fails without them, too.
 #include <gmock/gmock.h>
+#include <array>
+#include <atomic>
 #include <gtest/gtest.h>
+#include <set>
 #include <thread>
 
 #include "nixl.h"
@@ -225,6 +228,35 @@ TEST_F(Races, NoRequestWritesIntoMemoryThatWasDeregistered) {
         ASSERT_EQ(pair.a->releaseXferReq(last), NIXL_SUCCESS);
         ASSERT_EQ(pair.a->deregisterMem(registrationOf({target.desc(0, 64)})), NIXL_SUCCESS);
     }
+}
+
+TEST_F(Races, OneOfTwoThreadsReleasesARequestAndTheOtherIsToldThatItIsNone) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
+    constexpr int kRounds = 3000;
+    std::atomic<nixlXferReqH *> request{nullptr};
+    std::atomic<int> round{0}, done{0};
+    std::array<nixl_status_t, 2> outcomes{};
+    const auto releaseEach = [&](size_t thread) {
+        for (int at = 1; at <= kRounds; ++at) {
+            while (round.load() != at) std::this_thread::yield();
+            outcomes[thread] = pair.a->releaseXferReq(request);
+            done.fetch_add(1);
+        }
+    };
+    std::thread first(releaseEach, 0), second(releaseEach, 1);
+    for (int at = 1; at <= kRounds; ++at) {
+        nixlXferReqH *made = nullptr;
+        EXPECT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({x.desc()}), listOf({x.desc()}), "A", made), NIXL_SUCCESS);
+        request = made;
+        round = at;
+        while (done.load() != 2 * at) std::this_thread::yield();
+        const bool right = std::set{outcomes[0], outcomes[1]} == std::set{NIXL_SUCCESS, NIXL_ERR_INVALID_PARAM};
+        EXPECT_TRUE(right) << "round " << at << ": " << outcomes[0] << " and " << outcomes[1];
+    }
+    first.join();
+    second.join();
 }
 
 TEST_F(Races, ARequestDoesNotJoinAPeersOldRangesWithItsNewConnection) {

@@ -392,12 +392,13 @@ TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force fo
     return true;
 }
 
-bool
+nixl_status_t
 TransferRequest::retire() {
     std::lock_guard lock(mutex_);
-    if (inFlight() || retired_) return false;
+    if (retired_) return NIXL_ERR_INVALID_PARAM;
+    if (inFlight()) return NIXL_ERR_REPOST_ACTIVE;
     retired_ = true;
-    return true;
+    return NIXL_SUCCESS;
 }
 
 nixl_status_t

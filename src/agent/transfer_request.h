@@ -128,8 +128,8 @@ public:
     nixl_status_t
     setLimits(const nixlx::Limits &limits);
 
-    /// Makes every later post() fail. False if it is in flight, or retired already.
-    bool
+    /// Makes every later post() fail. REPOST_ACTIVE: it is in flight; INVALID_PARAM: it is retired already.
+    nixl_status_t
     retire();
 
     nixl_status_t

@@ -497,7 +497,11 @@ nixlAgentData::release(nixlXferReqH *handle) {
                 "the transfer was cancelled but backend " + request->backend()->type +
                     " still uses its buffers; the handle stays valid, release it again later"};
     }
-    if (!request->retire()) return {NIXL_ERR_REPOST_ACTIVE, "another thread posted or released the request meanwhile"};
+    switch (request->retire()) {
+    case NIXL_SUCCESS: break;
+    case NIXL_ERR_REPOST_ACTIVE: return {NIXL_ERR_REPOST_ACTIVE, "another thread posted the request meanwhile"};
+    default: return {NIXL_ERR_INVALID_PARAM, "another thread released the request meanwhile"};
+    }
     requests.remove(reinterpret_cast<uint64_t>(handle));
     return {};
 }
