@@ -20,6 +20,7 @@ from nixl_cu12 import _api as nixl
 
 RANGE_BYTES = 4096
 STEP_BYTES = 2 * RANGE_BYTES  # ranges with gaps
+REQUESTS_MADE = 10
 PEERS_ADDED = 10
 POLLS = 2000
 LIMIT_S = 60
@@ -104,8 +105,12 @@ def measure_ranges(count, metadata, target_address):
     near = agent.prep_xfer_dlist("", agent.get_xfer_descs(rows, "DRAM"))
     half = np.random.default_rng(1).permutation(count)[: count // 2].astype(np.int32)
     handle = timer("make", lambda: agent.make_prepped_xfer("WRITE", near, half, far, half))
-    other = timer("make_again", lambda: agent.make_prepped_xfer("WRITE", near, half, far, half))
-    agent.release_xfer_handle(other)
+    again = []
+    for _ in range(REQUESTS_MADE):
+        other = timer("make_again", lambda: agent.make_prepped_xfer("WRITE", near, half, far, half))
+        agent.release_xfer_handle(other)
+        again.append(timer.ms["make_again"])
+    timer.ms["make_again"] = statistics.median(again)
     timer("post", lambda: finish(agent, handle))
     agent.release_xfer_handle(handle)
     timer("deregister", lambda: agent.deregister_memory(descriptors))
