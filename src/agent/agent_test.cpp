@@ -594,6 +594,10 @@ TEST_F(Agent, WhatAPluginThrowsIsAStatus) {
     EXPECT_EQ(pair.a->genNotif("B", "message"), NIXL_ERR_BACKEND);
     raise(EngineCall::kFetchNotifications);
     EXPECT_EQ(pair.a->getNotifs(pair.a.inbox), NIXL_ERR_BACKEND);
+    raise(EngineCall::kUnload);
+    EXPECT_EQ(pair.a->invalidateRemoteMD("B"), NIXL_SUCCESS);
+    raise(EngineCall::kDeregister);
+    EXPECT_EQ(pair.b->deregisterMem(registrationOf({y.desc()})), NIXL_SUCCESS);
     raise(EngineCall::kCreate);
     nixlAgent other("other", nixlAgentConfig());
     nixlBackendH *backend = nullptr;

@@ -258,7 +258,7 @@ public:
 
     nixl_status_t
     deregisterMem(nixlBackendMD *meta) override {
-        return behind(EngineCall::kDeregister, [&] { return Engine::deregisterMem(meta); });
+        return lettingGo(EngineCall::kDeregister, [&] { return Engine::deregisterMem(meta); });
     }
 
     nixl_status_t
@@ -282,7 +282,7 @@ public:
 
     nixl_status_t
     unloadMD(nixlBackendMD *input) override {
-        return behind(EngineCall::kUnload, [&] { return Engine::unloadMD(input); });
+        return lettingGo(EngineCall::kUnload, [&] { return Engine::unloadMD(input); });
     }
 
     nixl_status_t
@@ -447,6 +447,19 @@ private:
     behind(EngineCall call, Body body) {
         const nixl_status_t ordered = control().enter(call);
         return ordered == NIXL_SUCCESS ? body() : ordered;
+    }
+
+    /// Throws only after it has let go: nobody could do so later.
+    template<class Body>
+    static nixl_status_t
+    lettingGo(EngineCall call, Body body) {
+        try {
+            return behind(call, body);
+        }
+        catch (...) {
+            (void)body();
+            throw;
+        }
     }
 
     template<class Prepare>
