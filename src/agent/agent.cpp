@@ -104,7 +104,8 @@ nixlAgentData::~nixlAgentData() {
     }
     views.clear();
     auto local = local_state.copy();
-    (void)inFlightOn(std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(local.sections)), nullptr);
+    (void)leaveToUsers(std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(local.sections)),
+                       nullptr);
     local.sections.clear();
     const auto created = local.backends;
     local_state.set(std::move(local));

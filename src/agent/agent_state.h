@@ -280,10 +280,10 @@ private:
     registerWith(const std::shared_ptr<nx::agent::Backend> &backend,
                  const nixl_reg_dlist_t &descs,
                  std::vector<std::shared_ptr<nx::memory::Window>> &windows);
-    /// The requests in flight on memory that was removed, each of which keeps it until it ends; no other uses it any
-    /// more. `peer`: whose it is; null: this agent's.
+    /// Leaves memory that was removed to the requests that use it, until they do not; no other uses it any more.
+    /// Returns those that are posted on it. `peer`: whose it is; null: this agent's.
     std::vector<nx::HandleTable<nx::agent::TransferRequest>::Pin>
-    inFlightOn(const std::shared_ptr<const nx::memory::RemovedWindows> &removed, const nx::agent::Peer *peer) const;
+    leaveToUsers(const std::shared_ptr<const nx::memory::RemovedWindows> &removed, const nx::agent::Peer *peer) const;
     void
     commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
     nx::Result<nx::metadata::Exchange *>

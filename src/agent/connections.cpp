@@ -361,7 +361,7 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
         const auto sections = peer->sections.get();
         const auto removed = std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(*sections));
         peer->sections.set({});
-        (void)inFlightOn(removed, peer.get());
+        (void)leaveToUsers(removed, peer.get());
     }
     const auto connections = peer->connections.get();
     const auto local = local_state.get();

@@ -250,7 +250,7 @@ nixlAgentData::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t 
 }
 
 std::vector<nx::HandleTable<TransferRequest>::Pin>
-nixlAgentData::inFlightOn(const std::shared_ptr<const RemovedWindows> &removed, const Peer *peer) const {
+nixlAgentData::leaveToUsers(const std::shared_ptr<const RemovedWindows> &removed, const Peer *peer) const {
     std::vector<nx::HandleTable<TransferRequest>::Pin> in_flight;
     requests.forEach([&](uint64_t token) {
         auto request = requests.find(token);
@@ -309,7 +309,7 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
         const auto removed = std::make_shared<const RemovedWindows>(std::move(ended)); // the backends let go at its end
         epoch.fetch_add(1); // lists and requests of before look again before they are used
         // Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
-        const auto in_flight = inFlightOn(removed, nullptr);
+        const auto in_flight = leaveToUsers(removed, nullptr);
         for (const auto &request : in_flight) request->cancel();
         const auto deadline = std::chrono::steady_clock::now() + nx::agent::kSettleGuard;
         bool quiet = true;

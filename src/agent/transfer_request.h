@@ -229,12 +229,12 @@ private:
     Clock::duration still_for_{0};    ///< since anything moved on its path
     Clock::duration settling_for_{0}; ///< since it was cancelled
 
+    bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
+
     std::mutex use_mutex_; // the last in the order of locks
     // Guarded by use_mutex_:
     Use use_ = Use::kNone;                                            ///< of the memory, by the engine
     std::vector<std::shared_ptr<const memory::RemovedWindows>> kept_; ///< while it is used
-
-    bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
 
     // Changed under mutex_:
     std::atomic<bool> peer_lost_{false}; ///< by the last post, whatever its status says
