@@ -22,7 +22,7 @@ RANGE_BYTES = 4096
 STEP_BYTES = 2 * RANGE_BYTES  # ranges with gaps
 REQUESTS_MADE = 10
 PEERS_ADDED = 10
-POLLS = 2000
+POLLS = 20000
 LIMIT_S = 60
 TARGET = "target-0000"  # its metadata is loaded under many names of this length
 

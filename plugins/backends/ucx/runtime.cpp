@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <ctime>
 #include <stdexcept>
 
 #include "ucx/address.h"
@@ -23,6 +22,11 @@ constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatKnowsRoutes = 19;
 // One of the other workers is looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kOtherEvery = 8;
+// Who polls without pause looks after the next of the workers where nothing happens so long after the last one, who does
+// not after all of them so often. One where something happened counts as busy for so long.
+constexpr std::chrono::microseconds kNextEvery{1};
+constexpr std::chrono::milliseconds kRoundEvery{4};
+constexpr std::chrono::microseconds kStaysHot{100};
 // How long a call that fetches notifications goes on taking in more of them; and how long it waits for more after so
 // many that their sender was probably held up by a full queue (UCX before 1.18: 64, see kBusyNapsPerWait).
 constexpr std::chrono::milliseconds kTakeInLimit{2};
@@ -212,45 +216,57 @@ Runtime::progress(Worker *first) {
     if (happened && progress_thread_) progress_thread_->nudge();
 }
 
-// However many peers there are, a call drives one worker: in turn the one where something happened last, and the next
-// of all. Who polls without pause has come round after about twice the time that driving all at once would take. For
-// those who poll seldom each new tick of the coarse clock, every few milliseconds, is a round.
+// However many peers there are, a call drives one worker at most: the one where something happened lately, or the next
+// of all. Between two of those where nothing happens there is a microsecond, so that most calls in vain cost next to
+// nothing; for those who poll so seldom that no round of all has ended for some milliseconds, a call is a round.
 bool
 Runtime::driveOthersLocked(Worker *first, unsigned turn) {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    const int64_t tick = now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-    if (std::exchange(round_tick_, tick) != tick) return driveRoundLocked(first);
-    if (!first && hot_ && turn % 2 == 0) return drive(*hot_);
-    if (++next_ >= roster_.size()) next_ = 0;
-    return driveOneLocked(roster_[next_], first);
+    const auto now = Clock::now();
+    if (now - round_at_ > kRoundEvery) return driveRoundLocked(first, now);
+    const bool next_is_due = now - next_at_ > kNextEvery;
+    const bool is_hot = !first && hot_ && now - hot_at_ < kStaysHot;
+    if (is_hot && (!next_is_due || turn % 2 == 0)) return driveOneLocked(*hot_, now);
+    if (!next_is_due) return false;
+    if (++next_ >= roster_.size()) {
+        next_ = 0;
+        round_at_ = now;
+    }
+    const bool happened = driveSharedLocked(roster_[next_], first, now);
+    next_at_ = Clock::now();
+    return happened;
 }
 
 bool
-Runtime::driveRoundLocked(Worker *but) {
+Runtime::driveRoundLocked(Worker *but, Clock::time_point now) {
+    round_at_ = now;
     bool happened = false;
-    for (const Driven &driven : roster_) happened |= driveOneLocked(driven, but);
+    for (const Driven &driven : roster_) happened |= driveSharedLocked(driven, but, now);
     return happened;
 }
 
 /// If callers drive it at all, and it is not `but`.
 bool
-Runtime::driveOneLocked(const Driven &driven, Worker *but) {
-    if (driven.index >= options_.num_workers || driven.worker == but || !drive(*driven.worker)) return false;
-    hot_ = driven.worker;
+Runtime::driveSharedLocked(const Driven &driven, Worker *but, Clock::time_point now) {
+    return driven.index < options_.num_workers && driven.worker != but && driveOneLocked(*driven.worker, now);
+}
+
+bool
+Runtime::driveOneLocked(Worker &worker, Clock::time_point now) {
+    if (!drive(worker)) return false;
+    hot_ = &worker;
+    hot_at_ = now;
     return true;
 }
 
 void
 Runtime::driveRound() {
     std::lock_guard lock(roster_mutex_);
-    driveRoundLocked(nullptr);
+    driveRoundLocked(nullptr, Clock::now());
 }
 
 /// One step takes in a few messages, or what a short queue holds.
 void
 Runtime::takeIn() {
-    using Clock = std::chrono::steady_clock;
     kit::Inbox &inbox = mail_.inbox();
     const size_t before = inbox.count();
     size_t count = before;
@@ -458,12 +474,12 @@ Runtime::shutDown() {
         }
     }
 
-    const auto deadline = end_by_.value_or(std::chrono::steady_clock::now() + kShutDownLimit);
+    const auto deadline = end_by_.value_or(Clock::now() + kShutDownLimit);
     const auto allClosed = [&] {
         return std::all_of(closing_.begin(), closing_.end(),
                            [](const auto &connection) { return connection->closed(); });
     };
-    while (!allClosed() && std::chrono::steady_clock::now() < deadline) driveAll();
+    while (!allClosed() && Clock::now() < deadline) driveAll();
     if (!allClosed()) {
         for (WorkerSet *set : network) {
             for (auto &worker : *set) {
@@ -481,8 +497,8 @@ Runtime::shutDown() {
                });
     };
     // Let them answer the greetings and transfers of peers.
-    auto silent_since = std::chrono::steady_clock::now();
-    for (auto now = silent_since; now < deadline; now = std::chrono::steady_clock::now()) {
+    auto silent_since = Clock::now();
+    for (auto now = silent_since; now < deadline; now = Clock::now()) {
         if (driveAll()) {
             silent_since = now;
         } else {

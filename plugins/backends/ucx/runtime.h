@@ -187,6 +187,8 @@ public:
     }
 
 private:
+    using Clock = std::chrono::steady_clock;
+
     /// A context with some of the network devices only, to connect to peers with.
     struct Subset {
         std::unique_ptr<Context> context;
@@ -221,9 +223,11 @@ private:
     bool
     driveOthersLocked(Worker *first, unsigned turn);
     bool
-    driveRoundLocked(Worker *but);
+    driveRoundLocked(Worker *but, Clock::time_point now);
     bool
-    driveOneLocked(const Driven &driven, Worker *but);
+    driveSharedLocked(const Driven &driven, Worker *but, Clock::time_point now);
+    bool
+    driveOneLocked(Worker &worker, Clock::time_point now);
     void
     driveRound();
     Fabric
@@ -265,8 +269,10 @@ private:
     // Guarded by roster_mutex_:
     std::vector<Driven> roster_; ///< all workers
     Worker *hot_ = nullptr;      ///< the one where something happened last
+    Clock::time_point hot_at_;   ///< when that was
     size_t next_ = 0;            ///< of the roster: whose turn it was last
-    int64_t round_tick_ = 0;     ///< of the coarse clock, when all were driven last
+    Clock::time_point next_at_;  ///< when that ended
+    Clock::time_point round_at_; ///< when all had been driven last
 };
 
 } // namespace nx::ucx

@@ -16,8 +16,8 @@ using std::chrono::microseconds;
 constexpr uint64_t kWindow = 1024;
 constexpr uint64_t kWindowBytes = 16 << 20;
 // UCX may copy a whole block before it returns. In pieces of this size a call stays short, and a cancelled request ends
-// soon.
-constexpr uint64_t kPieceBytes = 1 << 20;
+// soon. A flush behind a piece shows that it has arrived, or the next one, which UCX may put before it.
+constexpr uint64_t kPieceBytes = 512 << 10;
 // One step of issuing, after which the others that wait for the worker get their turn.
 constexpr auto kStepTime = microseconds(200);
 constexpr unsigned kPiecesPerClockRead = 16;
