@@ -19,14 +19,14 @@ constexpr size_t kComplaintsMax = 16;
 
 void
 Inbox::setKnown(const std::string &sender, bool known) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     credits_.setKnown(sender, known);
 }
 
 bool
 Inbox::put(std::string sender, std::string message) {
     if (message.size() > wire::kNotificationBytesMax) return false;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (messages_.size() == messages_.capacity()) messages_.reserve(2 * messages_.size() + 1);
     if (!credits_.admit(sender, messageCost(sender, message))) return false;
     messages_.emplace_back(std::move(sender), std::move(message));
@@ -38,7 +38,7 @@ void
 Inbox::drop(const std::string &sender) {
     dropped_.fetch_add(1, std::memory_order_relaxed);
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (complained_of_.size() == kComplaintsMax || !complained_of_.insert(sender).second) return;
     }
     NIXL_ERROR << owner_ << ": notifications of agent " << quoted(sender) << " are lost: " << (kShareBytes >> 20)
@@ -57,14 +57,14 @@ Inbox::dropMalformed(const char *why) {
 
 bool
 Inbox::ask(std::string_view sender, CreditReceiver::Question question) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return credits_.ask(sender, question);
 }
 
 std::vector<CreditReceiver::Question>
 Inbox::takeAll(notif_list_t &out) {
     if (empty()) return {};
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (out.empty()) {
         out.swap(messages_);
     } else {

@@ -5,11 +5,11 @@
 #pragma once
 
 #include <atomic>
-#include <mutex>
 #include <string>
 #include <unordered_set>
 
 #include "backend/backend_aux.h"
+#include "base/mutex.h"
 #include "kit/credits.h"
 
 namespace nx::kit {
@@ -66,11 +66,10 @@ private:
     std::atomic<size_t> count_{0};
     std::atomic<uint64_t> dropped_{0};
     std::atomic<bool> malformed_logged_{false};
-    std::mutex mutex_;
-    // Guarded by mutex_:
-    CreditReceiver credits_;
-    notif_list_t messages_;
-    std::unordered_set<std::string> complained_of_; ///< senders, since the last takeAll
+    Mutex mutex_;
+    CreditReceiver credits_ NX_GUARDED_BY(mutex_);
+    notif_list_t messages_ NX_GUARDED_BY(mutex_);
+    std::unordered_set<std::string> complained_of_ NX_GUARDED_BY(mutex_); ///< senders, since the last takeAll
 };
 
 } // namespace nx::kit

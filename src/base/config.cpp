@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
-#include <mutex>
 #include <sstream>
 #include <strings.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 
+#include "base/mutex.h"
 #include "nixlx/engine.h"
 
 namespace nx {
@@ -67,8 +67,8 @@ readFile(const std::string &path) {
 }
 
 struct Store {
-    std::mutex mutex;
-    std::optional<File> file;
+    Mutex mutex;
+    std::optional<File> file NX_GUARDED_BY(mutex);
 };
 
 Store &
@@ -110,7 +110,7 @@ Result<std::optional<std::string>>
 configString(const std::string &name) {
     if (auto value = environment(name)) return value;
     auto &s = store();
-    std::lock_guard lock(s.mutex);
+    const MutexLock lock(s.mutex);
     if (!s.file) s.file = readFile(findFile());
     if (!s.file->status.ok()) return {s.file->status.code(), s.file->status.message()};
     const auto it = s.file->values.find(name);
@@ -155,7 +155,7 @@ parseSigned(const std::string &text) {
 void
 setConfigFileForTest(const std::string &path) {
     auto &s = store();
-    std::lock_guard lock(s.mutex);
+    const MutexLock lock(s.mutex);
     s.file = readFile(path);
 }
 

@@ -14,10 +14,11 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include "base/mutex.h"
 
 namespace nx {
 
@@ -118,7 +119,7 @@ public:
     /// 0 if the process has no handle of this type left: 268 million objects exist, or 2^51 have existed.
     uint64_t
     insert(std::unique_ptr<T> object) {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         uint32_t index;
         if (!takeSlotLocked(index)) return 0;
         Slot &s = slot(index);
@@ -159,7 +160,7 @@ public:
         Chunk *chunk;
         uint32_t used;
         {
-            std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             chunk = chunks_;
             used = used_;
         }
@@ -182,15 +183,14 @@ private:
     struct AllSlots {
         // Self-synchronised: a chunk, once there, stays.
         std::array<std::atomic<Chunk *>, kChunks> chunks{};
-        std::mutex mutex;
-        // Guarded by mutex:
-        uint32_t chunk_count = 0;
-        Chunk *without_owner = nullptr;
+        Mutex mutex;
+        uint32_t chunk_count NX_GUARDED_BY(mutex) = 0;
+        Chunk *without_owner NX_GUARDED_BY(mutex) = nullptr;
 
         /// Null: there are no more.
         Chunk *
         take(HandleTable &owner) {
-            std::lock_guard lock(mutex);
+            const MutexLock lock(mutex);
             Chunk *chunk = without_owner;
             if (chunk) {
                 without_owner = chunk->next;
@@ -207,7 +207,7 @@ private:
         void
         giveBack(Chunk &chunk) noexcept {
             chunk.owner.store(nullptr, std::memory_order_release);
-            std::lock_guard lock(mutex);
+            const MutexLock lock(mutex);
             chunk.next = std::exchange(without_owner, &chunk);
         }
     };
@@ -225,7 +225,7 @@ private:
     }
 
     bool
-    takeSlotLocked(uint32_t &index) {
+    takeSlotLocked(uint32_t &index) NX_REQUIRES(mutex_) {
         if (!free_.empty()) {
             index = free_.back();
             free_.pop_back();
@@ -272,7 +272,7 @@ private:
     }
 
     void
-    unpin(uint32_t index) noexcept {
+    unpin(uint32_t index) noexcept NX_EXCLUDES(mutex_) {
         Slot &s = slot(index);
         const uint64_t before = s.state.fetch_sub(1, std::memory_order_acq_rel);
         const bool last = (before & 0xffffffff) == 1;
@@ -280,17 +280,16 @@ private:
         if (!last || !removed) return;
         s.object.reset();
         if (isUsedUp(s)) return;
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         free_.push_back(index);
     }
 
     const uint64_t tag_;
-    // Guarded by mutex_:
-    std::mutex mutex_;
-    std::vector<uint32_t> free_;
-    Chunk *chunks_ = nullptr;    ///< the newest first
-    size_t slot_count_ = 0;      ///< in them
-    uint32_t used_ = kChunkSize; ///< so many of the newest chunk have been used
+    Mutex mutex_;
+    std::vector<uint32_t> free_ NX_GUARDED_BY(mutex_);
+    Chunk *chunks_ NX_GUARDED_BY(mutex_) = nullptr;    ///< the newest first
+    size_t slot_count_ NX_GUARDED_BY(mutex_) = 0;      ///< in them
+    uint32_t used_ NX_GUARDED_BY(mutex_) = kChunkSize; ///< so many of the newest chunk have been used
 };
 
 } // namespace nx

@@ -5,8 +5,9 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <utility>
+
+#include "base/mutex.h"
 
 namespace nx {
 
@@ -60,7 +61,7 @@ public:
 
     Held<T>
     get() const {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return Held<T>(value_);
     }
 
@@ -74,13 +75,13 @@ public:
     void
     set(T value) {
         auto next = std::make_shared<const T>(std::move(value));
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         value_.swap(next);
     }
 
 private:
-    mutable std::mutex mutex_;
-    std::shared_ptr<const T> value_;
+    mutable Mutex mutex_;
+    std::shared_ptr<const T> value_ NX_GUARDED_BY(mutex_);
 };
 
 } // namespace nx

@@ -36,7 +36,7 @@ Loop::run() {
         runPosted();
         runTimers();
         {
-            std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             if (stopped_ && posted_.empty()) return;
         }
         std::array<epoll_event, 64> events;
@@ -59,7 +59,7 @@ Loop::run() {
 void
 Loop::stop() {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         stopped_ = true;
     }
     wake_.wake();
@@ -68,7 +68,7 @@ Loop::stop() {
 void
 Loop::post(Task task) {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         posted_.push_back(std::move(task));
     }
     wake_.wake();
@@ -78,7 +78,7 @@ void
 Loop::runPosted() {
     std::vector<Task> tasks;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         tasks.swap(posted_);
     }
     for (const auto &task : tasks) task();

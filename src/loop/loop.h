@@ -11,12 +11,12 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/mutex.h"
 
 namespace nx {
 
@@ -72,7 +72,7 @@ private:
     Loop(Fd epoll, WakeFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
 
     void
-    runPosted();
+    runPosted() NX_EXCLUDES(mutex_);
     void
     runTimers();
     int
@@ -88,10 +88,9 @@ private:
     std::map<std::pair<Clock::time_point, Timer>, Task> timers_;
     std::unordered_map<Timer, Clock::time_point> due_;
 
-    // Guarded by mutex_:
-    std::mutex mutex_;
-    std::vector<Task> posted_;
-    bool stopped_ = false;
+    Mutex mutex_;
+    std::vector<Task> posted_ NX_GUARDED_BY(mutex_);
+    bool stopped_ NX_GUARDED_BY(mutex_) = false;
 };
 
 } // namespace nx

@@ -15,7 +15,7 @@ constexpr size_t kEntriesMax = 4096;
 
 bool
 Ledger::open(const std::string &address, size_t open_max) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto &entry = entries_[address];
     if (entry.open >= open_max) return false;
     ++entry.open;
@@ -25,7 +25,7 @@ Ledger::open(const std::string &address, size_t open_max) {
 
 void
 Ledger::close(const std::string &address, const Status &outcome) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto &entry = entries_.at(address);
     --entry.open;
     --open_;
@@ -40,19 +40,22 @@ Ledger::close(const std::string &address, const Status &outcome) {
                                              [&](const auto &a, const auto &b) { return age(a) < age(b); });
         if (oldest->second.open == 0) entries_.erase(oldest);
     }
-    changed_.notify_all();
+    changed_.notifyAll();
+}
+
+size_t
+Ledger::openLocked(const std::optional<std::string> &address) const {
+    if (!address) return open_;
+    const auto it = entries_.find(*address);
+    return it == entries_.end() ? 0 : it->second.open;
 }
 
 Status
 Ledger::wait(const std::optional<std::string> &address, std::chrono::steady_clock::time_point deadline) {
-    std::unique_lock lock(mutex_);
-    const auto open = [&]() -> size_t {
-        if (!address) return open_;
-        const auto it = entries_.find(*address);
-        return it == entries_.end() ? 0 : it->second.open;
-    };
-    if (!changed_.wait_until(lock, deadline, [&] { return open() == 0; })) {
-        return {NIXL_IN_PROG, std::to_string(open()) + " calls are still open"};
+    const MutexLock lock(mutex_);
+    while (openLocked(address) > 0 && changed_.waitUntil(mutex_, deadline)) {}
+    if (const size_t open = openLocked(address); open > 0) {
+        return {NIXL_IN_PROG, std::to_string(open) + " calls are still open"};
     }
     auto first = entries_.end();
     for (auto it = entries_.begin(); it != entries_.end(); ++it) {

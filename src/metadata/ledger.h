@@ -6,13 +6,12 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "base/error.h"
+#include "base/mutex.h"
 
 namespace nx::metadata {
 
@@ -36,12 +35,15 @@ private:
         Status failure;
     };
 
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    // Guarded by mutex_:
-    std::map<std::string, Entry> entries_; ///< those with something to tell
-    size_t open_ = 0;
-    uint64_t failures_ = 0;
+    /// Calls to `address`, or to any.
+    size_t
+    openLocked(const std::optional<std::string> &address) const NX_REQUIRES(mutex_);
+
+    Mutex mutex_;
+    CondVar changed_;
+    std::map<std::string, Entry> entries_ NX_GUARDED_BY(mutex_); ///< those with something to tell
+    size_t open_ NX_GUARDED_BY(mutex_) = 0;
+    uint64_t failures_ NX_GUARDED_BY(mutex_) = 0;
 };
 
 } // namespace nx::metadata

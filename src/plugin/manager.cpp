@@ -3,13 +3,12 @@
 #include "plugin/manager.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <map>
-#include <mutex>
 #include <set>
 #include <strings.h>
 
 #include "base/last_error.h"
+#include "base/mutex.h"
 #include "plugin/builtin.h"
 #include "plugin/catalog.h"
 #include "plugin/loader.h"
@@ -206,12 +205,12 @@ public:
     Result<std::shared_ptr<const Plugin>>
     load(const std::string &name, Make make) {
         {
-            std::unique_lock lock(mutex_);
+            const MutexLock lock(mutex_);
             for (;;) {
                 const auto it = plugins_.find(name);
                 if (it == plugins_.end()) break;
                 if (auto plugin = it->second.lock()) return plugin;
-                changed_.wait(lock);
+                changed_.wait(mutex_);
             }
             plugins_[name]; // being loaded
         }
@@ -227,9 +226,9 @@ public:
                 self->forget(name);
             };
             std::shared_ptr<const Plugin> plugin(made->release(), std::move(letGo));
-            std::lock_guard lock(mutex_);
+            const MutexLock lock(mutex_);
             plugins_[name] = plugin;
-            changed_.notify_all();
+            changed_.notifyAll();
             return plugin;
         }
         catch (...) {
@@ -251,13 +250,13 @@ public:
 
     std::vector<std::string>
     found() const {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return catalog_.names();
     }
 
     std::vector<std::string>
     loaded() const {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         std::vector<std::string> names;
         for (const auto &[name, plugin] : plugins_) {
             if (!plugin.expired()) names.push_back(name);
@@ -267,21 +266,21 @@ public:
 
     Status
     addDirectory(const std::string &directory) {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return catalog_.addDirectory(directory);
     }
 
     /// True once per name.
     bool
     note(const std::string &name) {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return noted_.insert(name).second;
     }
 
 private:
     Result<std::string>
-    find(const std::string &name) const {
-        std::lock_guard lock(mutex_);
+    find(const std::string &name) const NX_EXCLUDES(mutex_) {
+        const MutexLock lock(mutex_);
         auto path = catalog_.find(name);
         if (path.ok()) return path;
         for (const auto &other : catalog_.names()) {
@@ -295,21 +294,20 @@ private:
 
     /// `name` is neither loaded nor being loaded or unloaded any more.
     void
-    forget(const std::string &name) {
-        std::lock_guard lock(mutex_);
+    forget(const std::string &name) NX_EXCLUDES(mutex_) {
+        const MutexLock lock(mutex_);
         plugins_.erase(name);
-        changed_.notify_all();
+        changed_.notifyAll();
     }
 
     const Kind &kind_;
 
-    // Guarded by mutex_:
-    mutable std::mutex mutex_;
-    std::condition_variable changed_;
-    Catalog catalog_;
+    mutable Mutex mutex_;
+    CondVar changed_; ///< of plugins_
+    Catalog catalog_ NX_GUARDED_BY(mutex_);
     /// An entry whose plugin is gone is one that is being loaded or unloaded: wait for the change.
-    std::map<std::string, std::weak_ptr<const Plugin>> plugins_;
-    std::set<std::string> noted_;
+    std::map<std::string, std::weak_ptr<const Plugin>> plugins_ NX_GUARDED_BY(mutex_);
+    std::set<std::string> noted_ NX_GUARDED_BY(mutex_);
 };
 
 Result<std::unique_ptr<Backend>>

@@ -22,10 +22,10 @@ Recorder::Recorder(const Settings &settings, std::shared_ptr<nixlTelemetryExport
 
 Recorder::~Recorder() {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         stop_ = true;
     }
-    wake_.notify_one();
+    wake_.notifyOne();
     thread_.join();
 }
 
@@ -57,7 +57,7 @@ void
 Recorder::push(std::span<const nixlTelemetryEvent> events) noexcept {
     bool wake;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (events.size() > capacity_ - filling_.size()) {
             dropped_ += events.size();
         } else {
@@ -65,21 +65,25 @@ Recorder::push(std::span<const nixlTelemetryEvent> events) noexcept {
         }
         wake = std::exchange(asleep_, false);
     }
-    if (wake) wake_.notify_one();
+    if (wake) wake_.notifyOne();
 }
 
 void
 Recorder::run() {
-    std::unique_lock lock(mutex_);
-    for (bool last = false; !last;) {
-        asleep_ = filling_.empty() && dropped_ == 0;
-        wake_.wait(lock, [&] { return stop_ || !asleep_; });
-        wake_.wait_for(lock, interval_, [&] { return stop_; });
-        last = stop_;
-        lock.unlock();
+    for (bool go_on = true; go_on;) {
+        go_on = waitForEvents();
         flush();
-        lock.lock();
     }
+}
+
+bool
+Recorder::waitForEvents() {
+    const MutexLock lock(mutex_);
+    asleep_ = filling_.empty() && dropped_ == 0;
+    while (!stop_ && asleep_) wake_.wait(mutex_);
+    const auto due = std::chrono::steady_clock::now() + interval_;
+    while (!stop_ && wake_.waitUntil(mutex_, due)) {}
+    return !stop_;
 }
 
 void
@@ -87,7 +91,7 @@ Recorder::flush() {
     draining_.clear();
     uint64_t lost;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         filling_.swap(draining_);
         lost = std::exchange(dropped_, 0);
     }

@@ -8,13 +8,12 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/thread.h"
 #include "nixl_types.h"
 #include "telemetry/settings.h"
@@ -50,8 +49,11 @@ private:
     push(std::span<const nixlTelemetryEvent> events) noexcept;
     void
     run();
+    /// False: the recorder ends; what is queued is to be handed over nevertheless.
+    bool
+    waitForEvents() NX_EXCLUDES(mutex_);
     void
-    flush();
+    flush() NX_EXCLUDES(mutex_);
     bool
     hand(const nixlTelemetryEvent &event) noexcept;
 
@@ -68,13 +70,12 @@ private:
     const std::shared_ptr<nixlTelemetryExporter> exporter_;
     const Gather gather_;
 
-    // Guarded by mutex_, which is held for a few instructions and taken last:
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::vector<nixlTelemetryEvent> filling_;
-    uint64_t dropped_ = 0;
-    bool asleep_ = false; ///< the thread waits for the first event
-    bool stop_ = false;
+    Mutex mutex_; // held for a few instructions and taken last
+    CondVar wake_;
+    std::vector<nixlTelemetryEvent> filling_ NX_GUARDED_BY(mutex_);
+    uint64_t dropped_ NX_GUARDED_BY(mutex_) = 0;
+    bool asleep_ NX_GUARDED_BY(mutex_) = false; ///< the thread waits for the first event
+    bool stop_ NX_GUARDED_BY(mutex_) = false;
 
     // Confined to the thread:
     std::vector<nixlTelemetryEvent> draining_;
