@@ -3,8 +3,8 @@
 //
 // The standard library's mutex, scoped lock and condition variable under names that Clang's thread-safety analysis
 // knows (libstdc++'s are not annotated), and the macros that say what a mutex guards. Clang refuses code that touches a
-// guarded member without its mutex (./check step thread-safety, docs/threads.md); for GCC the macros are empty. All of it
-// is inline and costs what the standard library's costs.
+// guarded member without its mutex (./check step thread-safety, docs/threads.md); for GCC the macros are empty. All of
+// it is inline and costs what the standard library's costs.
 //
 //     nx::Mutex mutex_;
 //     size_t open_ NX_GUARDED_BY(mutex_) = 0;

@@ -22,8 +22,8 @@ constexpr std::chrono::microseconds kBreath{20};
 constexpr unsigned kMinorThatKnowsRoutes = 19;
 // One of the other workers is looked after once in so many calls of a caller that polls for one of them.
 constexpr unsigned kOtherEvery = 8;
-// Who polls without pause looks after the next of the workers where nothing happens so long after the last one, who does
-// not after all of them so often. One where something happened counts as busy for so long.
+// Who polls without pause looks after the next of the workers where nothing happens so long after the last one, who
+// does not after all of them so often. One where something happened counts as busy for so long.
 constexpr std::chrono::microseconds kNextEvery{1};
 constexpr std::chrono::milliseconds kRoundEvery{4};
 constexpr std::chrono::microseconds kStaysHot{100};
