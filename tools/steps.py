@@ -98,7 +98,7 @@ class Run:
                 except subprocess.TimeoutExpired:
                     if time.monotonic() >= end:
                         return None
-                    status_line(f"  {self.name:<10} {time.monotonic() - self.started:6.1f} s  {self._last_line()}")
+                    status_line(f"  {self.name:<13} {time.monotonic() - self.started:6.1f} s  {self._last_line()}")
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ class Run:
 
 def print_step(name, seconds, verdict, note=""):
     words = {"ok": colour("32", "ok    "), "failed": colour("31", "FAILED"), "not run": colour("33", "not run")}
-    print(f"  {name:<10} {seconds:6.1f} s  {words[verdict]}  {note}".rstrip(), flush=True)
+    print(f"  {name:<13} {seconds:6.1f} s  {words[verdict]}  {note}".rstrip(), flush=True)
 
 
 def run_step(name, function, repeat, quiet=False):

@@ -24,9 +24,8 @@
 // Of a class: it is a mutex, or holds one for as long as it exists.
 #define NX_CAPABILITY(kind) NX_THREAD_SAFETY(capability(kind))
 #define NX_SCOPED_CAPABILITY NX_THREAD_SAFETY(scoped_lockable)
-// Of a member: read and written with the mutex held only; what a pointer points to likewise.
+// Of a member: read and written with the mutex held only.
 #define NX_GUARDED_BY(mutex) NX_THREAD_SAFETY(guarded_by(mutex))
-#define NX_PT_GUARDED_BY(mutex) NX_THREAD_SAFETY(pt_guarded_by(mutex))
 // Of a function: its caller holds the mutex; its caller does not hold it, because the function takes it.
 #define NX_REQUIRES(...) NX_THREAD_SAFETY(requires_capability(__VA_ARGS__))
 #define NX_EXCLUDES(...) NX_THREAD_SAFETY(locks_excluded(__VA_ARGS__))
@@ -34,8 +33,6 @@
 #define NX_ACQUIRE(...) NX_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define NX_RELEASE(...) NX_THREAD_SAFETY(release_capability(__VA_ARGS__))
 #define NX_TRY_ACQUIRE(...) NX_THREAD_SAFETY(try_acquire_capability(__VA_ARGS__))
-// Of a function that is not looked into: a comment says why it is right.
-#define NX_NO_THREAD_SAFETY_ANALYSIS NX_THREAD_SAFETY(no_thread_safety_analysis)
 
 namespace nx {
 
