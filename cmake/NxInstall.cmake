@@ -6,11 +6,9 @@ target_compile_features(nixl INTERFACE cxx_std_20)
 install(TARGETS nixl EXPORT nixl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 
-get_property(backends GLOBAL PROPERTY NX_BACKENDS)
-foreach(name IN LISTS backends)
-  if(TARGET plugin_${name}) # not a built-in one
-    install(TARGETS plugin_${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/plugins)
-  endif()
+get_property(plugins GLOBAL PROPERTY NX_PLUGINS)
+foreach(plugin IN LISTS plugins)
+  install(TARGETS ${plugin} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/plugins)
 endforeach()
 
 file(RELATIVE_PATH NX_PC_TO_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)

@@ -63,6 +63,19 @@ function(nx_add_test name)
   endif()
 endfunction()
 
+# The shared library of a plugin, from its objects, those of the modules it uses, and its vendor's libraries.
+function(nx_add_plugin target)
+  cmake_parse_arguments(ARG "" "" "OBJECTS;LIBS" ${ARGN})
+  add_library(${target} MODULE ${ARG_OBJECTS})
+  nx_compile_options(${target})
+  target_link_libraries(${target} PRIVATE nixl ${ARG_LIBS} Threads::Threads)
+  nx_link_options(${target})
+  target_link_options(${target} PRIVATE -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/plugin.map)
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/plugin.map
+                        LIBRARY_OUTPUT_DIRECTORY ${NX_PLUGIN_DIR} BUILD_RPATH "$ORIGIN/.." INSTALL_RPATH "$ORIGIN/..")
+  set_property(GLOBAL APPEND PROPERTY NX_PLUGINS ${target})
+endfunction()
+
 # nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp
 #                AGENT_TESTS agent_test.cpp HOSTILE_TESTS hostile_test.cpp)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
@@ -95,14 +108,7 @@ function(nx_add_backend name)
       set_property(GLOBAL PROPERTY NX_BUILTIN_KIT nx_kit)
     endif()
   else()
-    add_library(plugin_${name} MODULE $<TARGET_OBJECTS:${objects}> ${support})
-    nx_compile_options(plugin_${name})
-    target_link_libraries(plugin_${name} PRIVATE nixl ${ARG_LIBS} Threads::Threads)
-    nx_link_options(plugin_${name})
-    target_link_options(plugin_${name} PRIVATE -Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/plugin.map)
-    set_target_properties(plugin_${name} PROPERTIES LINK_DEPENDS ${CMAKE_SOURCE_DIR}/cmake/plugin.map)
-    set_target_properties(plugin_${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${NX_PLUGIN_DIR}
-                          BUILD_RPATH "$ORIGIN/.." INSTALL_RPATH "$ORIGIN/..")
+    nx_add_plugin(plugin_${name} OBJECTS $<TARGET_OBJECTS:${objects}> ${support} LIBS ${ARG_LIBS})
   endif()
   set_property(GLOBAL APPEND PROPERTY NX_BACKENDS ${name})
   foreach(kind IN ITEMS tests agent_tests hostile_tests)
@@ -115,6 +121,30 @@ function(nx_add_backend name)
       target_link_libraries(nx_backend_${lower}_${kind} PRIVATE nixl)
     endif()
   endforeach()
+endfunction()
+
+# nx_add_store(file SOURCES plugin.cpp directory.cpp DEPENDS wire LIBS ... TESTS directory_test.cpp)
+# -> lib/plugins/libstore_file.so and the test program nx_store_file_tests, which sees the store's own headers.
+function(nx_add_store name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;TESTS" ${ARGN})
+  set(objects nx_store_${name})
+  add_library(${objects} OBJECT ${ARG_SOURCES})
+  nx_compile_options(${objects})
+  target_include_directories(${objects} PUBLIC ${CMAKE_SOURCE_DIR}/include
+                             $<TARGET_PROPERTY:nx_base,INTERFACE_INCLUDE_DIRECTORIES>)
+  nx_offer_headers(${objects} ${name} ${CMAKE_CURRENT_SOURCE_DIR})
+  set(all_objects $<TARGET_OBJECTS:${objects}> $<TARGET_OBJECTS:nx_base_leaf>)
+  foreach(dep IN LISTS ARG_DEPENDS)
+    target_include_directories(${objects} PUBLIC $<TARGET_PROPERTY:nx_${dep},INTERFACE_INCLUDE_DIRECTORIES>)
+    list(APPEND all_objects $<TARGET_OBJECTS:nx_${dep}>)
+  endforeach()
+  nx_add_plugin(store_${name} OBJECTS ${all_objects} LIBS ${ARG_LIBS})
+  if(NIXL_TESTS AND ARG_TESTS)
+    nx_add_test(nx_store_${name}_tests SOURCES ${ARG_TESTS} $<TARGET_OBJECTS:${objects}>
+                MODULES base ${ARG_DEPENDS} LIBS ${ARG_LIBS})
+    target_include_directories(nx_store_${name}_tests PRIVATE
+                               $<TARGET_PROPERTY:${objects},INTERFACE_INCLUDE_DIRECTORIES>)
+  endif()
 endfunction()
 
 # The table of built-in backends, made from the nx_add_backend calls.

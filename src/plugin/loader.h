@@ -18,12 +18,13 @@ namespace nx::plugin {
 
 /// What tells one kind of plugin from another. Constants with static storage.
 struct Kind {
-    const char *name;   ///< also the descriptor's `kind`: "backend"
-    const char *prefix; ///< of the file name, before the plugin's name: "libplugin_"
-    const char *suffix; ///< ".so"
-    const char *init;   ///< exported function that returns the plugin's object
-    const char *fini;   ///< exported function without arguments; a plugin may lack it
-    long api_version;   ///< what the object's api_version must be
+    const char *name;       ///< also the descriptor's `kind`: "backend"
+    const char *prefix;     ///< of the file name, before the plugin's name: "libplugin_"
+    const char *suffix;     ///< ".so"
+    const char *init;       ///< exported function that returns the plugin's object
+    const char *fini;       ///< exported function without arguments; a plugin may lack it
+    long api_version;       ///< what the object's api_version must be
+    bool described = false; ///< it must have a descriptor: NIXL 1.4 has no such plugins
 };
 
 /// "libplugin_UCX.so"

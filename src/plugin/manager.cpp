@@ -28,6 +28,10 @@ constexpr Kind kExporter = {"exporter",
                             "nixl_telemetry_plugin_fini",
                             static_cast<long>(nixl_telemetry_plugin_api_version::V2)};
 
+constexpr Kind kStore = {
+    "store", "libstore_", ".so", "nixlx_plugin_store_init", "nixlx_plugin_store_fini", NIXLX_DIRECTORY_API_VERSION,
+    true};
+
 std::vector<std::string>
 split(const std::string &text) {
     std::vector<std::string> parts;
@@ -237,6 +241,13 @@ public:
         }
     }
 
+    /// The same for a plugin that is no more than what its file gives, a Loaded<Object>.
+    template<class Object>
+    Result<std::shared_ptr<const Plugin>>
+    loadFile(const std::string &name) {
+        return load(name, [&] { return open<Object>(name); });
+    }
+
     /// Opens the file of `name` and runs its init function.
     template<class Object>
     Result<std::unique_ptr<Loaded<Object>>>
@@ -328,12 +339,15 @@ makeBackend(Registry<BackendPlugin> &registry, const std::string &name) {
 struct Manager::State {
     State(std::vector<std::string> directories, std::map<std::string, std::string> listed)
         : backends(std::make_shared<Registry<BackendPlugin>>(kBackend, directories, std::move(listed))),
-          exporters(std::make_shared<Registry<ExporterPlugin>>(kExporter,
-                                                               std::move(directories),
-                                                               std::map<std::string, std::string>{})) {}
+          exporters(
+              std::make_shared<Registry<ExporterPlugin>>(kExporter, directories, std::map<std::string, std::string>{})),
+          stores(std::make_shared<Registry<StorePlugin>>(kStore,
+                                                         std::move(directories),
+                                                         std::map<std::string, std::string>{})) {}
 
     const std::shared_ptr<Registry<BackendPlugin>> backends;
     const std::shared_ptr<Registry<ExporterPlugin>> exporters;
+    const std::shared_ptr<Registry<StorePlugin>> stores;
     Status broken; ///< why the configuration is unusable; set before anyone else sees it
 };
 
@@ -375,13 +389,20 @@ Manager::load(const std::string &name) {
 Result<std::shared_ptr<const ExporterPlugin>>
 Manager::loadExporter(const std::string &name) {
     if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
-    return state_->exporters->load(name, [&] { return state_->exporters->open<nixlTelemetryPlugin>(name); });
+    return state_->exporters->loadFile<nixlTelemetryPlugin>(name);
+}
+
+Result<std::shared_ptr<const StorePlugin>>
+Manager::loadStore(const std::string &name) {
+    if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
+    return state_->stores->loadFile<const nixlx_store_t>(name);
 }
 
 Status
 Manager::addDirectory(const std::string &directory) {
     if (auto status = state_->backends->addDirectory(directory); !status.ok()) return status;
-    return state_->exporters->addDirectory(directory);
+    if (auto status = state_->exporters->addDirectory(directory); !status.ok()) return status;
+    return state_->stores->addDirectory(directory);
 }
 
 std::vector<std::string>

@@ -12,6 +12,7 @@
 
 #include "backend/backend_plugin.h"
 #include "base/error.h"
+#include "nixlx/directory.h"
 #include "nixlx/engine.h"
 #include "plugin/loader.h"
 #include "telemetry/telemetry_plugin.h"
@@ -52,6 +53,9 @@ public:
 /// A loaded telemetry exporter plugin. Stays loaded while anyone holds it; what it creates must go before it does.
 using ExporterPlugin = Loaded<nixlTelemetryPlugin>;
 
+/// A loaded store plugin, likewise.
+using StorePlugin = Loaded<const nixlx_store_t>;
+
 class Manager {
 public:
     /// The process's manager, made at the first call from NIXL_PLUGIN_DIR or the folder `plugins` beside libnixl.
@@ -78,6 +82,10 @@ public:
     /// The same for the exporter of libtelemetry_exporter_<name>.so.
     Result<std::shared_ptr<const ExporterPlugin>>
     loadExporter(const std::string &name);
+
+    /// The same for the store of libstore_<name>.so.
+    Result<std::shared_ptr<const StorePlugin>>
+    loadStore(const std::string &name);
 
     /// Searches `directory` before the others. NOT_FOUND if it does not exist.
     Status

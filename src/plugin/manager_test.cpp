@@ -303,6 +303,26 @@ TEST_F(PluginManager, RefusesABackendUnderAnExportersFileName) {
                 HasSubstr("does not export nixl_telemetry_plugin_init, so it is no exporter plugin"));
 }
 
+TEST_F(PluginManager, LoadsAStoreThroughTheSameLoader) {
+    auto first = manager_.loadStore("plain");
+    ASSERT_TRUE(first.ok()) << first.message();
+    EXPECT_EQ((*first)->object().api_version, NIXLX_DIRECTORY_API_VERSION);
+    EXPECT_EQ(*first, *manager_.loadStore("plain")) << "one plugin, initialised once";
+    EXPECT_THAT(manager_.available(), Not(Contains("plain"))) << "backends only";
+    EXPECT_THAT(manager_.loadStore("Plain").message(), HasSubstr("did you mean 'plain'?"));
+}
+
+TEST_F(PluginManager, RefusesStoresBeforeTheirCodeRuns) {
+    EXPECT_THAT(manager_.loadStore("major").message(), AllOf(HasSubstr("is refused"), HasSubstr("api_version is ")));
+    EXPECT_THAT(manager_.loadStore("undescribed").message(), HasSubstr("has no descriptor, as every store must"));
+}
+
+TEST_F(PluginManager, RefusesAStoreWithAnotherInterface) {
+    auto store = manager_.loadStore("older");
+    EXPECT_EQ(store.code(), NIXL_ERR_BACKEND);
+    EXPECT_THAT(store.message(), AllOf(HasSubstr("api_version is 0"), HasSubstr("has 1"), HasSubstr("rebuild")));
+}
+
 /// Runs `check` in a child process, where the process's manager does not exist yet.
 #define EXPECT_IN_CHILD(check) EXPECT_EXIT(std::_Exit((check) ? 0 : 1), testing::ExitedWithCode(0), "")
 

@@ -1,0 +1,115 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "file/lease.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <vector>
+
+#include "base/mutex.h"
+#include "file/files.h"
+
+namespace nx::file_store {
+
+namespace {
+
+constexpr char kNewLease[] = ".start.new";
+constexpr size_t kLeaseBytesMax = 256;
+
+// A lock belongs to the open file, which parent and child have in common: the child has to close it.
+Mutex held_mutex;
+std::vector<int> held NX_GUARDED_BY(held_mutex);
+
+void
+beforeFork() NX_ACQUIRE(held_mutex) {
+    held_mutex.lock();
+}
+
+void
+afterForkInParent() NX_RELEASE(held_mutex) {
+    held_mutex.unlock();
+}
+
+void
+afterForkInChild() NX_RELEASE(held_mutex) {
+    for (const int fd : held) ::close(fd);
+    held.clear();
+    held_mutex.unlock();
+}
+
+void
+remember(int fd) {
+    static const int registered = ::pthread_atfork(beforeFork, afterForkInParent, afterForkInChild);
+    static_cast<void>(registered);
+    const MutexLock lock(held_mutex);
+    held.push_back(fd);
+}
+
+void
+forget(int fd) noexcept {
+    const MutexLock lock(held_mutex);
+    held.erase(std::remove(held.begin(), held.end(), fd), held.end());
+}
+
+} // namespace
+
+Result<Lease>
+Lease::take(const Fd &folder, const std::string &start) {
+    auto file = createFile(folder, kNewLease, {start, "\nprocess " + std::to_string(::getpid()) + "\n"});
+    if (!file.ok()) return std::move(file).status();
+    if (::flock(file->get(), LOCK_EX | LOCK_NB) != 0) {
+        const int why = errno;
+        ::unlinkat(folder.get(), kNewLease, 0);
+        return failed("lock " + quoted(kNewLease), why);
+    }
+    Lease lease(*std::move(file));
+    if (auto status = renameFile(folder, kNewLease, kLeaseFile); !status.ok()) return status;
+    return lease;
+}
+
+Lease::Lease(Fd file) : file_(std::move(file)) {
+    remember(file_.get());
+}
+
+Lease &
+Lease::operator=(Lease &&other) noexcept {
+    release();
+    file_ = std::move(other.file_);
+    return *this;
+}
+
+Lease::~Lease() {
+    release();
+}
+
+void
+Lease::release() noexcept {
+    if (!file_) return;
+    ::flock(file_.get(), LOCK_UN);
+    forget(file_.get());
+    file_.reset();
+}
+
+Result<LeaseState>
+readLease(const Fd &folder) {
+    const auto file = openFile(folder, kLeaseFile);
+    if (!file.ok()) return {file.code(), file.message()};
+    const auto text = readFile(*file, kLeaseFile, kLeaseBytesMax);
+    if (!text.ok()) return {text.code(), text.message()};
+    const std::string start = text->substr(0, kStartDigits);
+    if (start.size() != kStartDigits || start.find_first_not_of("0123456789abcdef") != std::string::npos) {
+        return {NIXL_ERR_MISMATCH, quoted(kLeaseFile) + " does not begin with the number of a start"};
+    }
+    if (::flock(file->get(), LOCK_SH | LOCK_NB) == 0) {
+        ::flock(file->get(), LOCK_UN);
+        return LeaseState{start, false};
+    }
+    if (errno == EWOULDBLOCK) return LeaseState{start, true};
+    return failed("lock " + quoted(kLeaseFile), errno);
+}
+
+} // namespace nx::file_store

@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "file/names.h"
+
+#include <climits>
+
+namespace nx::file_store {
+
+Result<std::string>
+fileNameOf(std::string_view name, std::string_view suffix, const std::string &what) {
+    static constexpr char kDigits[] = "0123456789ABCDEF";
+    std::string file;
+    for (const char byte : name) {
+        const bool plain = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
+            (byte >= '0' && byte <= '9') || byte == '-' || byte == '_' || (byte == '.' && !file.empty());
+        if (plain) {
+            file += byte;
+        } else {
+            const auto value = static_cast<unsigned char>(byte);
+            ((file += '%') += kDigits[value >> 4]) += kDigits[value & 15];
+        }
+    }
+    if (name.empty()) file = "%"; // nothing else is written so
+    file += suffix;
+    if (file.size() > NAME_MAX) {
+        return {NIXL_ERR_INVALID_PARAM,
+                what + " " + quoted(name) + " is too long for a folder of files: it needs " +
+                    std::to_string(file.size()) + " characters, and a file name has at most " +
+                    std::to_string(NAME_MAX)};
+    }
+    return file;
+}
+
+} // namespace nx::file_store

@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Goal: no name leaves its folder or is taken for another. Method: names that try to.
+#include "file/names.h"
+
+#include <climits>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <set>
+
+namespace nx::file_store {
+namespace {
+
+std::string
+named(std::string_view name) {
+    auto file = fileNameOf(name, ".md", "the label");
+    return file.ok() ? *std::move(file) : file.message();
+}
+
+TEST(FileNames, LeavesOrdinaryNamesAsTheyAre) {
+    EXPECT_EQ(named("decode-3_a.b"), "decode-3_a.b.md");
+}
+
+TEST(FileNames, WritesEveryOtherByteAsANumber) {
+    EXPECT_EQ(named("../x"), "%2E.%2Fx.md");
+    EXPECT_EQ(named(std::string_view("a\0b", 3)), "a%00b.md");
+    EXPECT_EQ(named("100%"), "100%25.md");
+    EXPECT_EQ(named("\xc3\xa9"), "%C3%A9.md");
+}
+
+TEST(FileNames, TellsNamesApartAndKeepsThemInTheFolder) {
+    const std::string names[] = {"",   ".",   "..",    "%",    "%25",    "%2E",  "/",
+                                 "//", "a/b", "a%2Fb", "a\\b", ".start", ".new", std::string(1, '\0'),
+                                 "\n", "A",   "a",     ".md",  "md",     " ",    "~"};
+    std::set<std::string> files;
+    for (const auto &name : names) {
+        const auto file = named(name);
+        EXPECT_TRUE(files.insert(file).second) << name << " is written as another: " << file;
+        EXPECT_EQ(file.find('/'), std::string::npos) << file;
+        EXPECT_NE(file.front(), '.') << file;
+    }
+}
+
+TEST(FileNames, RefusesWhatIsTooLongForAFile) {
+    EXPECT_EQ(named(std::string(NAME_MAX - 3, 'a')).size(), static_cast<size_t>(NAME_MAX));
+    const auto refused = fileNameOf(std::string(NAME_MAX - 2, 'a'), ".md", "the label");
+    EXPECT_EQ(refused.code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_THAT(refused.message(), testing::HasSubstr("it needs 256 characters, and a file name has at most 255"));
+}
+
+} // namespace
+} // namespace nx::file_store

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "file/watch.h"
+
+#include <cerrno>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include "file/files.h"
+#include "file/lease.h"
+#include "utils/common/nixl_log.h"
+
+namespace nx::file_store {
+
+namespace {
+
+// IN_EXCL_UNLINK: nothing of an earlier start's lease, which has no name any more.
+constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF |
+    IN_ONLYDIR | IN_DONT_FOLLOW | IN_EXCL_UNLINK;
+
+} // namespace
+
+Result<Watch>
+Watch::create(const std::string &root) {
+    Fd inotify(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (!inotify) return failed("inotify_init1 (fs.inotify.max_user_instances)", errno);
+    return Watch(std::move(inotify), root);
+}
+
+int
+Watch::descriptor() const noexcept {
+    return inotify_.get();
+}
+
+void
+Watch::look(const std::string &agent, const std::string &name) {
+    auto &followed = followed_[agent];
+    followed.name = name;
+    watch(agent, followed);
+}
+
+void
+Watch::watch(const std::string &agent, Followed &followed) {
+    const int number = ::inotify_add_watch(inotify_.get(), (root_ + "/" + followed.name).c_str(), kEvents);
+    if (number < 0) {
+        if (errno == ENOSPC && !told_full_) {
+            told_full_ = true;
+            NIXL_WARN << "directory " << quoted(root_, 300)
+                      << ": the ends of some agents will not be seen here: the system watches no more folders for this "
+                         "user; raise fs.inotify.max_user_watches";
+        }
+        return;
+    }
+    // Another folder of the name than before.
+    if (followed.number >= 0 && followed.number != number) {
+        agents_.erase(followed.number);
+        ::inotify_rm_watch(inotify_.get(), followed.number);
+    }
+    followed.number = number;
+    agents_[number] = agent;
+}
+
+void
+Watch::found(const std::string &agent, const std::string &start) {
+    followed_[agent].start = start;
+}
+
+void
+Watch::foundNothing(const std::string &agent) {
+    const auto it = followed_.find(agent);
+    if (it != followed_.end() && it->second.start.empty()) forget(agent);
+}
+
+void
+Watch::forget(const std::string &agent) noexcept {
+    const auto it = followed_.find(agent);
+    if (it == followed_.end()) return;
+    if (it->second.number >= 0) {
+        agents_.erase(it->second.number);
+        ::inotify_rm_watch(inotify_.get(), it->second.number);
+    }
+    followed_.erase(it);
+}
+
+std::unordered_map<std::string, Watch::Hint>
+Watch::readEvents() {
+    std::unordered_map<std::string, Hint> hints;
+    alignas(inotify_event) char bytes[16384];
+    for (;;) {
+        const ssize_t got = ::read(inotify_.get(), bytes, sizeof bytes);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return hints;
+        for (ssize_t at = 0; at < got;) {
+            const auto &event = *reinterpret_cast<const inotify_event *>(bytes + at);
+            at += static_cast<ssize_t>(sizeof event + event.len);
+            if (event.mask & IN_Q_OVERFLOW) {
+                for (const auto &[agent, followed] : followed_) hints[agent];
+                continue;
+            }
+            const auto it = agents_.find(event.wd);
+            if (it == agents_.end()) continue;
+            const bool lease = event.len > 0 && std::string_view(event.name) == kLeaseFile;
+            const bool gone = event.mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF);
+            if (!lease && !gone) continue;
+            auto &hint = hints[it->second];
+            hint.gone |= gone;
+            hint.closed |= lease && (event.mask & IN_CLOSE_WRITE);
+            if (event.mask & IN_IGNORED) {
+                followed_[it->second].number = -1;
+                agents_.erase(it);
+            }
+        }
+    }
+}
+
+std::string
+Watch::examine(const std::string &agent, Followed &followed, const Hint &hint) {
+    if (hint.gone) watch(agent, followed);
+    const auto root = openRoot(root_);
+    if (!root.ok()) return {};
+    const auto folder = openFolder(*root, followed.name);
+    const auto lease = folder.ok() ? readLease(*folder) : Result<LeaseState>(folder.code(), folder.message());
+    if (lease.code() == NIXL_ERR_NOT_FOUND) return "it was withdrawn";
+    if (!lease.ok()) return {};
+    if (lease->start != followed.start) return "another start of it has taken its place";
+    if (hint.closed || !lease->held) return "its process has ended";
+    return {};
+}
+
+nixl_status_t
+Watch::takeEnded(std::vector<nixlx::DirectoryEnd> &ended) {
+    for (const auto &[agent, hint] : readEvents()) {
+        const auto it = followed_.find(agent);
+        if (it == followed_.end()) continue;
+        auto why = examine(agent, it->second, hint);
+        if (why.empty()) continue;
+        ended.push_back({agent, std::move(why)});
+        forget(agent);
+    }
+    return NIXL_SUCCESS;
+}
+
+} // namespace nx::file_store

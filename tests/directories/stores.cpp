@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The stores that take the suite.
+#include "directories/contract.h"
+
+#include <filesystem>
+#include <poll.h>
+
+#include "base/last_error.h"
+#include "support/eventually.h"
+#include "support/temp_dir.h"
+
+namespace nx::test {
+
+namespace {
+
+class Folder final : public Place {
+public:
+    std::string
+    address() const override {
+        return outer_ / "directory";
+    }
+
+    void
+    lose() override {
+        std::filesystem::rename(address(), outer_ / "elsewhere");
+    }
+
+    void
+    restore() override {
+        std::filesystem::rename(outer_ / "elsewhere", address());
+    }
+
+    Folder() {
+        std::filesystem::create_directory(address());
+    }
+
+private:
+    const TempDir outer_;
+};
+
+std::string
+storeName(const testing::TestParamInfo<StoreUnderTest> &info) {
+    return info.param.name;
+}
+
+} // namespace
+
+void
+DirectoryContract::SetUp() {
+    const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
+    const std::string deviation = GetParam().deviation(test.substr(0, test.find('/')));
+    if (!deviation.empty()) GTEST_SKIP() << deviation;
+    auto plugin = plugin::Manager::instance().loadStore(GetParam().name);
+    ASSERT_TRUE(plugin.ok()) << plugin.message();
+    plugin_ = *std::move(plugin);
+    place_ = GetParam().place();
+}
+
+std::unique_ptr<nixlx::Directory>
+DirectoryContract::start(const std::string &agent) {
+    nixlx::DirectoryParams params;
+    params.agent = agent;
+    params.address = place_->address();
+    params.incarnation = {1, ++starts_};
+    clearBackendSentence();
+    return std::unique_ptr<nixlx::Directory>(plugin_->object().open(&params));
+}
+
+DirectoryContract::Deadline
+DirectoryContract::soon() {
+    return std::chrono::steady_clock::now() + kPatience;
+}
+
+std::chrono::milliseconds
+DirectoryContract::leaseAndMore() {
+    return nixlx::DirectoryParams().lease + kPatience;
+}
+
+nixl_status_t
+DirectoryContract::publish(nixlx::Directory &directory, const std::string &label, std::string_view blob) {
+    clearBackendSentence();
+    return directory.publish(label, blob, soon());
+}
+
+std::string
+DirectoryContract::found(nixlx::Directory &reader, const std::string &agent, const std::string &label) {
+    std::string blob = "untouched";
+    clearBackendSentence();
+    const auto status = reader.fetch(agent, label, blob, soon());
+    if (status == NIXL_SUCCESS) return blob;
+    EXPECT_EQ(blob, "untouched") << "a failing call writes nothing";
+    EXPECT_NE(takeBackendSentence("none"), "none") << "a failing call explains itself";
+    return nixlEnumStrings::statusStr(status);
+}
+
+std::vector<std::string>
+DirectoryContract::ended(nixlx::Directory &reader, std::chrono::milliseconds patience) {
+    auto *watch = static_cast<nixlx::DirectoryWatch *>(
+        reader.ability(nixlx::DirectoryWatch::kName, nixlx::DirectoryWatch::kVersion));
+    if (!watch) throw std::runtime_error("the store does not watch");
+    std::vector<nixlx::DirectoryEnd> ends;
+    eventually(
+        [&] {
+            pollfd readable{watch->descriptor(), POLLIN, 0};
+            if (::poll(&readable, 1, 0) == 1) {
+                EXPECT_EQ(watch->takeEnded(ends), NIXL_SUCCESS);
+            }
+            return !ends.empty();
+        },
+        patience);
+    std::vector<std::string> agents;
+    for (const auto &end : ends) {
+        EXPECT_FALSE(end.why.empty());
+        agents.push_back(end.agent);
+    }
+    return agents;
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores,
+                         DirectoryContract,
+                         testing::Values(StoreUnderTest{.name = "file",
+                                                        .place = [] { return std::make_unique<Folder>(); }}),
+                         storeName);
+
+} // namespace nx::test
