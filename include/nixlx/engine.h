@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What we add for plugin authors. A backend of ours implements nixlBackendEngine (so that it is a NIXL 1.4 plugin) and
-// nixlx::Engine: plans instead of descriptor lists, cancellation that settles, cost, sentences. The agent finds the
-// second face through the plugin's descriptor, a plain C struct that is read from the file before any of its code runs.
+// What we add for plugin authors. A backend of ours is an Engine and its abilities: plans instead of descriptor lists,
+// cancellation that settles, cost, sentences. The agent gets it through the plugin's descriptor, a plain C struct that
+// is read from the file before any of its code runs. For programs that know NIXL 1.4 only, the kit makes 1.4's engine
+// from it (docs/plugin-guide.md).
 #pragma once
 
 #include <chrono>
@@ -12,8 +13,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "backend/backend_engine.h"
+#include "backend/backend_aux.h"
 #include "nixl_types.h"
 
 #pragma GCC visibility push(default)
@@ -55,7 +57,7 @@ struct Plan {
     uint64_t block_count; ///< sum of the runs' counts
 };
 
-// ---- The second face of an engine --------------------------------------------------------------------------------
+// ---- The engine ----------------------------------------------------------------------------------------------------
 
 /// What an engine knows about one request.
 struct RequestInfo {
@@ -63,18 +65,49 @@ struct RequestInfo {
     std::string error; ///< why the request failed, one sentence; empty if it did not
 };
 
+/// A whole backend: memory and requests. What only some backends have are abilities, which ability() hands out.
+///
 /// Rules: calls for different requests may come from different threads at once; calls for one request never overlap.
 /// A final status from post() or check() promises that the engine will not touch the request's memory any more.
-/// A failing call explains itself with nixlx::fail(). No function throws.
+/// NIXL_ERR_REMOTE_DISCONNECT as the outcome of whatever call or request concerns a peer says that the peer is lost;
+/// nothing else has to be called for it. A failing call explains itself with nixlx::fail(). What a function throws
+/// becomes its failure (std::bad_alloc: NIXL_ERR_NO_MEMORY); those that let go of something (deregisterMem, unloadMD,
+/// release) must have done so first. Names are NIXL 1.4's where the meaning is.
 class Engine {
 public:
+    virtual ~Engine() = default;
+
+    // ---- Memory ----
+
+    /// Registers one range. `mem.metaInfo` is the user's blob (path, key, device string).
+    virtual nixl_status_t
+    registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) = 0;
+    virtual nixl_status_t
+    deregisterMem(nixlBackendMD *meta) = 0;
+
+    /// The remote side of an own registration, for transfers within the agent; unloadMD frees it unless it is the same
+    /// pointer.
+    virtual nixl_status_t
+    loadLocalMD(nixlBackendMD *input, nixlBackendMD *&output) {
+        output = input;
+        return NIXL_SUCCESS;
+    }
+    /// Frees what loadLocalMD or RemotePeers::loadRemoteMD returned.
+    virtual nixl_status_t
+    unloadMD(nixlBackendMD *loaded) {
+        delete loaded;
+        return NIXL_SUCCESS;
+    }
+
+    // ---- Requests ----
+
     /// Prepares a request that can be posted many times.
     virtual nixl_status_t
     prepare(const Plan &plan, const nixl_opt_b_args_t *args, nixlBackendReqH *&request) = 0;
 
-    /// Starts it. `notification` (null: none) reaches the peer after all data is visible there, without help from the
-    /// caller when the progress thread is on. SUCCESS, IN_PROG or an error; must not block and must not work longer
-    /// than about a millisecond.
+    /// Starts it. `notification` (null: none; never without the ability) reaches the peer after all data is visible
+    /// there, without help from the caller when the progress thread is on. SUCCESS, IN_PROG or an error; must not block
+    /// and must not work longer than about a millisecond.
     virtual nixl_status_t
     post(nixlBackendReqH *request, const std::string *notification) = 0;
 
@@ -86,12 +119,12 @@ public:
     virtual void
     cancel(nixlBackendReqH *request) = 0;
 
-    /// A cancelled request does not become quiet, for example because its peer stands still: drops what it runs on,
-    /// normally the connection to the peer, so that check() is final soon and the memory is not touched afterwards,
-    /// whatever the peer does later. The peer is lost with it: other requests to it end with
-    /// NIXL_ERR_REMOTE_DISCONNECT, and so may this one. False: this engine cannot; nothing changed.
-    virtual bool
-    forceQuiet(nixlBackendReqH *request) = 0;
+    /// Frees a request that is not posted or whose status is final.
+    virtual void
+    release(nixlBackendReqH *request) = 0;
+
+    virtual RequestInfo
+    describe(const nixlBackendReqH *request) const = 0;
 
     /// Bytes that the last post has moved so far, never fewer than before; nothing if the engine cannot tell. A few
     /// nanoseconds.
@@ -107,33 +140,7 @@ public:
         return bytesDone(request);
     }
 
-    /// Frees a request that is not posted or whose status is final.
-    virtual void
-    release(nixlBackendReqH *request) = 0;
-
-    virtual RequestInfo
-    describe(const nixlBackendReqH *request) const = 0;
-
-    /// Predicted duration of a plan in microseconds, or nothing if the engine has no model.
-    virtual std::optional<double>
-    predict(const Plan &plan) const = 0;
-
-    /// Connection info that only peers of ours read (it travels behind the metadata blob's last field); may be empty.
-    virtual nixl_status_t
-    getPeerInfo(std::string &info) const = 0;
-
-    /// What getPeerInfo of the peer returned. Called once per peer, after loadRemoteConnInfo and before loadRemoteMD.
-    /// Bytes from the network: check everything.
-    virtual nixl_status_t
-    loadPeerInfo(const std::string &remote_agent, const std::string &info) = 0;
-
-    /// Judges what a peer published and changes nothing: its connection info, its getPeerInfo (null: none) and the
-    /// public data of its registrations. Asked before an earlier start of the peer is given up for this one, so that
-    /// damaged bytes cost nobody a peer. SUCCESS: it could be loaded, as far as bytes can tell.
-    virtual nixl_status_t
-    validatePeer(const std::string &connection_info,
-                 const std::string *peer_info,
-                 std::span<const std::string> public_data) const = 0;
+    // ---- Life ----
 
     /// Called when no request is posted any more and the engine is about to be destroyed: until `deadline` it may end
     /// in order what else is under way, and then does it by force.
@@ -142,9 +149,187 @@ public:
         static_cast<void>(deadline);
     }
 
-protected:
-    ~Engine() = default;
+    /// The ability of that name, as a pointer to its class, if the engine has it in that version or a newer one; else
+    /// null. The same answer for the engine's life. See offer() and abilityOf().
+    virtual void *
+    ability(std::string_view name, uint32_t version) noexcept {
+        static_cast<void>(name);
+        static_cast<void>(version);
+        return nullptr;
+    }
 };
+
+// ---- Abilities -----------------------------------------------------------------------------------------------------
+//
+// The rules of Engine hold for their functions. A newer version of an ability only adds virtual functions at its end,
+// so that it serves those who ask for an older one. New abilities change no version.
+
+/// The engine moves data to and from other agents. Needs Notifications beside it.
+class RemotePeers {
+public:
+    static constexpr std::string_view kName = "remote-peers";
+    static constexpr uint32_t kVersion = 1;
+
+    /// How a peer reaches this engine; must not be empty.
+    virtual nixl_status_t
+    getConnInfo(std::string &info) const = 0;
+
+    /// What only peers of ours read (it travels behind the metadata blob's last field); may be empty.
+    virtual nixl_status_t
+    getPeerInfo(std::string &info) const {
+        info.clear();
+        return NIXL_SUCCESS;
+    }
+
+    /// The key that a peer needs for this registration; may be empty.
+    virtual nixl_status_t
+    getPublicData(const nixlBackendMD *meta, std::string &data) const = 0;
+
+    /// Judges what a peer published and changes nothing: its getConnInfo, its getPeerInfo (null: none) and the public
+    /// data of its registrations. Asked before an earlier start of the peer is given up for this one, so that damaged
+    /// bytes cost nobody a peer. SUCCESS: it could be loaded, as far as bytes can tell.
+    virtual nixl_status_t
+    validatePeer(const std::string &connection_info,
+                 const std::string *peer_info,
+                 std::span<const std::string> public_data) const = 0;
+
+    /// Takes up a peer, by its getConnInfo and its getPeerInfo (null: none), before any loadRemoteMD of it. Bytes from
+    /// the network: check everything. The same peer again is fine. NOT_SUPPORTED: this engine does not reach it, another
+    /// might. A failure leaves a peer that was not known unknown.
+    virtual nixl_status_t
+    loadPeer(const std::string &remote_agent, const std::string &connection_info, const std::string *peer_info) = 0;
+
+    /// Connects now, where a connection is made when first needed otherwise.
+    virtual nixl_status_t
+    connect(const std::string &remote_agent) = 0;
+
+    /// Forgets a peer. NOT_FOUND: it was not known.
+    virtual nixl_status_t
+    disconnect(const std::string &remote_agent) = 0;
+
+    /// A registration of a loaded peer; `mem.metaInfo` is its public data.
+    virtual nixl_status_t
+    loadRemoteMD(const nixlBlobDesc &mem,
+                 nixl_mem_t memory,
+                 const std::string &remote_agent,
+                 nixlBackendMD *&output) = 0;
+
+protected:
+    ~RemotePeers() = default;
+};
+
+/// Messages between agents.
+class Notifications {
+public:
+    static constexpr std::string_view kName = "notifications";
+    static constexpr uint32_t kVersion = 1;
+
+    /// Appends what arrived. The list is given empty.
+    virtual nixl_status_t
+    getNotifs(notif_list_t &notifications) = 0;
+
+    virtual nixl_status_t
+    genNotif(const std::string &remote_agent, const std::string &message) const = 0;
+
+protected:
+    ~Notifications() = default;
+};
+
+/// Cancelled requests can be ended whatever the peer does.
+class ForcedQuiet {
+public:
+    static constexpr std::string_view kName = "forced-quiet";
+    static constexpr uint32_t kVersion = 1;
+
+    /// A cancelled request does not become quiet, for example because its peer stands still: drops what it runs on,
+    /// normally the connection to the peer, so that check() is final soon and the memory is not touched afterwards,
+    /// whatever the peer does later. The peer is lost with it: other requests to it end with
+    /// NIXL_ERR_REMOTE_DISCONNECT, and so may this one. False: not this one; nothing changed.
+    virtual bool
+    forceQuiet(nixlBackendReqH *request) = 0;
+
+protected:
+    ~ForcedQuiet() = default;
+};
+
+/// What a transfer takes: `start_us` and for each block and byte so much more.
+struct Cost {
+    double start_us;
+    double block_us;
+    double byte_us;
+};
+
+/// Microseconds.
+[[gnu::visibility("hidden")]] inline double
+predict(const Cost &cost, const Plan &plan) noexcept {
+    return cost.start_us + cost.block_us * static_cast<double>(plan.block_count) +
+        cost.byte_us * static_cast<double>(plan.total_bytes);
+}
+
+/// The engine knows what its transfers cost; the agent predicts, compares and chooses from it.
+class Costs {
+public:
+    static constexpr std::string_view kName = "costs";
+    static constexpr uint32_t kVersion = 1;
+
+    /// Between these memories of this agent and of `remote_agent` (the own name: within the agent), as things are now.
+    /// Nothing: not known, for example because the peer is gone. Does not block.
+    virtual std::optional<Cost>
+    cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const = 0;
+
+protected:
+    ~Costs() = default;
+};
+
+/// Questions about storage.
+class Queries {
+public:
+    static constexpr std::string_view kName = "queries";
+    static constexpr uint32_t kVersion = 1;
+
+    /// One answer for each descriptor, nothing for what is not there.
+    virtual nixl_status_t
+    queryMem(const nixl_reg_dlist_t &descs, std::vector<nixl_query_resp_t> &resp) const = 0;
+
+protected:
+    ~Queries() = default;
+};
+
+/// Views of memory that kernels on a device work with. A view is the engine's own pointer.
+class MemoryViews {
+public:
+    static constexpr std::string_view kName = "memory-views";
+    static constexpr uint32_t kVersion = 1;
+
+    virtual nixl_status_t
+    prepMemView(const nixl_remote_meta_dlist_t &remote, nixlMemViewH &view, const nixl_opt_b_args_t *args) const = 0;
+    virtual nixl_status_t
+    prepMemView(const nixl_meta_dlist_t &local, nixlMemViewH &view, const nixl_opt_b_args_t *args) const = 0;
+    virtual void
+    releaseMemView(nixlMemViewH view) const = 0;
+
+protected:
+    ~MemoryViews() = default;
+};
+
+#pragma GCC visibility push(hidden)
+/// The ability of an engine that another part of the program made; null: it has none.
+template<class Ability>
+Ability *
+abilityOf(Engine &engine) noexcept {
+    return static_cast<Ability *>(engine.ability(Ability::kName, Ability::kVersion));
+}
+
+/// For Engine::ability(): `engine` as that one of the `Abilities`, its base classes, that is asked for.
+template<class... Abilities, class Self>
+void *
+offer(Self *engine, std::string_view name, uint32_t version) noexcept {
+    void *found = nullptr;
+    ((name == Abilities::kName && version <= Abilities::kVersion ? (found = static_cast<Abilities *>(engine)) : found),
+     ...);
+    return found;
+}
+#pragma GCC visibility pop
 
 // ---- Services of the agent's library -----------------------------------------------------------------------------
 
@@ -163,12 +348,18 @@ configValue(const std::string &name);
 // ---- The plugin descriptor ---------------------------------------------------------------------------------------
 
 #define NIXLX_PLUGIN_MAGIC 0x584c584eu
-#define NIXLX_PLUGIN_API_VERSION 2u
+/// Another major version is another interface. A minor version only appends fields.
+#define NIXLX_PLUGIN_API_MAJOR 3u
+#define NIXLX_PLUGIN_API_MINOR 0u
+#define NIXLX_PLUGIN_API_VERSION (NIXLX_PLUGIN_API_MAJOR << 16 | NIXLX_PLUGIN_API_MINOR)
 
+// Properties of a backend, the bits of `capabilities`:
 /// Engine may be given the union of touching ranges instead of each range (see registerMem).
 #define NIXLX_CAP_MERGE_RANGES 1u
 /// The target checks every access against its registrations.
 #define NIXLX_CAP_TARGET_CHECKED 2u
+/// Moves data within one agent.
+#define NIXLX_CAP_LOCAL 4u
 
 // What must agree between a plugin and libnixl for C++ objects to cross: compiler family, C++ library and its ABI.
 #define NIXLX_STR2(x) #x
@@ -179,6 +370,9 @@ configValue(const std::string &name);
 #define NIXLX_ABI_TAG "itanium other"
 #endif
 
+/// A set of kinds of memory: NIXLX_MEMORY(DRAM_SEG) | NIXLX_MEMORY(FILE_SEG).
+#define NIXLX_MEMORY(kind) (1u << (kind))
+
 extern "C" {
 
 /// One row of a backend's option table.
@@ -187,9 +381,10 @@ struct nixlx_option {
     const char *type; ///< "bool", "int", "size", "string", or the choices "a|b"
     const char *default_value;
     const char *help;
+    const char *role; ///< what programs ask every backend for: "threads"; empty: nothing of that kind
 };
 
-/// Plain data. The fields before `extend` are read from the file without loading it; append only.
+/// Plain data. The fields before `create` are read from the file without loading it; append only.
 struct nixlx_plugin_descriptor_t {
     uint32_t magic;
     uint32_t struct_size;
@@ -201,10 +396,12 @@ struct nixlx_plugin_descriptor_t {
     char abi[64];       ///< NIXLX_ABI_TAG
     char build_id[64];  ///< of the tree it was built from, for people
     char conflicts[64]; ///< names of backends that may not exist beside it, comma separated
-    nixlx::Engine *(*extend)(nixlBackendEngine *engine); ///< the second face of an engine of this plugin
+    uint8_t
+        partners[8]; ///< by the kind of local memory: the kinds of remote memory (or store) it moves data to and from
+    nixlx::Engine *(*create)(const nixlBackendInitParams *params); ///< owned by the caller; throws with a sentence
     const struct nixlx_option *options;
+    uint32_t option_size; ///< of a row
     uint32_t option_count;
-    uint32_t reserved;
 };
 
 // A built-in plugin is compiled with NIXLX_BUILTIN set to its name, which goes into its symbols.

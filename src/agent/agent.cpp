@@ -100,7 +100,8 @@ nixlAgentData::~nixlAgentData() {
         }
     }
     for (auto &[view, backend] : views) {
-        (void)backend->call("releaseMemView", [&](auto &engine) { engine.releaseMemView(view); });
+        (void)backend->call<nixlx::MemoryViews>("releaseMemView",
+                                                [&](auto &views_of) { views_of.releaseMemView(view); });
     }
     views.clear();
     auto local = local_state.copy();
@@ -109,7 +110,9 @@ nixlAgentData::~nixlAgentData() {
     local.sections.clear();
     const auto created = local.backends;
     local_state.set(std::move(local));
-    for (const auto &backend : created) backend->face().endBy(deadline);
+    for (const auto &backend : created) {
+        (void)backend->call("endBy", [&](auto &engine) { engine.endBy(deadline); });
+    }
     const auto known = peers.get();
     for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
 
@@ -224,9 +227,8 @@ nixlAgent::getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, 
     return call(*data, "getBackendParams", [&]() -> Status {
         const auto found = data->backendOf(backend);
         if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
-        const auto status = found->call("getCustomParams", [&](auto &engine) { params = engine.getCustomParams(); });
-        if (status < 0) return {status, "backend " + found->type + ": " + nx::takeBackendSentence("no parameters")};
-        mems = found->memories;
+        params = found->params();
+        mems = found->memories();
         return {};
     });
 }

@@ -305,7 +305,7 @@ TEST_F(Agent, InvalidatingAPeerEndsItsTransfersAsNotFound) {
 
 // W6: a blob that fails half-way leaves the agent and the backend as they were.
 TEST_F(Agent, ALoadThatFailsAnywhereChangesNothingAndCanBeRepeated) {
-    for (const auto call : {EngineCall::kLoadConnection, EngineCall::kLoadPeerInfo, EngineCall::kLoadRemote}) {
+    for (const auto call : {EngineCall::kLoadPeer, EngineCall::kLoadRemote}) {
         for (uint64_t skipped : {0, 1}) {
             gated().reset();
             AgentPair pair(gatedPair());
@@ -333,7 +333,7 @@ TEST_F(Agent, ABackendThatDoesNotReachAPeerIsLeftOutWhenAnotherDoes) {
     ASSERT_EQ(pair.a->createBackend("LEGACY", {}, legacy), NIXL_SUCCESS);
     ASSERT_EQ(pair.b->createBackend("LEGACY", {}, legacy), NIXL_SUCCESS);
     ASSERT_EQ(pair.b->registerMem(registrationOf({x.desc()})), NIXL_SUCCESS);
-    gated().fail(EngineCall::kLoadConnection, NIXL_ERR_NOT_SUPPORTED);
+    gated().fail(EngineCall::kLoadPeer, NIXL_ERR_NOT_SUPPORTED);
     pair.a.load(pair.b.metadata());
     EXPECT_EQ(pair.a->checkRemoteMD("B", listOf({x.desc()})), NIXL_SUCCESS);
     EXPECT_EQ(pair.a->makeConnection("B", &pair.a.with_backend), NIXL_ERR_BACKEND) << "GATED is not connected";
@@ -344,17 +344,17 @@ TEST_F(Agent, AMessageDoesNotWaitWhileAnotherThreadLoadsAPeer) {
     pair.exchange();
     PairedAgent third("C", gatedPair());
     const auto metadata = third.metadata();
-    gated().close(EngineCall::kLoadConnection);
+    gated().close(EngineCall::kLoadPeer);
     std::thread loader([&] { pair.a.load(metadata); });
-    const bool loading = eventually([] { return gated().waiting(EngineCall::kLoadConnection) == 1; });
+    const bool loading = eventually([] { return gated().waiting(EngineCall::kLoadPeer) == 1; });
     EXPECT_TRUE(loading);
     if (loading) {
         EXPECT_EQ(pair.a->genNotif("B", "on time"), NIXL_SUCCESS) << nixlx::lastError();
         EXPECT_EQ(pair.a->genNotif("C", "too early"), NIXL_ERR_NOT_FOUND);
         EXPECT_EQ(pair.receive(pair.b, "A", 1), std::vector<nixl_blob_t>{"on time"});
-        EXPECT_EQ(gated().waiting(EngineCall::kLoadConnection), 1u) << "the load is over, which shows nothing";
+        EXPECT_EQ(gated().waiting(EngineCall::kLoadPeer), 1u) << "the load is over, which shows nothing";
     }
-    gated().open(EngineCall::kLoadConnection);
+    gated().open(EngineCall::kLoadPeer);
     loader.join();
     EXPECT_EQ(pair.a->genNotif("C", "now"), NIXL_SUCCESS) << nixlx::lastError();
 }
@@ -585,7 +585,7 @@ TEST_F(Agent, WhatAPluginThrowsIsAStatus) {
     ASSERT_EQ(pair.b->registerMem(registrationOf({y.desc()})), NIXL_SUCCESS);
     blob = pair.b.metadata();
     std::string loaded;
-    for (const auto call : {EngineCall::kLoadConnection, EngineCall::kLoadRemote}) {
+    for (const auto call : {EngineCall::kLoadPeer, EngineCall::kLoadRemote}) {
         raise(call);
         EXPECT_EQ(pair.a->loadRemoteMD(blob, loaded), NIXL_ERR_BACKEND);
     }

@@ -1,16 +1,17 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// One instantiated backend of an agent: the plugin, its engine and the face the agent speaks to. Immutable after
-// creation; shared with everything that holds memory or requests of it, so that the engine goes last.
+// One instantiated backend of an agent: the plugin and its engine, and the boundary between them and the agent. All
+// calls go through it: they may throw whatever they like, and nothing of ours expects it to. Immutable after creation;
+// shared with everything that holds memory or requests of it, so that the engine goes last.
 #pragma once
 
-#include <algorithm>
 #include <memory>
 #include <string>
+#include <type_traits>
 
-#include "agent/guarded.h"
 #include "agent/legacy_engine.h"
+#include "base/boundary.h"
 #include "base/last_error.h"
 #include "plugin/manager.h"
 
@@ -18,48 +19,82 @@ namespace nx::agent {
 
 class Backend {
 public:
-    /// Takes over `engine`, which `plugin` created.
-    Backend(std::shared_ptr<const plugin::BackendPlugin> plugin, nixlBackendEngine *engine)
-        : type(engine->getType()),
-          memories(engine->getSupportedMems()),
-          remote(engine->supportsRemote()),
-          local(engine->supportsLocal()),
-          notif(engine->supportsNotif()),
-          merges_ranges(plugin->capabilities() & NIXLX_CAP_MERGE_RANGES),
-          legacy(engine),
-          plugin_(std::move(plugin)),
-          engine_(engine),
-          extended_(plugin_->extend(engine)) {}
+    /// Null if the plugin's code refused or threw; its sentence is in takeBackendSentence(). `params`: those of `init`.
+    static std::shared_ptr<Backend>
+    create(std::shared_ptr<const plugin::BackendPlugin> plugin,
+           const nixlBackendInitParams &init,
+           nixl_b_params_t params);
 
     ~Backend() {
-        (void)guarded("destroy_engine", [&] { plugin_->destroy(engine_); });
+        (void)guarded("destroying the engine", [&] { engine_.reset(); });
     }
 
     Backend(const Backend &) = delete;
     Backend &
     operator=(const Backend &) = delete;
 
-    /// Calls a method of 1.4, the only way to them: `body(engine)`, with no sentence of an earlier call left behind.
-    template<class Body>
+    /// Calls a function of the engine, or of an ability: `body(ability)`, with no sentence of an earlier call left
+    /// behind. NOT_SUPPORTED: it does not have the ability.
+    template<class Ability = nixlx::Engine, class Body>
     nixl_status_t
-    call(const char *method, Body body) const {
+    call(const char *function, Body body) const {
         clearBackendSentence();
-        return guarded(method, [&] { return body(*engine_); });
+        return guarded(function, [&]() {
+            if constexpr (std::is_same_v<Ability, nixlx::Engine>) {
+                return body(*engine_);
+            } else {
+                auto *ability = nixlx::abilityOf<Ability>(*engine_);
+                if (ability) return body(*ability);
+                if constexpr (!std::is_void_v<decltype(body(*ability))>) return NIXL_ERR_NOT_SUPPORTED;
+            }
+        });
     }
 
-    nixlx::Engine &
-    face() {
-        return extended_ ? *extended_ : static_cast<nixlx::Engine &>(legacy);
+    /// Asks the engine for a value: `body(engine)`. An empty one if it throws.
+    template<class Body>
+    auto
+    ask(Body body) const noexcept {
+        using Value = decltype(body(*engine_));
+        try {
+            return body(*engine_);
+        }
+        catch (...) {
+            return Value{};
+        }
+    }
+
+    /// Microseconds that a plan would take, or nothing if the engine has no model.
+    std::optional<double>
+    predict(const nixlx::Plan &plan) const noexcept {
+        return ask([&](nixlx::Engine &engine) -> std::optional<double> {
+            auto *costs = nixlx::abilityOf<nixlx::Costs>(engine);
+            if (!costs) return {};
+            const auto cost = costs->cost(plan.local_memory, plan.remote_memory, plan.remote_agent);
+            if (!cost) return {};
+            return nixlx::predict(*cost, plan);
+        });
     }
 
     bool
-    isLegacy() const noexcept {
-        return !extended_;
+    supports(nixl_mem_t memory) const noexcept {
+        return plugin::contains(memories_, memory);
     }
 
+    /// It moves data between this agent's memory of the one kind and an agent's of the other.
     bool
-    supports(nixl_mem_t memory) const {
-        return std::find(memories.begin(), memories.end(), memory) != memories.end();
+    moves(nixl_mem_t own, nixl_mem_t other) const noexcept {
+        return legacy_ ? supports(own) && supports(other) : plugin::contains(plugin_->partners()[own], other);
+    }
+
+    nixl_mem_list_t
+    memories() const {
+        return plugin::listOf(memories_);
+    }
+
+    /// Null unless its plugin was written for NIXL 1.4.
+    const LegacyEngine *
+    legacy() const noexcept {
+        return legacy_;
     }
 
     const plugin::BackendPlugin &
@@ -67,19 +102,29 @@ public:
         return *plugin_;
     }
 
+    /// With what the engine was created; of NIXL 1.4's also what it added.
+    const nixl_b_params_t &
+    params() const noexcept {
+        return legacy_ ? legacy_->engine().getCustomParams() : params_;
+    }
+
     const nixl_backend_t type;
     size_t order = 0; ///< position in the order of creation; set before the backend is shared
-    const nixl_mem_list_t memories;
     const bool remote;
     const bool local;
     const bool notif;
     const bool merges_ranges;
-    LegacyEngine legacy;
 
 private:
+    struct Parts;
+
+    explicit Backend(Parts parts);
+
     const std::shared_ptr<const plugin::BackendPlugin> plugin_;
-    nixlBackendEngine *const engine_;
-    nixlx::Engine *const extended_;
+    const nixl_b_params_t params_;
+    std::unique_ptr<nixlx::Engine> engine_;
+    const LegacyEngine *const legacy_;
+    const plugin::MemorySet memories_;
 };
 
 } // namespace nx::agent

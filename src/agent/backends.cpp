@@ -50,30 +50,19 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     init.syncMode = nixl_thread_sync_t::NIXL_THREAD_SYNC_RW;
     init.enableTelemetry_ = recorder != nullptr; // else nobody takes the engine's events
     const std::string prefix = "backend initialization error for '" + type + "': ";
-    nixlBackendEngine *engine = nullptr;
     std::shared_ptr<Backend> backend;
     nx::clearBackendSentence();
-    const auto created = nx::agent::guarded("creating the engine", [&]() -> nixl_status_t {
-        engine = (*plugin)->create(init);
-        if (!engine || engine->getInitErr()) return NIXL_ERR_BACKEND;
-        backend = std::make_shared<Backend>(*plugin, engine);
-        return NIXL_SUCCESS;
+    const auto created = nx::guarded("creating the engine", [&]() -> nixl_status_t {
+        backend = Backend::create(*plugin, init, params);
+        return backend ? NIXL_SUCCESS : NIXL_ERR_BACKEND;
     });
-    if (created < 0) {
-        // What the plugin manager says of an engine that it could not make has the prefix.
-        Status status(created,
-                      engine ? prefix + nx::takeBackendSentence("the engine reports that it is unusable")
-                             : nx::takeBackendSentence(prefix + "the plugin gave no engine"));
-        if (engine) {
-            (void)nx::agent::guarded("destroy_engine", [&] { (*plugin)->destroy(engine); });
-        }
-        return status;
-    }
+    // What the plugin manager says of an engine that it could not make has the prefix.
+    if (created < 0) return {created, nx::takeBackendSentence(prefix + "the plugin gave no engine")};
     if (backend->remote && !backend->notif) {
         return {NIXL_ERR_BACKEND, prefix + "it reaches other agents but cannot notify them"};
     }
-    if (backend->local) {
-        const auto status = backend->call("connect", [&](auto &own) { return own.connect(name); });
+    if (backend->legacy() && backend->local) { // as NIXL 1.4 does
+        const auto status = backend->call("connect", [&](auto &) { return backend->legacy()->engine().connect(name); });
         if (status < 0) {
             return {
                 status,

@@ -67,8 +67,8 @@ loadRanges(const std::shared_ptr<Backend> &backend,
             ++last;
         }
         nixlBackendMD *metadata = nullptr;
-        const auto status = backend->call(
-            "loadRemoteMD", [&](auto &engine) { return engine.loadRemoteMD(whole, memory, agent, metadata); });
+        const auto status = backend->call<nixlx::RemotePeers>(
+            "loadRemoteMD", [&](auto &peers) { return peers.loadRemoteMD(whole, memory, agent, metadata); });
         if (status < 0) return {status, failure("loadRemoteMD", status)};
         auto owner = std::make_shared<MappingOwner>(std::make_shared<Mapping>(
             metadata, nullptr, whole.metaInfo, [backend](nixlBackendMD *loaded, nixlBackendMD *) {
@@ -81,7 +81,7 @@ loadRanges(const std::shared_ptr<Backend> &backend,
 
 void
 disconnect(const Backend &backend, const std::string &agent) {
-    (void)backend.call("disconnect", [&](auto &engine) { return engine.disconnect(agent); });
+    (void)backend.call<nixlx::RemotePeers>("disconnect", [&](auto &peers) { return peers.disconnect(agent); });
 }
 
 // The connections that one load has made. Unless it is kept, all are taken back, whatever ended the load.
@@ -97,17 +97,12 @@ public:
     operator=(const NewConnections &) = delete;
 
     nixl_status_t
-    make(const std::shared_ptr<Backend> &backend, const std::string &info) {
+    make(const std::shared_ptr<Backend> &backend, const std::string &info, const std::string *peer_info) {
         backends_.push_back(backend);
-        const auto status =
-            backend->call("loadRemoteConnInfo", [&](auto &engine) { return engine.loadRemoteConnInfo(agent_, info); });
+        const auto status = backend->call<nixlx::RemotePeers>(
+            "loadPeer", [&](auto &peers) { return peers.loadPeer(agent_, info, peer_info); });
         if (status < 0) backends_.pop_back();
         return status;
-    }
-
-    void
-    takeBack(const std::shared_ptr<Backend> &backend) {
-        if (std::erase(backends_, backend)) disconnect(*backend, agent_);
     }
 
     bool
@@ -277,9 +272,9 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
                 if (key.second != backend->order) continue;
                 for (const auto *range : ranges) public_data.push_back(range->metaInfo);
             }
-            nx::clearBackendSentence();
-            const auto status =
-                backend->face().validatePeer(connection->info, peerInfoFor(metadata, backend->type), public_data);
+            const auto status = backend->call<nixlx::RemotePeers>("validatePeer", [&](auto &peers) {
+                return peers.validatePeer(connection->info, peerInfoFor(metadata, backend->type), public_data);
+            });
             if (status < 0 && (status != NIXL_ERR_NOT_SUPPORTED || new_connections.size() == 1)) {
                 return {status,
                         "another start of agent " + shown + " is not loaded, the one that is known stays: backend " +
@@ -292,17 +287,11 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
     NewConnections connected(metadata.agent); // goes after what is loaded through it
     std::vector<const Backend *> unreachable;
     for (const auto &[backend, connection] : new_connections) {
-        auto status = connected.make(backend, connection->info);
-        if (status >= 0) {
-            if (const auto *info = peerInfoFor(metadata, backend->type)) {
-                status = backend->face().loadPeerInfo(metadata.agent, *info);
-            }
-        }
+        const auto status = connected.make(backend, connection->info, peerInfoFor(metadata, backend->type));
         if (status == NIXL_ERR_NOT_SUPPORTED && connections.size() > 1) {
             // For example a backend within a process, and a peer in another one: the others may reach it.
             NIXL_INFO << "loadRemoteMD: agent " << nx::quoted(name) << ": backend " << backend->type
-                      << " does not reach agent " << shown << ": " << failure("loadRemoteConnInfo", status);
-            connected.takeBack(backend);
+                      << " does not reach agent " << shown << ": " << failure("loadPeer", status);
             std::erase_if(new_ranges, [&](const auto &entry) { return entry.first.second == backend->order; });
             unreachable.push_back(backend.get());
             continue;
@@ -310,7 +299,7 @@ nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
         if (status < 0) {
             return {status,
                     "error loading connection info for backend '" + backend->type + "' with status " +
-                        nixlEnumStrings::statusStr(status) + ": " + failure("loadRemoteConnInfo", status)};
+                        nixlEnumStrings::statusStr(status) + ": " + failure("loadPeer", status)};
         }
     }
     std::erase_if(new_connections, [&](const auto &entry) {
@@ -411,7 +400,8 @@ nixlAgentData::makeConnection(const std::string &agent, const nixl_opt_args_t *a
         for (const auto &backend : *usable) {
             if (backend->type != type) continue;
             any = true;
-            const auto status = backend->call("connect", [&](auto &engine) { return engine.connect(agent); });
+            const auto status =
+                backend->call<nixlx::RemotePeers>("connect", [&](auto &peers) { return peers.connect(agent); });
             if (status < 0) {
                 return {status, "backend " + type + ": " + failure("connect", status)};
             }

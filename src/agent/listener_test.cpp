@@ -445,7 +445,7 @@ TEST_F(Listener, ABadBlobThatNamesALivePeerLeavesThePeerAsItWas) {
     Buffer z(4096);
     require(pair.b->registerMem(registrationOf({z.desc()})), "register more at B");
     const std::string grown = pair.b.metadata();
-    for (const auto call : {EngineCall::kLoadRemote, EngineCall::kLoadConnection, EngineCall::kLoadPeerInfo}) {
+    for (const auto call : {EngineCall::kLoadRemote, EngineCall::kLoadPeer}) {
         gated().fail(call, NIXL_ERR_BACKEND, 1000);
         std::string loaded = "untouched";
         const auto status = pair.a->loadRemoteMD(grown, loaded);

@@ -82,7 +82,8 @@ nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
             continue;
         }
         nixlMemViewH made = nullptr;
-        const auto status = backend->call("prepMemView", [&](auto &engine) { return engine.prepMemView(list, made); });
+        const auto status = backend->call<nixlx::MemoryViews>(
+            "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
         if (status < 0) return viewFailed(*backend, status);
         std::lock_guard lock(views_mutex);
         views[made] = backend;
@@ -112,7 +113,8 @@ nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view
             continue;
         }
         nixlMemViewH made = nullptr;
-        const auto status = backend->call("prepMemView", [&](auto &engine) { return engine.prepMemView(list, made); });
+        const auto status = backend->call<nixlx::MemoryViews>(
+            "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
         if (status < 0) return viewFailed(*backend, status);
         std::lock_guard lock(views_mutex);
         views[made] = backend;
@@ -135,5 +137,5 @@ nixlAgentData::releaseView(nixlMemViewH view) {
         backend = it->second;
         views.erase(it);
     }
-    (void)backend->call("releaseMemView", [&](auto &engine) { engine.releaseMemView(view); });
+    (void)backend->call<nixlx::MemoryViews>("releaseMemView", [&](auto &views_of) { views_of.releaseMemView(view); });
 }

@@ -25,13 +25,13 @@ failure(const Backend &backend, const std::string &what, nixl_status_t status) {
 }
 
 Status
-addConnection(const Backend &backend, nixlx::Engine &face, nx::wire::Metadata &metadata) {
+addConnection(const Backend &backend, nx::wire::Metadata &metadata) {
     std::string info;
-    auto status = backend.call("getConnInfo", [&](auto &engine) { return engine.getConnInfo(info); });
+    auto status = backend.call<nixlx::RemotePeers>("getConnInfo", [&](auto &peers) { return peers.getConnInfo(info); });
     if (status < 0) return {status, failure(backend, "getConnInfo", status)};
     metadata.connections.push_back({backend.type, std::move(info)});
     std::string peer_info;
-    status = face.getPeerInfo(peer_info);
+    status = backend.call<nixlx::RemotePeers>("getPeerInfo", [&](auto &peers) { return peers.getPeerInfo(peer_info); });
     if (status < 0) return {status, failure(backend, "getPeerInfo", status)};
     if (!peer_info.empty()) metadata.trailer->peer_info.push_back({backend.type, std::move(peer_info)});
     return {};
@@ -127,7 +127,7 @@ nixlAgentData::localMetadata() const {
     const auto local = local_state.get();
     for (const auto &backend : local->backends) {
         if (!backend->remote) continue;
-        if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
+        if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
     }
     if (metadata.connections.empty()) {
         return {NIXL_ERR_INVALID_PARAM, "no backend of this agent reaches other agents; there is nothing to publish"};
@@ -183,7 +183,7 @@ nixlAgentData::localPartialMetadata(const nixl_reg_dlist_t &descs, const nixl_op
     auto metadata = emptyMetadata(*this);
     if (descs.isEmpty() || (args && args->includeConnInfo)) {
         for (const auto &backend : *usable) {
-            if (auto status = addConnection(*backend, backend->face(), metadata); !status.ok()) return status;
+            if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
         }
     }
     const auto sections = local_state.get().part(&nx::agent::Local::sections);

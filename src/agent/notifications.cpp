@@ -51,7 +51,8 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
         if (!backend->notif) return;
         asked = true;
         notif_list_t arrived;
-        const auto status = backend->call("getNotifs", [&](auto &engine) { return engine.getNotifs(arrived); });
+        const auto status = backend->call<nixlx::Notifications>(
+            "getNotifs", [&](auto &messages) { return messages.getNotifs(arrived); });
         for (auto &[agent, message] : arrived) notifs[agent].push_back(std::move(message));
         if (status < 0 && result.ok()) {
             result = {status,
@@ -87,7 +88,8 @@ nixlAgentData::genNotif(const std::string &agent, const std::string &message, co
     if (!to_self && !peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
     if (!chosen) return {NIXL_ERR_NOT_FOUND, "no backend that can notify reaches agent " + nx::quoted(agent)};
 
-    const auto status = chosen->call("genNotif", [&](auto &engine) { return engine.genNotif(agent, message); });
+    const auto status = chosen->call<nixlx::Notifications>(
+        "genNotif", [&](auto &messages) { return messages.genNotif(agent, message); });
     if (status >= 0) return {};
     Status why(status,
                "backend " + chosen->type + ": " +

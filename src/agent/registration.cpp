@@ -160,8 +160,8 @@ registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range
     }
     std::string key;
     if (backend->remote) {
-        const auto status =
-            backend->call("getPublicData", [&](auto &engine) { return engine.getPublicData(metadata, key); });
+        const auto status = backend->call<nixlx::RemotePeers>(
+            "getPublicData", [&](auto &peers) { return peers.getPublicData(metadata, key); });
         if (status < 0) return refused("getPublicData", status);
     }
     return std::make_shared<MappingOwner>(std::make_shared<Mapping>(
@@ -333,7 +333,8 @@ nixlAgentData::queryMem(const nixl_reg_dlist_t &descs,
     const auto backend = backendOf(args->backends[0]);
     if (!backend) return {NIXL_ERR_INVALID_PARAM, "the backend hint is no backend of this agent"};
     std::vector<nixl_query_resp_t> answers;
-    const auto status = backend->call("queryMem", [&](auto &engine) { return engine.queryMem(descs, answers); });
+    const auto status =
+        backend->call<nixlx::Queries>("queryMem", [&](auto &queries) { return queries.queryMem(descs, answers); });
     if (status < 0) return {status, "backend " + backend->type + ": " + failure("queryMem", status)};
     resp = std::move(answers);
     return {};

@@ -33,7 +33,7 @@ createExporter(const std::string &agent, const Settings &settings) {
         if (!found.ok()) throw std::runtime_error(found.message());
         loaded = *std::move(found);
     }
-    const nixlTelemetryPlugin &plugin = loaded ? loaded->object() : nx::telemetry::bufferPlugin();
+    const nixlTelemetryPlugin &plugin = loaded ? *loaded->object() : nx::telemetry::bufferPlugin();
     if (!plugin.create_exporter) throw std::runtime_error("the plugin has no create_exporter");
     nixlTelemetryExporterInitParams params;
     params.agentName = agent;
@@ -57,8 +57,9 @@ nixlAgentData::makeRecorder() const {
                                           [this](std::vector<nixlTelemetryEvent> &events) {
                                               const auto local = local_state.get();
                                               for (const auto &backend : local->backends) {
-                                                  (void)backend->call("getTelemetryEvents", [&](auto &engine) {
-                                                      const auto own = engine.getTelemetryEvents();
+                                                  if (!backend->legacy()) continue;
+                                                  (void)backend->call("getTelemetryEvents", [&](auto &) {
+                                                      const auto own = backend->legacy()->engine().getTelemetryEvents();
                                                       events.insert(events.end(), own.begin(), own.end());
                                                   });
                                               }

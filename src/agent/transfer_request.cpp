@@ -6,7 +6,6 @@
 #include <ctime>
 #include <sched.h>
 
-#include "agent/guarded.h"
 #include "base/last_error.h"
 
 namespace nx::agent {
@@ -52,9 +51,8 @@ TransferRequest::prepare(const nixl_opt_b_args_t *args) {
     if (const auto status = beginUseLocked(Use::kPreparing, sentence); status != NIXL_SUCCESS) {
         return {status, std::move(sentence)};
     }
-    clearBackendSentence();
-    const auto status = guarded("preparing the transfer",
-                                [&] { return parts_.backend->face().prepare(parts_.plan->plan, args, handle_); });
+    const auto status = parts_.backend->call(
+        "preparing the transfer", [&](auto &engine) { return engine.prepare(parts_.plan->plan, args, handle_); });
     endUseLocked();
     if (status >= 0) return {};
     handle_ = nullptr;
@@ -67,7 +65,7 @@ TransferRequest::~TransferRequest() {
     if (inFlight()) {
         for (const auto &removed : kept_) removed->abandon();
     } else if (handle_) {
-        parts_.backend->face().release(handle_);
+        (void)parts_.backend->call("releasing the transfer", [&](auto &engine) { engine.release(handle_); });
     }
 }
 
@@ -169,9 +167,8 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
     severed_ = false;
     peer_lost_.store(false, std::memory_order_relaxed);
     ++attempts_;
-    clearBackendSentence();
-    const auto engine_status = guarded("posting the transfer", [&] {
-        return parts_.backend->face().post(handle_, parts_.notification ? &*parts_.notification : nullptr);
+    const auto engine_status = parts_.backend->call("posting the transfer", [&](auto &engine) {
+        return engine.post(handle_, parts_.notification ? &*parts_.notification : nullptr);
     });
     if (parts_.measure) {
         telemetry_.postDuration =
@@ -180,7 +177,7 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
     if (engine_status == NIXL_IN_PROG) {
         tick_ = clockTick();
         posted_at_ = looked_at_ = Clock::now();
-        path_mark_ = parts_.backend->face().pathMark(handle_);
+        path_mark_ = pathMarkLocked();
         still_for_ = settling_for_ = {};
         forced_ = false;
     }
@@ -213,9 +210,9 @@ TransferRequest::tryStatus(std::string &sentence) {
 nixl_status_t
 TransferRequest::checkLocked(std::string &sentence) {
     const auto check = [&] {
-        return guarded("asking for the transfer's status", [&] { return parts_.backend->face().check(handle_); });
+        return parts_.backend->call("asking for the transfer's status",
+                                    [&](auto &engine) { return engine.check(handle_); });
     };
-    clearBackendSentence();
     const auto status = advanceLocked(check(), sentence);
     if (status != NIXL_IN_PROG || !enforceLimitsLocked()) return status;
     return advanceLocked(check(), sentence);
@@ -233,7 +230,7 @@ TransferRequest::setLimits(const nixlx::Limits &limits) {
 
 std::chrono::milliseconds
 TransferRequest::usualLookLocked() const {
-    const auto stall = parts_.backend->isLegacy() ? nixlx::Limits::kNone : stall_limit_; // of those none can pass
+    const auto stall = parts_.backend->legacy() ? nixlx::Limits::kNone : stall_limit_; // of those none can pass
     const auto limit = std::min(deadline_, stall);
     return limit == nixlx::Limits::kNone ? limit : std::clamp(limit / kWatchesPerLimit, kWatchMin, kWatchMax);
 }
@@ -256,7 +253,7 @@ TransferRequest::enforceLimitsLocked() {
     const Clock::duration since = now - std::exchange(looked_at_, now);
     const bool posted = state_ == State::kPosted;
     const auto limit = !posted ? kSettleGuard : stall_limit_ == nixlx::Limits::kNone ? kPathSilence : stall_limit_;
-    const auto mark = parts_.backend->face().pathMark(handle_);
+    const auto mark = pathMarkLocked();
     if (!mark || mark != path_mark_) {
         path_mark_ = mark;
         still_for_ = {};
@@ -277,7 +274,7 @@ TransferRequest::settleLocked(Cause cause) {
     if (state_ == State::kPosted) cause_ = cause;
     enterLocked(State::kSettling);
     if (cause_ != Cause::kAsked) look_every_ = kSettleGuard / kLooksPerLimit;
-    parts_.backend->face().cancel(handle_);
+    (void)parts_.backend->call("cancelling the transfer", [&](auto &engine) { engine.cancel(handle_); });
 }
 
 // Of one that settles: dropping the connection costs the others that use it their transfers. So it is not done while
@@ -304,7 +301,11 @@ TransferRequest::sharesItsPeer() const {
 bool
 TransferRequest::forceLocked() {
     look_every_ = usualLookLocked();
-    if (std::exchange(forced_, true) || !parts_.backend->face().forceQuiet(handle_)) return false;
+    if (std::exchange(forced_, true)) return false;
+    bool forced = false;
+    (void)parts_.backend->call<nixlx::ForcedQuiet>("forcing the transfer to its end",
+                                                   [&](auto &engine) { forced = engine.forceQuiet(handle_); });
+    if (!forced) return false;
     severed_ = true;
     peer_lost_.store(true, std::memory_order_relaxed);
     return true;
@@ -312,7 +313,7 @@ TransferRequest::forceLocked() {
 
 std::string
 TransferRequest::timeoutSentenceLocked() const {
-    const auto done = parts_.backend->face().bytesDone(handle_);
+    const auto done = bytesDoneLocked();
     const bool stalled = cause_ == Cause::kStall;
     std::string text = stalled ? "no byte moved for " + std::to_string(stall_limit_.count()) + " ms (the stall limit)"
                                : "it took longer than its deadline of " + std::to_string(deadline_.count()) + " ms";
@@ -354,7 +355,7 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
         status_ = NIXL_ERR_NOT_FOUND;
         error_ = "remote agent '" + parts_.peer->name + "' was removed while the transfer was running";
     } else {
-        const auto info = parts_.backend->face().describe(handle_);
+        const auto info = describeLocked();
         error_ = "backend " + parts_.backend->type + ": " +
             (info.error.empty() ? takeBackendSentence("the transfer ended with " + statusName(engine_status))
                                 : info.error);
@@ -373,12 +374,12 @@ bool
 TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force force) {
     const auto before = [&] {
         std::lock_guard lock(mutex_);
-        return parts_.backend->face().pathMark(handle_);
+        return pathMarkLocked();
     }();
     const auto forced = [&] {
         std::lock_guard lock(mutex_);
         if (state_ != State::kSettling) return false;
-        const bool still = parts_.backend->face().pathMark(handle_) == before;
+        const bool still = pathMarkLocked() == before;
         return (force == Force::kAlways || mayForceLocked(still)) && forceLocked();
     };
     std::string ignored;
@@ -390,6 +391,21 @@ TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force fo
         sched_yield(); // the engine's own thread may need the processor to finish
     }
     return true;
+}
+
+std::optional<uint64_t>
+TransferRequest::pathMarkLocked() const {
+    return parts_.backend->ask([&](auto &engine) { return engine.pathMark(handle_); });
+}
+
+std::optional<uint64_t>
+TransferRequest::bytesDoneLocked() const {
+    return parts_.backend->ask([&](auto &engine) { return engine.bytesDone(handle_); });
+}
+
+nixlx::RequestInfo
+TransferRequest::describeLocked() const {
+    return parts_.backend->ask([&](auto &engine) { return engine.describe(handle_); });
 }
 
 nixl_status_t
@@ -412,7 +428,7 @@ TransferRequest::telemetry(nixl_xfer_telem_t &out) const {
 std::optional<double>
 TransferRequest::predictLocked() const {
     if (retired_ || memoryGone()) return {};
-    return parts_.backend->face().predict(parts_.plan->plan);
+    return parts_.backend->predict(parts_.plan->plan);
 }
 
 nixlx::Report
@@ -422,12 +438,11 @@ TransferRequest::report() const {
     const auto &plan = parts_.plan->plan;
     report.status = status_;
     report.backend = parts_.backend->type;
-    report.path = parts_.backend->face().describe(handle_).path;
+    report.path = describeLocked().path;
     report.candidates = parts_.candidates;
     report.total_bytes = plan.total_bytes;
     report.descriptor_count = plan.block_count;
-    report.bytes_done =
-        status_ == NIXL_SUCCESS ? plan.total_bytes : parts_.backend->face().bytesDone(handle_).value_or(0);
+    report.bytes_done = status_ == NIXL_SUCCESS ? plan.total_bytes : bytesDoneLocked().value_or(0);
     report.attempts = attempts_;
     report.settling = state_ == State::kSettling;
     report.stuck = report.settling && settling_for_ >= kSettleGuard;
@@ -446,8 +461,10 @@ TransferRequest::estimate(std::chrono::microseconds &duration,
                           nixl_cost_t &method,
                           const nixl_opt_args_t *args) const {
     std::lock_guard lock(mutex_);
-    auto &backend = *parts_.backend;
-    if (backend.isLegacy()) return backend.legacy.estimate(handle_, duration, err_margin, method, args);
+    if (const auto *legacy = parts_.backend->legacy()) {
+        return parts_.backend->call(
+            "estimateXferCost", [&](auto &) { return legacy->estimate(handle_, duration, err_margin, method, args); });
+    }
     const auto predicted = predictLocked();
     if (!predicted) return NIXL_ERR_NOT_SUPPORTED;
     duration = std::chrono::microseconds(static_cast<int64_t>(*predicted + 0.5));

@@ -200,6 +200,12 @@ private:
     usualLookLocked() const;
     std::string
     timeoutSentenceLocked() const;
+    std::optional<uint64_t>
+    pathMarkLocked() const;
+    std::optional<uint64_t>
+    bytesDoneLocked() const;
+    nixlx::RequestInfo
+    describeLocked() const;
     bool
     memoryGone() const;
     std::optional<double>

@@ -31,6 +31,11 @@ noSection(const std::string &whose, nixl_mem_t memory) {
     return whose + " has no " + nixlEnumStrings::memTypeStr(memory) + " registered with it";
 }
 
+std::string
+doesNotMove(nixl_mem_t own, nixl_mem_t other) {
+    return "moves no data between " + nixlEnumStrings::memTypeStr(own) + " and " + nixlEnumStrings::memTypeStr(other);
+}
+
 Status
 unknownAgent(const std::string &agent) {
     return {NIXL_ERR_NOT_FOUND,
@@ -209,11 +214,13 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
     for (const auto &backend : *usable) {
         const auto *l = faceOf(*local_list, *backend);
         const auto *r = faceOf(*remote_list, *backend);
-        nx::route::Option option{backend->type, l && r, "", {}};
+        nx::route::Option option{backend->type, false, "", {}};
         if (!l) option.obstacle = "does not cover the local list";
         else if (!r)
             option.obstacle = "does not cover the remote list" + std::string(remote_list->peer ? kPrepareAgain : "");
-        else ++common;
+        else if (!backend->moves(local_list->memory, remote_list->memory))
+            option.obstacle = doesNotMove(local_list->memory, remote_list->memory);
+        else option.usable = ++common;
         options.push_back(std::move(option));
         faces.emplace_back(l, r);
     }
@@ -258,7 +265,7 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
         for (size_t i = 0; i < options.size(); ++i) {
             if (!options[i].usable) continue;
             if (auto status = plan(i); !status.ok()) return status;
-            options[i].predicted_us = (*usable)[i]->face().predict(plans[i]->plan);
+            options[i].predicted_us = (*usable)[i]->predict(plans[i]->plan);
         }
     }
     auto choice = nx::route::choose(options, hinted);
@@ -345,6 +352,8 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
             remote_lacks |= local_index != nullptr;
             option.obstacle = noSection(local_index ? "the remote agent" : "this agent",
                                         local_index ? remote.getType() : local.getType());
+        } else if (!backend->moves(local.getType(), remote.getType())) {
+            option.obstacle = doesNotMove(local.getType(), remote.getType());
         } else {
             auto l = Side::resolve(*local_index, local_elements);
             auto r = l.ok() ? Side::resolve(*remote_index, remote_elements, place->face()) : Result<Side>(Status());
@@ -365,7 +374,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
     }
     const auto usable_count = std::count_if(options.begin(), options.end(), [](const auto &o) { return o.usable; });
     for (size_t i = 0; i < options.size() && usable_count > 1; ++i) {
-        if (options[i].usable) options[i].predicted_us = (*usable)[i]->face().predict(plans[i]->plan);
+        if (options[i].usable) options[i].predicted_us = (*usable)[i]->predict(plans[i]->plan);
     }
     auto choice = nx::route::choose(options, hinted);
     if (!choice.chosen) {

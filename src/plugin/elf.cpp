@@ -129,6 +129,7 @@ parseIdentity(const void *bytes) {
     identity.abi = text(raw.abi, sizeof raw.abi);
     identity.build_id = text(raw.build_id, sizeof raw.build_id);
     identity.conflicts = text(raw.conflicts, sizeof raw.conflicts);
+    std::copy(std::begin(raw.partners), std::end(raw.partners), identity.partners.begin());
     return identity;
 }
 

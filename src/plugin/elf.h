@@ -5,6 +5,7 @@
 // runs. Pure functions over a file descriptor; every offset and count in the file is treated as hostile.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -27,10 +28,11 @@ struct Identity {
     std::string abi;
     std::string build_id;
     std::string conflicts;
+    std::array<uint8_t, sizeof(nixlx_plugin_descriptor_t::partners)> partners{};
 };
 
-/// From the bytes of a descriptor up to, not including, the field `extend`.
-inline constexpr size_t kIdentityBytes = offsetof(nixlx_plugin_descriptor_t, extend);
+/// From the bytes of a descriptor up to, not including, the field `create`.
+inline constexpr size_t kIdentityBytes = offsetof(nixlx_plugin_descriptor_t, create);
 Identity
 parseIdentity(const void *bytes);
 

@@ -42,7 +42,7 @@ TEST(Elf, ReadsTheDescriptorOfAPluginThatIsNotLoaded) {
     ASSERT_TRUE(*identity);
     EXPECT_EQ((*identity)->magic, NIXLX_PLUGIN_MAGIC);
     EXPECT_EQ((*identity)->struct_size, sizeof(nixlx_plugin_descriptor_t));
-    EXPECT_EQ((*identity)->api_version, NIXLX_PLUGIN_API_VERSION);
+    EXPECT_EQ((*identity)->api_version, NIXLX_PLUGIN_API_VERSION + 7);
     EXPECT_EQ((*identity)->capabilities, NIXLX_CAP_TARGET_CHECKED);
     EXPECT_EQ((*identity)->kind, "backend");
     EXPECT_EQ((*identity)->name, "DESCRIBED");

@@ -47,13 +47,17 @@ checkIdentity(const Kind &kind, const std::string &name, const Identity &identit
     if (identity.magic != NIXLX_PLUGIN_MAGIC) {
         return differs("magic", number(identity.magic), number(NIXLX_PLUGIN_MAGIC));
     }
+    const auto version = [](uint32_t value) {
+        return std::to_string(value >> 16) + "." + std::to_string(value & 0xffff);
+    };
+    if (identity.api_version >> 16 != NIXLX_PLUGIN_API_MAJOR) {
+        return differs("api_version", version(identity.api_version),
+                       version(NIXLX_PLUGIN_API_VERSION) + " or another with the same first number");
+    }
     // Fields are only ever appended, so a larger one is a newer one.
     if (identity.struct_size < sizeof(nixlx_plugin_descriptor_t)) {
         return differs("struct_size", number(identity.struct_size),
                        "at least " + number(sizeof(nixlx_plugin_descriptor_t)));
-    }
-    if (identity.api_version != NIXLX_PLUGIN_API_VERSION) {
-        return differs("api_version", number(identity.api_version), number(NIXLX_PLUGIN_API_VERSION));
     }
     if (identity.abi != NIXLX_ABI_TAG) return differs("abi", nx::quoted(identity.abi), nx::quoted(NIXLX_ABI_TAG));
     if (identity.kind != kind.name) return differs("kind", nx::quoted(identity.kind), nx::quoted(kind.name));

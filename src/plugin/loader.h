@@ -91,7 +91,7 @@ guarded(const std::string &what, Call &&call) {
     }
 }
 
-/// A library whose init function has run. `Object` is what that returns: a class with a member `api_version`. The
+/// A library whose init function, if it needs one, has run. `Object` is what that returns: a class with a member `api_version`. The
 /// fini function runs when this goes.
 template<class Object> class Loaded {
 public:
@@ -101,6 +101,7 @@ public:
         if (!library.ok()) return std::move(library).status();
         const std::string where = "plugin " + nx::quoted(library->path(), 300);
         const auto init = reinterpret_cast<Object *(*)()>(library->symbol(kind.init));
+        if (!init && library->identity()) return Loaded(*std::move(library), kind.fini, nullptr);
         if (!init) {
             return {NIXL_ERR_BACKEND,
                     where + " does not export " + kind.init + ", so it is no " + kind.name + " plugin"};
@@ -131,9 +132,10 @@ public:
         if (fini) (void)guarded(fini_, fini);
     }
 
-    const Object &
+    /// Null if the library has no init function but a descriptor.
+    const Object *
     object() const noexcept {
-        return *object_;
+        return object_;
     }
 
     const Library &

@@ -51,18 +51,20 @@ public:
     /// for a plugin written for NIXL 1.4; `file` keeps what it came from, null for a built-in one.
     static Result<std::unique_ptr<Backend>>
     create(const std::string &name,
-           const nixlBackendPlugin &object,
+           const nixlBackendPlugin *object,
            const nixlx_plugin_descriptor_t *descriptor,
            std::unique_ptr<Loaded<nixlBackendPlugin>> file) {
         auto backend = std::make_unique<Backend>(name, object, descriptor, std::move(file));
-        if (!object.create_engine) return {NIXL_ERR_BACKEND, "plugin " + nx::quoted(name) + " has no create_engine"};
+        if (backend->isLegacy() ? !object->create_engine : !descriptor->create) {
+            return {NIXL_ERR_BACKEND, "plugin " + nx::quoted(name) + " has no function that creates an engine"};
+        }
         auto status = guarded("plugin " + nx::quoted(name) + ": asking what it offers", [&] { backend->ask(); });
         if (!status.ok()) return status;
         return backend;
     }
 
     Backend(const std::string &name,
-            const nixlBackendPlugin &object,
+            const nixlBackendPlugin *object,
             const nixlx_plugin_descriptor_t *descriptor,
             std::unique_ptr<Loaded<nixlBackendPlugin>> file)
         : name_(name),
@@ -100,23 +102,64 @@ public:
         return conflicts_;
     }
 
-    nixlBackendEngine *
+    const std::array<MemorySet, kMemoryKinds> &
+    partners() const override {
+        return identity_.partners;
+    }
+
+    bool
+    isLegacy() const override {
+        return !descriptor_;
+    }
+
+    std::unique_ptr<nixlx::Engine>
     create(const nixlBackendInitParams &params) const override {
+        // What it throws is the sentence of an engine that cannot be.
+        const auto create = [&]() -> nixlx::Engine * {
+            try {
+                return descriptor_->create(&params);
+            }
+            catch (const std::exception &error) {
+                nixlx::fail(NIXL_ERR_BACKEND, error.what());
+                return nullptr;
+            }
+        };
+        return std::unique_ptr<nixlx::Engine>(make<nixlx::Engine>("create", create));
+    }
+
+    std::shared_ptr<nixlBackendEngine>
+    createLegacy(const nixlBackendInitParams &params) const override {
+        auto *engine = make<nixlBackendEngine>("create_engine", [&] { return object_->create_engine(&params); });
+        if (!engine) return nullptr;
+        std::shared_ptr<nixlBackendEngine> owned(engine, [this](nixlBackendEngine *gone) { destroy(gone); });
+        if (!owned->getInitErr()) return owned;
+        explain(takeBackendSentence("the engine reports that it is unusable"));
+        return nullptr;
+    }
+
+private:
+    template<class Engine, class Create>
+    Engine *
+    make(const char *function, Create create) const {
         clearBackendSentence();
-        nixlBackendEngine *engine = nullptr;
-        const auto status = guarded("create_engine", [&] { engine = object_.create_engine(&params); });
+        Engine *engine = nullptr;
+        const auto status = guarded(function, [&] { engine = create(); });
         if (engine) return engine;
-        const std::string reason =
-            status.ok() ? takeBackendSentence("the plugin returned no engine and gave no reason") : status.message();
-        nixlx::fail(NIXL_ERR_BACKEND, "backend initialization error for '" + name_ + "': " + reason);
+        explain(status.ok() ? takeBackendSentence("the plugin returned no engine and gave no reason")
+                            : status.message());
         return nullptr;
     }
 
     void
-    destroy(nixlBackendEngine *engine) const override {
+    explain(const std::string &reason) const {
+        nixlx::fail(NIXL_ERR_BACKEND, "backend initialization error for '" + name_ + "': " + reason);
+    }
+
+    void
+    destroy(nixlBackendEngine *engine) const {
         const auto status = guarded("plugin " + nx::quoted(name_) + ": destroy_engine", [&] {
-            if (object_.destroy_engine) {
-                object_.destroy_engine(engine);
+            if (object_->destroy_engine) {
+                object_->destroy_engine(engine);
             } else {
                 delete engine;
             }
@@ -125,36 +168,30 @@ public:
         if (!status.ok()) NIXL_ERROR << status.message();
     }
 
-    nixlx::Engine *
-    extend(nixlBackendEngine *engine) const override {
-        if (!descriptor_ || !descriptor_->extend) return nullptr;
-        nixlx::Engine *face = nullptr;
-        const auto status =
-            guarded("plugin " + nx::quoted(name_) + ": extend", [&] { face = descriptor_->extend(engine); });
-        if (!status.ok()) nixlx::fail(NIXL_ERR_BACKEND, status.message());
-        return face;
-    }
-
-private:
     void
     ask() {
-        if (object_.get_backend_options) options_ = object_.get_backend_options();
-        if (object_.get_backend_mems) memories_ = object_.get_backend_mems();
-        const char *version = object_.get_plugin_version ? object_.get_plugin_version() : nullptr;
+        if (object_ && object_->get_backend_options) options_ = object_->get_backend_options();
+        if (object_ && object_->get_backend_mems) memories_ = object_->get_backend_mems();
+        const char *version = object_ && object_->get_plugin_version ? object_->get_plugin_version() : nullptr;
         if (version) version_ = version;
         if (!descriptor_) return;
         identity_ = parseIdentity(descriptor_);
         if (version_.empty()) version_ = identity_.version;
         conflicts_ = split(identity_.conflicts);
-        for (uint32_t i = 0; descriptor_->options && i < descriptor_->option_count; ++i) {
-            const auto &option = descriptor_->options[i];
+        memories_.clear();
+        for (size_t kind = 0; kind < kMemoryKinds; ++kind) {
+            if (identity_.partners[kind]) memories_.push_back(static_cast<nixl_mem_t>(kind));
+        }
+        const auto *row = reinterpret_cast<const char *>(descriptor_->options);
+        for (uint32_t i = 0; row && i < descriptor_->option_count; ++i, row += descriptor_->option_size) {
+            const auto &option = *reinterpret_cast<const nixlx_option *>(row);
             if (option.name) options_.emplace(option.name, option.default_value ? option.default_value : "");
         }
     }
 
     const std::string name_;
     const std::unique_ptr<Loaded<nixlBackendPlugin>> file_;
-    const nixlBackendPlugin &object_;
+    const nixlBackendPlugin *const object_; ///< null: it has a descriptor only
     const nixlx_plugin_descriptor_t *const descriptor_;
     // Set before anyone else sees the object:
     Identity identity_;
@@ -174,7 +211,7 @@ fromTable(const BuiltinPlugin &builtin) {
     const nixlBackendPlugin *object = nullptr;
     if (auto status = guarded(what, [&] { object = builtin.init(); }); !status.ok()) return status;
     if (!object) return {NIXL_ERR_BACKEND, what + ": its init function returned null"};
-    return Backend::create(builtin.name, *object, builtin.descriptor, nullptr);
+    return Backend::create(builtin.name, object, builtin.descriptor, nullptr);
 }
 
 Result<std::unique_ptr<Backend>>
@@ -183,7 +220,7 @@ fromFile(const std::string &name, std::unique_ptr<Loaded<nixlBackendPlugin>> fil
     if (file->library().identity()) {
         descriptor = static_cast<const nixlx_plugin_descriptor_t *>(file->library().symbol("nixlx_plugin_descriptor"));
     }
-    const auto &object = file->object();
+    const auto *object = file->object();
     return Backend::create(name, object, descriptor, std::move(file));
 }
 

@@ -19,6 +19,33 @@
 
 namespace nx::plugin {
 
+/// A set of kinds of memory, a bit for each: NIXLX_MEMORY().
+using MemorySet = uint8_t;
+inline constexpr size_t kMemoryKinds = 8;
+
+inline bool
+contains(MemorySet set, nixl_mem_t kind) noexcept {
+    return kind >= 0 && static_cast<size_t>(kind) < kMemoryKinds && set & NIXLX_MEMORY(kind);
+}
+
+inline MemorySet
+setOf(const nixl_mem_list_t &list) noexcept {
+    unsigned set = 0;
+    for (const nixl_mem_t kind : list) {
+        if (static_cast<size_t>(kind) < kMemoryKinds) set |= NIXLX_MEMORY(kind);
+    }
+    return static_cast<MemorySet>(set);
+}
+
+inline nixl_mem_list_t
+listOf(MemorySet set) {
+    nixl_mem_list_t list;
+    for (size_t kind = 0; kind < kMemoryKinds; ++kind) {
+        if (contains(set, static_cast<nixl_mem_t>(kind))) list.push_back(static_cast<nixl_mem_t>(kind));
+    }
+    return list;
+}
+
 /// A loaded backend plugin. Stays loaded while anyone holds it. Immutable.
 class BackendPlugin {
 public:
@@ -31,23 +58,27 @@ public:
     /// Advertised options; may be empty.
     virtual nixl_b_params_t
     options() const = 0;
-    /// Advertised kinds of memory; may be empty.
+    /// Advertised kinds of memory; may be empty for a plugin written for NIXL 1.4.
     virtual nixl_mem_list_t
     memories() const = 0;
+    /// By the kind of local memory: the kinds it moves data to and from.
+    virtual const std::array<MemorySet, kMemoryKinds> &
+    partners() const = 0;
     /// NIXLX_CAP_ bits; 0 for a plugin written for NIXL 1.4.
     virtual uint32_t
     capabilities() const = 0;
     /// Names of backends that may not exist beside this one in an agent.
     virtual const std::vector<std::string> &
     conflicts() const = 0;
+    /// Written for NIXL 1.4: createLegacy() then, else create().
+    virtual bool
+    isLegacy() const = 0;
     /// Null if the plugin's code refused or threw; its sentence is in takeBackendSentence().
-    virtual nixlBackendEngine *
+    virtual std::unique_ptr<nixlx::Engine>
     create(const nixlBackendInitParams &params) const = 0;
-    virtual void
-    destroy(nixlBackendEngine *engine) const = 0;
-    /// The second face of an engine that create() returned; null for a plugin written for NIXL 1.4.
-    virtual nixlx::Engine *
-    extend(nixlBackendEngine *engine) const = 0;
+    /// The same; the engine goes the way that its plugin wants.
+    virtual std::shared_ptr<nixlBackendEngine>
+    createLegacy(const nixlBackendInitParams &params) const = 0;
 };
 
 /// A loaded telemetry exporter plugin. Stays loaded while anyone holds it; what it creates must go before it does.

@@ -77,12 +77,11 @@ TEST_F(PluginManager, LoadsAPluginWrittenForNixl14) {
     EXPECT_EQ((*plugin)->capabilities(), 0u);
     EXPECT_THAT((*plugin)->conflicts(), IsEmpty());
 
-    auto *engine = (*plugin)->create(initParams("VINTAGE"));
+    ASSERT_TRUE((*plugin)->isLegacy());
+    const auto engine = (*plugin)->createLegacy(initParams("VINTAGE"));
     ASSERT_NE(engine, nullptr);
     EXPECT_EQ(engine->getType(), "VINTAGE");
     EXPECT_TRUE(engine->supportsRemote());
-    EXPECT_EQ((*plugin)->extend(engine), nullptr);
-    (*plugin)->destroy(engine);
 }
 
 TEST_F(PluginManager, LoadsADescribedPlugin) {
@@ -95,12 +94,22 @@ TEST_F(PluginManager, LoadsADescribedPlugin) {
     EXPECT_EQ((*plugin)->capabilities(), NIXLX_CAP_TARGET_CHECKED);
     EXPECT_THAT((*plugin)->conflicts(), ElementsAre("VINTAGE", "OTHER"));
 
-    auto *engine = (*plugin)->create(initParams("DESCRIBED"));
+    EXPECT_EQ((*plugin)->partners()[DRAM_SEG], NIXLX_MEMORY(FILE_SEG));
+
+    ASSERT_FALSE((*plugin)->isLegacy()) << "of a newer minor version";
+    const auto engine = (*plugin)->create(initParams("DESCRIBED"));
     ASSERT_NE(engine, nullptr);
-    auto *face = (*plugin)->extend(engine);
-    ASSERT_NE(face, nullptr);
-    EXPECT_EQ(face->predict(nixlx::Plan{}), 42);
-    (*plugin)->destroy(engine);
+    auto *costs = nixlx::abilityOf<nixlx::Costs>(*engine);
+    ASSERT_NE(costs, nullptr);
+    const auto cost = costs->cost(DRAM_SEG, FILE_SEG, "self");
+    ASSERT_TRUE(cost);
+    nixlx::Plan plan{};
+    plan.block_count = 3;
+    plan.total_bytes = 10;
+    EXPECT_EQ(nixlx::predict(*cost, plan), 42 + 3 + 5);
+    EXPECT_EQ(nixlx::abilityOf<nixlx::RemotePeers>(*engine), nullptr);
+    EXPECT_EQ(engine->ability(nixlx::Costs::kName, nixlx::Costs::kVersion + 1), nullptr) << "newer than it has";
+    EXPECT_EQ(engine->ability("no such ability", 1), nullptr);
 }
 
 TEST_F(PluginManager, RemembersAPluginWhileItIsHeld) {
@@ -198,12 +207,12 @@ TEST_F(PluginManager, ExplainsAnEngineThatWasNotCreated) {
     auto plugin = manager_.load("SILENT");
     ASSERT_TRUE(plugin.ok()) << plugin.message();
     EXPECT_EQ((*plugin)->version(), "");
-    EXPECT_EQ((*plugin)->create(initParams("SILENT")), nullptr);
+    EXPECT_EQ((*plugin)->createLegacy(initParams("SILENT")), nullptr);
     EXPECT_EQ(takeBackendSentence(""),
               "backend initialization error for 'SILENT': the plugin returned no engine and "
               "gave no reason");
     params_["throw"] = "yes";
-    EXPECT_EQ((*plugin)->create(initParams("SILENT")), nullptr);
+    EXPECT_EQ((*plugin)->createLegacy(initParams("SILENT")), nullptr);
     EXPECT_EQ(takeBackendSentence(""), "backend initialization error for 'SILENT': create_engine threw: no device");
 }
 
@@ -269,7 +278,7 @@ TEST_F(PluginManager, RefusesFilesOfOtherUsersAndSharedGroups) {
 TEST_F(PluginManager, LoadsAnExporterThroughTheSameLoader) {
     auto first = manager_.loadExporter("taken");
     ASSERT_TRUE(first.ok()) << first.message();
-    EXPECT_EQ((*first)->object().getName(), "taken");
+    EXPECT_EQ((*first)->object()->getName(), "taken");
     auto second = manager_.loadExporter("taken");
     ASSERT_TRUE(second.ok());
     EXPECT_EQ(*first, *second) << "one plugin, initialised once";
@@ -374,7 +383,7 @@ TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
     EXPECT_THAT(sentence([](Identity &i) { i.magic = 5; }), HasSubstr("magic is 5, expected 1481398350"));
     EXPECT_THAT(sentence([](Identity &i) { i.struct_size = 8; }), HasSubstr("struct_size is 8, expected at least"));
     EXPECT_THAT(sentence([](Identity &i) { i.api_version = 9; }),
-                HasSubstr("api_version is 9, expected " + std::to_string(NIXLX_PLUGIN_API_VERSION)));
+                HasSubstr("api_version is 0.9, expected 3.0 or another with the same first number"));
     EXPECT_THAT(sentence([](Identity &i) { i.kind = "store"; }), HasSubstr("kind is 'store', expected 'backend'"));
     EXPECT_THAT(sentence([](Identity &i) { i.name = "Y"; }), HasSubstr("name is 'Y', expected 'X'"));
 }

@@ -551,21 +551,130 @@ plugin() {
     return good && args.notifMsg.empty() && !args.hasNotif && args.customParam.empty();
 }
 
-const nixlx_option kOption = {"name", "int", "1", "help"};
-[[maybe_unused]] const nixlx_plugin_descriptor_t kDescriptor = {NIXLX_PLUGIN_MAGIC,
-                                                                sizeof(nixlx_plugin_descriptor_t),
-                                                                NIXLX_PLUGIN_API_VERSION,
-                                                                NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_TARGET_CHECKED,
-                                                                "backend",
-                                                                "NAMES",
-                                                                "1",
-                                                                NIXLX_ABI_TAG,
-                                                                "",
-                                                                "",
-                                                                nullptr,
-                                                                &kOption,
-                                                                1,
-                                                                0};
+class SecondFace final : public nixlx::Engine,
+                         public nixlx::RemotePeers,
+                         public nixlx::Notifications,
+                         public nixlx::ForcedQuiet,
+                         public nixlx::Costs,
+                         public nixlx::Queries,
+                         public nixlx::MemoryViews {
+public:
+    nixl_status_t
+    registerMem(const nixlBlobDesc &, nixl_mem_t, nixlBackendMD *&) override {
+        return NIXL_ERR_NOT_SUPPORTED;
+    }
+    nixl_status_t
+    deregisterMem(nixlBackendMD *) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    prepare(const nixlx::Plan &, const nixl_opt_b_args_t *, nixlBackendReqH *&) override {
+        return NIXL_ERR_NOT_SUPPORTED;
+    }
+    nixl_status_t
+    post(nixlBackendReqH *, const std::string *) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    check(nixlBackendReqH *) override {
+        return NIXL_SUCCESS;
+    }
+    void
+    cancel(nixlBackendReqH *) override {}
+    void
+    release(nixlBackendReqH *) override {}
+    nixlx::RequestInfo
+    describe(const nixlBackendReqH *) const override {
+        return {};
+    }
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *) const override {
+        return 3;
+    }
+    void *
+    ability(std::string_view name, uint32_t version) noexcept override {
+        return nixlx::offer<nixlx::RemotePeers, nixlx::Notifications, nixlx::ForcedQuiet, nixlx::Costs, nixlx::Queries,
+                            nixlx::MemoryViews>(this, name, version);
+    }
+    nixl_status_t
+    getConnInfo(std::string &) const override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    getPublicData(const nixlBackendMD *, std::string &) const override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    validatePeer(const std::string &, const std::string *, std::span<const std::string>) const override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    loadPeer(const std::string &, const std::string &, const std::string *) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    connect(const std::string &) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    disconnect(const std::string &) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    loadRemoteMD(const nixlBlobDesc &, nixl_mem_t, const std::string &, nixlBackendMD *&) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    getNotifs(notif_list_t &) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    genNotif(const std::string &, const std::string &) const override {
+        return NIXL_SUCCESS;
+    }
+    bool
+    forceQuiet(nixlBackendReqH *) override {
+        return false;
+    }
+    std::optional<nixlx::Cost>
+    cost(nixl_mem_t, nixl_mem_t, std::string_view) const override {
+        return nixlx::Cost{.start_us = 1, .block_us = 0, .byte_us = 0};
+    }
+    nixl_status_t
+    queryMem(const nixl_reg_dlist_t &, std::vector<nixl_query_resp_t> &) const override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    prepMemView(const nixl_remote_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_args_t *) const override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    prepMemView(const nixl_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_args_t *) const override {
+        return NIXL_SUCCESS;
+    }
+    void
+    releaseMemView(nixlMemViewH) const override {}
+};
+
+const nixlx_option kOption = {"name", "int", "1", "help", "threads"};
+[[maybe_unused]] const nixlx_plugin_descriptor_t kDescriptor = {
+    .magic = NIXLX_PLUGIN_MAGIC,
+    .struct_size = sizeof(nixlx_plugin_descriptor_t),
+    .api_version = NIXLX_PLUGIN_API_VERSION,
+    .capabilities = NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
+    .kind = "backend",
+    .name = "NAMES",
+    .version = "1",
+    .abi = NIXLX_ABI_TAG,
+    .build_id = "",
+    .conflicts = "",
+    .partners = {NIXLX_MEMORY(DRAM_SEG) | NIXLX_MEMORY(FILE_SEG)},
+    .create = [](const nixlBackendInitParams *) -> nixlx::Engine * { return new SecondFace; },
+    .options = &kOption,
+    .option_size = sizeof(nixlx_option),
+    .option_count = 1,
+};
+static_assert(NIXLX_PLUGIN_API_VERSION >> 16 == NIXLX_PLUGIN_API_MAJOR);
 
 bool
 pluginServices() {
@@ -575,6 +684,10 @@ pluginServices() {
     const nixlx::RequestInfo info{};
     static_assert(std::is_abstract_v<nixlx::Engine>);
     bool good = !segment.metadata && run.count == 0 && plan.runs.empty() && info.error.empty();
+    const std::unique_ptr<nixlx::Engine> engine(kDescriptor.create(nullptr));
+    auto *costs = nixlx::abilityOf<nixlx::Costs>(*engine);
+    good = good && costs && nixlx::predict(*costs->cost(DRAM_SEG, FILE_SEG, ""), plan) == 1 &&
+        engine->pathMark(nullptr) == 3u;
     return good && nixlx::fail(NIXL_ERR_BACKEND, "names") == NIXL_ERR_BACKEND &&
         !nixlx::configValue("NIXL_NO_SUCH_NAME");
 }

@@ -21,13 +21,20 @@ note(char call) {
     calls += call;
 }
 
-class Engine final : public EngineStub, public nixlx::Engine {
+/// One ability, and one that the library does not know.
+class Engine final : public nixlx::Engine, public nixlx::Costs {
 public:
-    using EngineStub::EngineStub;
-
+    nixl_status_t
+    registerMem(const nixlBlobDesc &, nixl_mem_t, nixlBackendMD *&) override {
+        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "this engine only exists");
+    }
+    nixl_status_t
+    deregisterMem(nixlBackendMD *) override {
+        return NIXL_ERR_NOT_SUPPORTED;
+    }
     nixl_status_t
     prepare(const nixlx::Plan &, const nixl_opt_b_args_t *, nixlBackendReqH *&) override {
-        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "this engine only exists");
+        return NIXL_ERR_NOT_SUPPORTED;
     }
     nixl_status_t
     post(nixlBackendReqH *, const std::string *) override {
@@ -39,39 +46,28 @@ public:
     }
     void
     cancel(nixlBackendReqH *) override {}
-    bool
-    forceQuiet(nixlBackendReqH *) override {
-        return false;
-    }
-    std::optional<uint64_t>
-    bytesDone(const nixlBackendReqH *) const override {
-        return {};
-    }
     void
     release(nixlBackendReqH *) override {}
     nixlx::RequestInfo
     describe(const nixlBackendReqH *) const override {
         return {"described", ""};
     }
-    std::optional<double>
-    predict(const nixlx::Plan &) const override {
-        return 42;
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *) const override {
+        return {};
     }
-    nixl_status_t
-    getPeerInfo(std::string &) const override {
-        return NIXL_SUCCESS;
+    std::optional<nixlx::Cost>
+    cost(nixl_mem_t, nixl_mem_t, std::string_view) const override {
+        return nixlx::Cost{42, 1, 0.5};
     }
-    nixl_status_t
-    loadPeerInfo(const std::string &, const std::string &) override {
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
-    validatePeer(const std::string &, const std::string *, std::span<const std::string>) const override {
-        return NIXL_SUCCESS;
+    void *
+    ability(std::string_view name, uint32_t version) noexcept override {
+        return name == "levitation" ? this : nixlx::offer<Costs>(this, name, version);
     }
 };
 
-const nixlx_option kOptions[] = {{"depth", "int", "16", "requests in flight"}, {"mode", "a|b", "a", "which way"}};
+const nixlx_option kOptions[] = {{"depth", "int", "16", "requests in flight", ""},
+                                 {"mode", "a|b", "a", "which way", ""}};
 
 } // namespace
 
@@ -84,8 +80,8 @@ test_plugin_calls() {
 nixlBackendPlugin *
 nixl_plugin_init() {
     note('i');
-    return nixlBackendPluginCreator<Engine>::create(NIXL_PLUGIN_API_VERSION, "DESCRIBED", "3.2.1", {{"mode", "b"}},
-                                                    {DRAM_SEG, FILE_SEG});
+    return nixlBackendPluginCreator<EngineStub>::create(NIXL_PLUGIN_API_VERSION, "DESCRIBED", "3.2.1", {{"mode", "b"}},
+                                                        {DRAM_SEG, FILE_SEG});
 }
 
 void
@@ -96,7 +92,7 @@ nixl_plugin_fini() {
 extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
-    .api_version = NIXLX_PLUGIN_API_VERSION,
+    .api_version = NIXLX_PLUGIN_API_VERSION + 7, // a newer minor version
     .capabilities = NIXLX_CAP_TARGET_CHECKED,
     .kind = "backend",
     .name = "DESCRIBED",
@@ -104,8 +100,9 @@ extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .abi = NIXLX_ABI_TAG,
     .build_id = "test",
     .conflicts = "VINTAGE,OTHER",
-    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * { return static_cast<Engine *>(engine); },
+    .partners = {NIXLX_MEMORY(FILE_SEG), 0, 0, 0, NIXLX_MEMORY(DRAM_SEG)},
+    .create = [](const nixlBackendInitParams *) -> nixlx::Engine * { return new Engine; },
     .options = kOptions,
+    .option_size = sizeof(nixlx_option),
     .option_count = 2,
-    .reserved = 0,
 };

@@ -131,8 +131,8 @@ TEST(Recording, WritesDownEveryCallInOrder) {
         if (call.agent == "A" && (order.empty() || order.back() != call.function)) order.push_back(call.function);
     }
     const auto at = [&](const char *function) { return std::find(order.begin(), order.end(), function); };
-    EXPECT_LT(at("registerMem"), at("loadRemoteConnInfo"));
-    EXPECT_LT(at("loadRemoteConnInfo"), at("loadRemoteMD"));
+    EXPECT_LT(at("registerMem"), at("loadPeer"));
+    EXPECT_LT(at("loadPeer"), at("loadRemoteMD"));
     EXPECT_LT(at("loadRemoteMD"), at("prepare"));
     EXPECT_LT(at("prepare"), at("post"));
     EXPECT_LT(at("post"), at("release"));

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <set>
 
-#include "backend/backend_plugin.h"
+#include "kit/nixl14.h"
 #include "loopback/engine.h"
 
 namespace nx::test {
@@ -241,7 +241,7 @@ struct GatedRequest : nixlBackendReqH {
     std::string error;
 };
 
-class GatedEngine : public loopback::Engine {
+class GatedEngine : public loopback::Engine, public nixlx::ForcedQuiet {
 public:
     static std::unique_ptr<GatedEngine>
     create(const nixlBackendInitParams &params) {
@@ -252,7 +252,7 @@ public:
     using loopback::Engine::Engine;
 
     nixl_status_t
-    registerMem(const nixlBlobDesc &mem, const nixl_mem_t &nixl_mem, nixlBackendMD *&out) override {
+    registerMem(const nixlBlobDesc &mem, nixl_mem_t nixl_mem, nixlBackendMD *&out) override {
         return behind(EngineCall::kRegister, [&] { return Engine::registerMem(mem, nixl_mem, out); });
     }
 
@@ -273,7 +273,7 @@ public:
 
     nixl_status_t
     loadRemoteMD(const nixlBlobDesc &input,
-                 const nixl_mem_t &nixl_mem,
+                 nixl_mem_t nixl_mem,
                  const std::string &remote_agent,
                  nixlBackendMD *&output) override {
         return behind(EngineCall::kLoadRemote,
@@ -291,8 +291,11 @@ public:
     }
 
     nixl_status_t
-    loadRemoteConnInfo(const std::string &remote_agent, const std::string &info) override {
-        return behind(EngineCall::kLoadConnection, [&] { return Engine::loadRemoteConnInfo(remote_agent, info); });
+    loadPeer(const std::string &remote_agent,
+             const std::string &connection_info,
+             const std::string *peer_info) override {
+        return behind(EngineCall::kLoadPeer,
+                      [&] { return Engine::loadPeer(remote_agent, connection_info, peer_info); });
     }
 
     nixl_status_t
@@ -308,11 +311,6 @@ public:
     nixl_status_t
     getPeerInfo(std::string &info) const override {
         return behind(EngineCall::kPeerInfo, [&] { return Engine::getPeerInfo(info); });
-    }
-
-    nixl_status_t
-    loadPeerInfo(const std::string &remote_agent, const std::string &info) override {
-        return behind(EngineCall::kLoadPeerInfo, [&] { return Engine::loadPeerInfo(remote_agent, info); });
     }
 
     nixl_status_t
@@ -391,54 +389,17 @@ public:
         return {control().path(), static_cast<const GatedRequest *>(request)->error};
     }
 
-    std::optional<double>
-    predict(const nixlx::Plan &) const override {
+    std::optional<nixlx::Cost>
+    cost(nixl_mem_t, nixl_mem_t, std::string_view) const override {
         (void)control().enter(EngineCall::kPredict);
-        return control().prediction();
+        const auto prediction = control().prediction();
+        return prediction ? std::optional(nixlx::Cost{*prediction, 0, 0}) : std::nullopt;
     }
 
-    // ---- Requests as in NIXL 1.4
-
-    nixl_status_t
-    prepXfer(const nixl_xfer_op_t &operation,
-             const nixl_meta_dlist_t &local,
-             const nixl_meta_dlist_t &remote,
-             const std::string &remote_agent,
-             nixlBackendReqH *&handle,
-             const nixl_opt_b_args_t *args) const override {
-        return wrap(handle, [&](nixlBackendReqH *&inner) {
-            return Engine::prepXfer(operation, local, remote, remote_agent, inner, args);
-        });
-    }
-
-    nixl_status_t
-    postXfer(const nixl_xfer_op_t &,
-             const nixl_meta_dlist_t &,
-             const nixl_meta_dlist_t &,
-             const std::string &,
-             nixlBackendReqH *&handle,
-             const nixl_opt_b_args_t *args) const override {
-        return start(*static_cast<GatedRequest *>(handle), args && args->hasNotif ? &args->notifMsg : nullptr);
-    }
-
-    nixl_status_t
-    checkXfer(nixlBackendReqH *handle) const override {
-        return advance(*static_cast<GatedRequest *>(handle));
-    }
-
-    nixl_status_t
-    releaseReqH(nixlBackendReqH *handle) const override {
-        auto &request = *static_cast<GatedRequest *>(handle);
-        if (const nixl_status_t ordered = control().enter(EngineCall::kRelease); ordered != NIXL_SUCCESS) {
-            return ordered;
-        }
-        request.cancelled = true;
-        if (request.held && advance(request) == NIXL_IN_PROG) {
-            return nixlx::fail(NIXL_ERR_REPOST_ACTIVE, "the test holds the request");
-        }
-        const nixl_status_t released = Engine::releaseReqH(request.inner);
-        if (released == NIXL_SUCCESS) delete &request;
-        return released;
+    void *
+    ability(std::string_view name, uint32_t version) noexcept override {
+        if (void *more = nixlx::offer<ForcedQuiet>(this, name, version)) return more;
+        return Engine::ability(name, version);
     }
 
 private:
@@ -474,7 +435,7 @@ private:
     }
 
     nixl_status_t
-    start(GatedRequest &request, const std::string *notification) const {
+    start(GatedRequest &request, const std::string *notification) {
         request.cancelled = request.forced = false;
         request.moved = 0;
         request.held.reset();
@@ -487,7 +448,7 @@ private:
     }
 
     nixl_status_t
-    advance(GatedRequest &request) const {
+    advance(GatedRequest &request) {
         const nixl_status_t ordered = control().enter(EngineCall::kCheck);
         if (ordered != NIXL_SUCCESS) {
             // A final status promises quiet memory.
@@ -497,7 +458,7 @@ private:
         }
         if (!request.held) {
             if (request.status != NIXL_IN_PROG) return request.status;
-            const nixl_status_t status = Engine::checkXfer(request.inner);
+            const nixl_status_t status = Engine::check(request.inner);
             return end(request, status, Engine::describe(request.inner).error);
         }
         const nixl_status_t verdict =
@@ -512,17 +473,17 @@ private:
     }
 
     nixl_status_t
-    postInner(GatedRequest &request) const {
+    postInner(GatedRequest &request) {
         const std::string *notification = request.notification ? &*request.notification : nullptr;
-        const nixl_status_t status = const_cast<GatedEngine *>(this)->Engine::post(request.inner, notification);
+        const nixl_status_t status = Engine::post(request.inner, notification);
         return end(request, status, Engine::describe(request.inner).error);
     }
 
     void
-    settleInner(GatedRequest &request) const {
+    settleInner(GatedRequest &request) {
         if (request.status != NIXL_IN_PROG) return;
-        const_cast<GatedEngine *>(this)->Engine::cancel(request.inner);
-        while (Engine::checkXfer(request.inner) == NIXL_IN_PROG) {}
+        Engine::cancel(request.inner);
+        while (Engine::check(request.inner) == NIXL_IN_PROG) {}
     }
 
     static nixl_status_t
@@ -541,25 +502,27 @@ nx_test_gated_control() {
     return &nx::test::control();
 }
 
-extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
-nixl_plugin_init() {
-    return nixlBackendPluginCreator<nx::test::GatedEngine>::create(NIXL_PLUGIN_API_VERSION, "GATED", "1.0.0", {},
-                                                                   {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
-}
-
 extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_TARGET_CHECKED,
+    .capabilities = NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
     .kind = "backend",
     .name = "GATED",
     .version = "1.0.0",
     .abi = NIXLX_ABI_TAG,
     .build_id = "",
     .conflicts = "",
-    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * { return static_cast<nx::test::GatedEngine *>(engine); },
+    .partners = {31, 31, 31, 31, 31},
+    .create = [](const nixlBackendInitParams *params) -> nixlx::Engine * {
+        return nx::test::GatedEngine::create(*params).release();
+    },
     .options = nullptr,
+    .option_size = sizeof(nixlx_option),
     .option_count = 0,
-    .reserved = 0,
 };
+
+extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
+nixl_plugin_init() {
+    return nx::kit::nixl14Plugin<nixlx_plugin_descriptor>();
+}

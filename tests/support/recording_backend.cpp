@@ -4,7 +4,7 @@
 
 #include <mutex>
 
-#include "backend/backend_plugin.h"
+#include "kit/nixl14.h"
 #include "loopback/engine.h"
 
 namespace nx::test {
@@ -70,11 +70,11 @@ public:
     using loopback::Engine::Engine;
 
     ~RecordingEngine() override {
-        recorder().begin({localAgent, "destroy", "", {}, NIXL_SUCCESS});
+        recorder().begin({agent_, "destroy", "", {}, NIXL_SUCCESS});
     }
 
     nixl_status_t
-    registerMem(const nixlBlobDesc &mem, const nixl_mem_t &nixl_mem, nixlBackendMD *&out) override {
+    registerMem(const nixlBlobDesc &mem, nixl_mem_t nixl_mem, nixlBackendMD *&out) override {
         return record("registerMem", memoryText(mem, nixl_mem),
                       [&] { return Engine::registerMem(mem, nixl_mem, out); });
     }
@@ -98,7 +98,7 @@ public:
 
     nixl_status_t
     loadRemoteMD(const nixlBlobDesc &input,
-                 const nixl_mem_t &nixl_mem,
+                 nixl_mem_t nixl_mem,
                  const std::string &remote_agent,
                  nixlBackendMD *&output) override {
         return record("loadRemoteMD", remote_agent + " " + memoryText(input, nixl_mem),
@@ -116,9 +116,11 @@ public:
     }
 
     nixl_status_t
-    loadRemoteConnInfo(const std::string &remote_agent, const std::string &info) override {
-        return record("loadRemoteConnInfo", remote_agent,
-                      [&] { return Engine::loadRemoteConnInfo(remote_agent, info); });
+    loadPeer(const std::string &remote_agent,
+             const std::string &connection_info,
+             const std::string *peer_info) override {
+        return record("loadPeer", remote_agent,
+                      [&] { return Engine::loadPeer(remote_agent, connection_info, peer_info); });
     }
 
     nixl_status_t
@@ -134,11 +136,6 @@ public:
     nixl_status_t
     getPeerInfo(std::string &info) const override {
         return record("getPeerInfo", "", [&] { return Engine::getPeerInfo(info); });
-    }
-
-    nixl_status_t
-    loadPeerInfo(const std::string &remote_agent, const std::string &info) override {
-        return record("loadPeerInfo", remote_agent, [&] { return Engine::loadPeerInfo(remote_agent, info); });
     }
 
     nixl_status_t
@@ -188,13 +185,13 @@ public:
 
     void
     cancel(nixlBackendReqH *request) override {
-        recorder().begin({localAgent, "cancel", "", {}, NIXL_SUCCESS});
+        recorder().begin({agent_, "cancel", "", {}, NIXL_SUCCESS});
         Engine::cancel(request);
     }
 
     void
     release(nixlBackendReqH *request) override {
-        recorder().begin({localAgent, "release", "", {}, NIXL_SUCCESS});
+        recorder().begin({agent_, "release", "", {}, NIXL_SUCCESS});
         Engine::release(request);
     }
 
@@ -202,8 +199,7 @@ private:
     template<class Body>
     nixl_status_t
     record(const char *function, std::string arguments, Body body, std::vector<nixlx::Run> runs = {}) const {
-        const size_t index =
-            recorder().begin({localAgent, function, std::move(arguments), std::move(runs), NIXL_SUCCESS});
+        const size_t index = recorder().begin({agent_, function, std::move(arguments), std::move(runs), NIXL_SUCCESS});
         const nixl_status_t status = body();
         recorder().end(index, status);
         return status;
@@ -218,27 +214,27 @@ nx_test_recording_control() {
     return &nx::test::recorder();
 }
 
-extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
-nixl_plugin_init() {
-    return nixlBackendPluginCreator<nx::test::RecordingEngine>::create(
-        NIXL_PLUGIN_API_VERSION, "RECORDING", "1.0.0", {}, {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
-}
-
 extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = NIXLX_CAP_TARGET_CHECKED,
+    .capabilities = NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
     .kind = "backend",
     .name = "RECORDING",
     .version = "1.0.0",
     .abi = NIXLX_ABI_TAG,
     .build_id = "",
     .conflicts = "",
-    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * {
-        return static_cast<nx::test::RecordingEngine *>(engine);
+    .partners = {31, 31, 31, 31, 31},
+    .create = [](const nixlBackendInitParams *params) -> nixlx::Engine * {
+        return new nx::test::RecordingEngine(params);
     },
     .options = nullptr,
+    .option_size = sizeof(nixlx_option),
     .option_count = 0,
-    .reserved = 0,
 };
+
+extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
+nixl_plugin_init() {
+    return nx::kit::nixl14Plugin<nixlx_plugin_descriptor>();
+}

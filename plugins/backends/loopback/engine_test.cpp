@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The engine by itself, through both of its faces: what tests/contract cannot see or cannot provoke through an agent,
+// The engine by itself: what tests/contract cannot see or cannot provoke through an agent,
 // namely slices, cancellation between them, the target's checks, stores and hostile connection information.
 #include "loopback/engine.h"
 
@@ -45,7 +45,7 @@ protected:
     SetUp() override {
         std::string info;
         ASSERT_EQ(b.engine->getConnInfo(info), NIXL_SUCCESS);
-        ASSERT_EQ(a.engine->loadRemoteConnInfo("B", info), NIXL_SUCCESS);
+        ASSERT_EQ(a.engine->loadPeer("B", info, nullptr), NIXL_SUCCESS);
         ASSERT_EQ(a.engine->connect("B"), NIXL_SUCCESS);
     }
 
@@ -372,40 +372,6 @@ TEST_P(EngineTest, ReadingBehindTheEndOfAFileFails) {
     EXPECT_EQ(data, std::vector<char>(100));
 }
 
-TEST_P(EngineTest, SpeaksNixl14) {
-    const size_t size = 3 * kSliceBytes;
-    std::vector<char> from = pattern(size), to(size);
-    auto *mine = local(from.data(), size);
-    auto theirs = remote(to.data(), size);
-    nixl_meta_dlist_t local_list(DRAM_SEG), remote_list(DRAM_SEG);
-    const auto from_address = reinterpret_cast<uintptr_t>(from.data()),
-               to_address = reinterpret_cast<uintptr_t>(to.data());
-    local_list.addDesc(nixlMetaDesc(from_address, 10, 0, mine));
-    local_list.addDesc(nixlMetaDesc(from_address + 10, size - 10, 0, mine));
-    remote_list.addDesc(nixlMetaDesc(to_address, 10, 0, theirs.remote));
-    remote_list.addDesc(nixlMetaDesc(to_address + 10, size - 10, 0, theirs.remote));
-
-    nixlBackendReqH *request = nullptr;
-    ASSERT_EQ(a.engine->prepXfer(NIXL_WRITE, local_list, remote_list, "B", request, nullptr), NIXL_SUCCESS);
-    std::chrono::microseconds duration, margin;
-    nixl_cost_t method;
-    EXPECT_EQ(a.engine->estimateXferCost(NIXL_WRITE, local_list, remote_list, "B", request, duration, margin, method,
-                                         nullptr),
-              NIXL_SUCCESS);
-    EXPECT_GT(duration.count(), 0);
-    nixl_opt_b_args_t args;
-    args.hasNotif = true;
-    args.notifMsg = "1.4";
-    nixl_status_t status = a.engine->postXfer(NIXL_WRITE, local_list, remote_list, "B", request, &args);
-    EXPECT_EQ(status, NIXL_IN_PROG);
-    EXPECT_TRUE(eventually([&] { return a.engine->checkXfer(request) != NIXL_IN_PROG; }));
-    EXPECT_EQ(a.engine->checkXfer(request), NIXL_SUCCESS);
-    EXPECT_EQ(to, from);
-    EXPECT_EQ(notificationsOfB(), (notif_list_t{{"A", "1.4"}}));
-    ASSERT_EQ(a.engine->postXfer(NIXL_WRITE, local_list, remote_list, "B", request, nullptr), NIXL_IN_PROG);
-    EXPECT_TRUE(eventually([&] { return a.engine->releaseReqH(request) == NIXL_SUCCESS; }));
-}
-
 TEST(Connection, RefusesForeignAndMalformedAddresses) {
     Agent a{"A"}, b{"B"};
     std::string info;
@@ -413,17 +379,17 @@ TEST(Connection, RefusesForeignAndMalformedAddresses) {
     for (const std::string &wrong :
          {std::string(), std::string("tcp:1"), std::string("loopback:"), std::string("loopback:1:2:3"), info + "x",
           info + '\0', info.substr(0, info.size() - 1), info + "99999999999999999999", info + "999"}) {
-        EXPECT_LT(a.engine->loadRemoteConnInfo("B", wrong), 0) << wrong;
+        EXPECT_LT(a.engine->loadPeer("B", wrong, nullptr), 0) << wrong;
         EXPECT_EQ(a.engine->connect("B"), NIXL_ERR_NOT_FOUND);
     }
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", "loopback:1:2:3"), NIXL_ERR_NOT_SUPPORTED);
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", info), NIXL_SUCCESS);
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", info), NIXL_SUCCESS) << "the same again is fine";
+    EXPECT_EQ(a.engine->loadPeer("B", "loopback:1:2:3", nullptr), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_EQ(a.engine->loadPeer("B", info, nullptr), NIXL_SUCCESS);
+    EXPECT_EQ(a.engine->loadPeer("B", info, nullptr), NIXL_SUCCESS) << "the same again is fine";
     std::string own;
     ASSERT_EQ(a.engine->getConnInfo(own), NIXL_SUCCESS);
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", own), NIXL_ERR_NOT_ALLOWED);
+    EXPECT_EQ(a.engine->loadPeer("B", own, nullptr), NIXL_ERR_NOT_ALLOWED);
     EXPECT_EQ(a.engine->disconnect("B"), NIXL_SUCCESS);
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", own), NIXL_SUCCESS);
+    EXPECT_EQ(a.engine->loadPeer("B", own, nullptr), NIXL_SUCCESS);
 }
 
 TEST(Connection, AddressOfAnEngineThatIsGoneIsNotFound) {
@@ -433,7 +399,7 @@ TEST(Connection, AddressOfAnEngineThatIsGoneIsNotFound) {
         Agent b{"B"};
         ASSERT_EQ(b.engine->getConnInfo(info), NIXL_SUCCESS);
     }
-    EXPECT_EQ(a.engine->loadRemoteConnInfo("B", info), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(a.engine->loadPeer("B", info, nullptr), NIXL_ERR_NOT_FOUND);
 }
 
 } // namespace

@@ -1,29 +1,34 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What makes the engine a plugin: the entry point of NIXL 1.4 and the descriptor with the second face.
-#include "backend/backend_plugin.h"
+// What makes the engine a plugin.
+#include "kit/nixl14.h"
 #include "loopback/engine.h"
 
-extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
-NIXLX_PLUGIN_SYMBOL(nixl_plugin_init)() {
-    return nixlBackendPluginCreator<nx::loopback::Engine>::create(NIXL_PLUGIN_API_VERSION, "LOOPBACK", "1.0.0", {},
-                                                                  {DRAM_SEG, VRAM_SEG, BLK_SEG, OBJ_SEG, FILE_SEG});
-}
+namespace {
+constexpr uint8_t kAll = NIXLX_MEMORY(DRAM_SEG) | NIXLX_MEMORY(VRAM_SEG) | NIXLX_MEMORY(BLK_SEG) |
+    NIXLX_MEMORY(OBJ_SEG) | NIXLX_MEMORY(FILE_SEG);
+} // namespace
 
 extern "C" const nixlx_plugin_descriptor_t NIXLX_PLUGIN_SYMBOL(nixlx_plugin_descriptor) = {
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = NIXLX_CAP_TARGET_CHECKED,
+    .capabilities = NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
     .kind = "backend",
     .name = "LOOPBACK",
     .version = "1.0.0",
     .abi = NIXLX_ABI_TAG,
     .build_id = "",
     .conflicts = "",
-    .extend = [](nixlBackendEngine *engine) -> nixlx::Engine * { return static_cast<nx::loopback::Engine *>(engine); },
+    .partners = {kAll, kAll, kAll, kAll, kAll},
+    .create = [](const nixlBackendInitParams *params) -> nixlx::Engine * { return new nx::loopback::Engine(params); },
     .options = nullptr,
+    .option_size = sizeof(nixlx_option),
     .option_count = 0,
-    .reserved = 0,
 };
+
+extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
+NIXLX_PLUGIN_SYMBOL(nixl_plugin_init)() {
+    return nx::kit::nixl14Plugin<NIXLX_PLUGIN_SYMBOL(nixlx_plugin_descriptor)>();
+}

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/engine.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "ucx/address.h"
@@ -11,14 +12,9 @@ namespace nx::ucx {
 
 namespace {
 
-// How 1.4's release may help a cancelled request to its end; it must not block.
-constexpr int kReleaseChecks = 64;
-
-// What a transfer costs where UCX has no figure: seconds to begin with, per block and per byte.
-struct CostModel {
-    double start, block, byte;
-};
-constexpr CostModel kLocalCost{2e-6, 0.5e-6, 1 / 7e9}, kPlainCost{20e-6, 2e-6, 1 / 2e9};
+// What a transfer costs where UCX has no figure; UCX knows nothing of blocks. Its estimates of these sizes give the rest.
+constexpr nixlx::Cost kLocalCost{2, 0.5, 1 / 7e3}, kPlainCost{20, 2, 1 / 2e3};
+constexpr size_t kSmallEstimate = 4 << 10, kLargeEstimate = 64 << 20;
 
 nixl_status_t
 failed(Status status) {
@@ -35,10 +31,7 @@ failed(Result<T> &result) {
 Options
 readOptions(const nixlBackendInitParams &init_params) {
     auto options = Options::read(init_params.customParams);
-    if (!options.ok()) {
-        nixlx::fail(NIXL_ERR_BACKEND, options.message());
-        throw std::invalid_argument(options.message());
-    }
+    if (!options.ok()) throw std::invalid_argument(options.message());
     return *std::move(options);
 }
 
@@ -85,66 +78,6 @@ private:
     uint64_t cost_ = 0;
 };
 
-uint32_t
-segmentOf(std::vector<nixlx::Segment> &segments, const nixlMetaDesc &desc) {
-    if (segments.empty() || segments.back().metadata != desc.metadataP || segments.back().device_id != desc.devId) {
-        segments.push_back({desc.metadataP, desc.devId});
-    }
-    return static_cast<uint32_t>(segments.size() - 1);
-}
-
-Result<std::unique_ptr<OwnedPlan>>
-makePlan(nixl_xfer_op_t operation,
-         const nixl_meta_dlist_t &local,
-         const nixl_meta_dlist_t &remote,
-         const std::string &remote_agent) {
-    if (local.descCount() != remote.descCount()) {
-        return {NIXL_ERR_INVALID_PARAM,
-                "the two lists have " + std::to_string(local.descCount()) + " and " +
-                    std::to_string(remote.descCount()) + " elements; they must be equally long"};
-    }
-    auto owned = std::make_unique<OwnedPlan>();
-    owned->remote_agent = remote_agent;
-    uint64_t total = 0;
-    for (int i = 0; i < local.descCount(); ++i) {
-        const nixlMetaDesc &from = local[i], &to = remote[i];
-        if (from.len != to.len) {
-            return {NIXL_ERR_INVALID_PARAM,
-                    "element " + std::to_string(i) + " has " + std::to_string(from.len) + " bytes here and " +
-                        std::to_string(to.len) + " at the peer"};
-        }
-        total += from.len;
-        if (!dynamic_cast<const LocalMemory *>(from.metadataP)) {
-            return {NIXL_ERR_INVALID_PARAM,
-                    "local element " + std::to_string(i) + " is not registered with this backend"};
-        }
-        if (!dynamic_cast<const RemoteMemory *>(to.metadataP)) {
-            return {NIXL_ERR_INVALID_PARAM, "remote element " + std::to_string(i) + " was not loaded by this backend"};
-        }
-        const uint32_t local_segment = segmentOf(owned->local_segments, from);
-        const uint32_t remote_segment = segmentOf(owned->remote_segments, to);
-        if (!owned->runs.empty()) {
-            nixlx::Run &last = owned->runs.back();
-            if (last.local_segment == local_segment && last.remote_segment == remote_segment &&
-                last.local + last.length == from.addr && last.remote + last.length == to.addr) {
-                last.length += from.len;
-                continue;
-            }
-        }
-        owned->runs.push_back({from.addr, to.addr, from.len, 0, 0, 1, local_segment, remote_segment});
-    }
-    owned->plan = {.operation = operation,
-                   .local_memory = local.getType(),
-                   .remote_memory = remote.getType(),
-                   .remote_agent = owned->remote_agent,
-                   .local_segments = owned->local_segments,
-                   .remote_segments = owned->remote_segments,
-                   .runs = owned->runs,
-                   .total_bytes = total,
-                   .block_count = owned->runs.size()};
-    return owned;
-}
-
 Transfer &
 transferOf(nixlBackendReqH *request) {
     return *static_cast<Transfer *>(request);
@@ -158,7 +91,7 @@ unknownPeer(const std::string &name) {
 } // namespace
 
 Engine::Engine(const nixlBackendInitParams *init_params)
-    : nixlBackendEngine(init_params),
+    : agent_(init_params->localAgent),
       runtime_(
           std::make_unique<Runtime>(init_params->localAgent, readOptions(*init_params), init_params->enableProgTh)) {}
 
@@ -167,7 +100,7 @@ Engine::~Engine() = default;
 // ---- Memory --------------------------------------------------------------------------------------------------------
 
 nixl_status_t
-Engine::registerMem(const nixlBlobDesc &mem, const nixl_mem_t &memory, nixlBackendMD *&out) {
+Engine::registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) {
     if (memory != DRAM_SEG && memory != VRAM_SEG) {
         return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "UCX moves DRAM and VRAM only");
     }
@@ -190,10 +123,7 @@ Engine::getPublicData(const nixlBackendMD *meta, std::string &out) const {
 }
 
 nixl_status_t
-Engine::loadRemoteMD(const nixlBlobDesc &mem,
-                     const nixl_mem_t &,
-                     const std::string &remote_agent,
-                     nixlBackendMD *&out) {
+Engine::loadRemoteMD(const nixlBlobDesc &mem, nixl_mem_t, const std::string &remote_agent, nixlBackendMD *&out) {
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains(Fabric::kPlain));
@@ -205,23 +135,7 @@ Engine::loadRemoteMD(const nixlBlobDesc &mem,
 nixl_status_t
 Engine::loadLocalMD(nixlBackendMD *input, nixlBackendMD *&out) {
     const nixlBlobDesc desc(0, 0, 0, static_cast<const LocalMemory *>(input)->publicData());
-    return loadRemoteMD(desc, DRAM_SEG, localAgent, out);
-}
-
-nixl_status_t
-Engine::unloadMD(nixlBackendMD *input) {
-    delete input;
-    return NIXL_SUCCESS;
-}
-
-nixl_status_t
-Engine::prepMemView(const nixl_remote_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_args_t *) const {
-    return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "this UCX backend is built without the GPU device interface");
-}
-
-nixl_status_t
-Engine::prepMemView(const nixl_meta_dlist_t &, nixlMemViewH &, const nixl_opt_b_args_t *) const {
-    return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "this UCX backend is built without the GPU device interface");
+    return loadRemoteMD(desc, DRAM_SEG, agent_, out);
 }
 
 // ---- Peers ---------------------------------------------------------------------------------------------------------
@@ -233,30 +147,29 @@ Engine::getConnInfo(std::string &out) const {
 }
 
 nixl_status_t
-Engine::loadRemoteConnInfo(const std::string &remote_agent, const std::string &info) {
-    if (remote_agent == localAgent) {
-        return nixlx::fail(NIXL_ERR_INVALID_PARAM, "the own agent needs no connection information");
-    }
-    if (auto status = runtime_->addPeer(remote_agent, info); !status.ok()) return failed(std::move(status));
-    return NIXL_SUCCESS;
-}
-
-nixl_status_t
 Engine::getPeerInfo(std::string &info) const {
     info = encodePeerInfo(runtime_->ownInfo());
     return NIXL_SUCCESS;
 }
 
 nixl_status_t
-Engine::loadPeerInfo(const std::string &remote_agent, const std::string &info) {
-    auto decoded = decodePeerInfo(info);
-    if (!decoded.ok()) return failed(decoded);
-    auto connection = runtime_->peer(remote_agent);
-    if (!connection) return unknownPeer(remote_agent);
-    if (auto status = connection->setPeerInfo(*decoded, runtime_->isSameHost(*decoded)); !status.ok()) {
-        return failed(std::move(status));
+Engine::loadPeer(const std::string &remote_agent, const std::string &connection_info, const std::string *peer_info) {
+    if (remote_agent == agent_) {
+        return nixlx::fail(NIXL_ERR_INVALID_PARAM, "the own agent needs no connection information");
     }
-    return NIXL_SUCCESS;
+    std::optional<PeerInfo> info;
+    if (peer_info) {
+        auto decoded = decodePeerInfo(*peer_info);
+        if (!decoded.ok()) return failed(decoded);
+        info = *std::move(decoded);
+    }
+    const bool known = runtime_->peer(remote_agent) != nullptr;
+    if (auto status = runtime_->addPeer(remote_agent, connection_info); !status.ok()) return failed(std::move(status));
+    if (!info) return NIXL_SUCCESS;
+    auto status = runtime_->peer(remote_agent)->setPeerInfo(*info, runtime_->isSameHost(*info));
+    if (status.ok()) return NIXL_SUCCESS;
+    if (!known) runtime_->removePeer(remote_agent);
+    return failed(std::move(status));
 }
 
 nixl_status_t
@@ -276,7 +189,7 @@ Engine::validatePeer(const std::string &connection_info,
 
 nixl_status_t
 Engine::connect(const std::string &remote_agent) {
-    if (remote_agent == localAgent) return NIXL_SUCCESS; // connected when first used
+    if (remote_agent == agent_) return NIXL_SUCCESS; // connected when first used
     auto connection = runtime_->peer(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     const Fabric fabric = connection->fabric();
@@ -310,7 +223,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     const size_t index = runtime_->workerOfThisThread();
     Worker &worker = connection->worker(fabric, index);
     Outbox &outbox = connection->outbox();
-    const uint64_t cost = kit::messageCost(localAgent, message);
+    const uint64_t cost = kit::messageCost(agent_, message);
     if (!outbox.reserve(cost)) {
         runtime_->nudge(index);
         runtime_->progress(&worker); // whoever tries again until there is a place brings it about
@@ -320,7 +233,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
                                quoted(remote_agent) +
                                " are on their way or wait there to be fetched; send it again later");
     }
-    auto notice = std::make_unique<Notice>(localAgent, message);
+    auto notice = std::make_unique<Notice>(agent_, message);
     {
         std::lock_guard lock(worker.mutex());
         auto endpoint = connection->endpoint(fabric, index);
@@ -340,7 +253,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     return NIXL_SUCCESS;
 }
 
-// ---- Transfers: nixlx::Engine --------------------------------------------------------------------------------------
+// ---- Requests --------------------------------------------------------------------------------------
 
 Result<size_t>
 Engine::chooseWorker(const nixl_opt_b_args_t *args) const {
@@ -410,94 +323,21 @@ Engine::describe(const nixlBackendReqH *request) const {
     return {"ucx " + library.version() + " " + library.path() + way, transfer.error()};
 }
 
-std::optional<double>
-Engine::predictSeconds(const std::string &remote_agent, uint64_t bytes, uint64_t blocks) const {
-    auto connection = runtime_->peer(remote_agent);
+std::optional<nixlx::Cost>
+Engine::cost(nixl_mem_t, nixl_mem_t, std::string_view remote_agent) const {
+    auto connection = runtime_->peer(std::string(remote_agent));
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
-    const CostModel &model = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
-    const double modelled =
-        model.start + model.block * static_cast<double>(blocks) + model.byte * static_cast<double>(bytes);
+    nixlx::Cost cost = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
     std::unique_lock lock(connection->worker(fabric, 0).mutex(), std::try_to_lock);
-    if (!lock) return modelled;
+    if (!lock) return cost;
     auto endpoint = connection->endpoint(fabric, 0);
-    const auto seconds = endpoint.ok() ? (*endpoint)->estimate(bytes) : std::nullopt;
-    // UCX knows nothing of blocks.
-    return seconds && *seconds > 0 ? *seconds + model.block * static_cast<double>(blocks) : modelled;
-}
-
-std::optional<double>
-Engine::predict(const nixlx::Plan &plan) const {
-    const auto seconds = predictSeconds(std::string(plan.remote_agent), plan.total_bytes, plan.block_count);
-    if (!seconds) return {};
-    return *seconds * 1e6;
-}
-
-// ---- Transfers: NIXL 1.4 -------------------------------------------------------------------------------------------
-
-nixl_status_t
-Engine::prepXfer(const nixl_xfer_op_t &operation,
-                 const nixl_meta_dlist_t &local,
-                 const nixl_meta_dlist_t &remote,
-                 const std::string &remote_agent,
-                 nixlBackendReqH *&handle,
-                 const nixl_opt_b_args_t *opt_args) const {
-    auto worker = chooseWorker(opt_args);
-    if (!worker.ok()) return failed(worker);
-    auto plan = makePlan(operation, local, remote, remote_agent);
-    if (!plan.ok()) return failed(plan);
-    auto transfer = Transfer::create(*runtime_, *std::move(plan), *worker);
-    if (!transfer.ok()) return failed(transfer);
-    handle = (*std::move(transfer)).release();
-    return NIXL_SUCCESS;
-}
-
-nixl_status_t
-Engine::postXfer(const nixl_xfer_op_t &,
-                 const nixl_meta_dlist_t &,
-                 const nixl_meta_dlist_t &,
-                 const std::string &,
-                 nixlBackendReqH *&handle,
-                 const nixl_opt_b_args_t *opt_args) const {
-    return transferOf(handle).post(opt_args && opt_args->hasNotif ? &opt_args->notifMsg : nullptr);
-}
-
-nixl_status_t
-Engine::checkXfer(nixlBackendReqH *handle) const {
-    return transferOf(handle).check();
-}
-
-nixl_status_t
-Engine::releaseReqH(nixlBackendReqH *handle) const {
-    Transfer &transfer = transferOf(handle);
-    transfer.cancel();
-    for (int i = 0; i < kReleaseChecks && !transfer.quiet(); ++i) transfer.check();
-    if (!transfer.quiet()) {
-        return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
-                           "the request is cancelled, but UCX still works on it; release it again later");
-    }
-    delete handle;
-    return NIXL_SUCCESS;
-}
-
-nixl_status_t
-Engine::estimateXferCost(const nixl_xfer_op_t &,
-                         const nixl_meta_dlist_t &local,
-                         const nixl_meta_dlist_t &,
-                         const std::string &remote_agent,
-                         nixlBackendReqH *const &,
-                         std::chrono::microseconds &duration,
-                         std::chrono::microseconds &margin,
-                         nixl_cost_t &method,
-                         const nixl_opt_args_t *) const {
-    uint64_t bytes = 0;
-    for (const nixlMetaDesc &desc : local) bytes += desc.len;
-    const auto seconds = predictSeconds(remote_agent, bytes, static_cast<uint64_t>(local.descCount()));
-    if (!seconds) return unknownPeer(remote_agent);
-    duration = std::chrono::microseconds(static_cast<int64_t>(*seconds * 1e6 + 0.5));
-    margin = std::chrono::microseconds(0);
-    method = nixl_cost_t::ANALYTICAL_BACKEND;
-    return NIXL_SUCCESS;
+    if (!endpoint.ok()) return cost;
+    const auto small = (*endpoint)->estimate(kSmallEstimate), large = (*endpoint)->estimate(kLargeEstimate);
+    if (!small || !large || *small <= 0 || *large <= *small) return cost;
+    cost.byte_us = (*large - *small) * 1e6 / (kLargeEstimate - kSmallEstimate);
+    cost.start_us = std::max(0.0, *small * 1e6 - cost.byte_us * kSmallEstimate);
+    return cost;
 }
 
 } // namespace nx::ucx

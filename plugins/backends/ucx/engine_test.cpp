@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Goal: the engine keeps its promises through both faces, over shared memory and over the network path, with and
+// Goal: the engine keeps its promises, over shared memory and over the network path, with and
 // without a progress thread, and when the other side stops or dies. Method: two engines of one process, or one here
 // and one in a child process, on whatever UCX is found (NIXL_UCX_LIBRARY chooses another).
 #include "ucx/engine.h"
@@ -35,6 +35,7 @@
 #include <gtest/gtest.h>
 
 #include "base/last_error.h"
+#include "kit/nixl14.h"
 #include "support/buffer.h"
 #include "support/eventually.h"
 #include "support/no_memory.h"
@@ -72,13 +73,11 @@ makeEngine(const std::string &name, bool progress_thread, nixl_b_params_t params
 
 void
 introduce(Engine &from, const std::string &name, Engine &to, Way way) {
-    std::string info;
-    ASSERT_EQ(from.getConnInfo(info), NIXL_SUCCESS);
-    ASSERT_EQ(to.loadRemoteConnInfo(name, info), NIXL_SUCCESS);
-    if (way == Way::kPlain) return;
+    std::string connection_info, info;
+    ASSERT_EQ(from.getConnInfo(connection_info), NIXL_SUCCESS);
     ASSERT_EQ(from.getPeerInfo(info), NIXL_SUCCESS);
     if (way == Way::kRemote) info = encodePeerInfo({"another host", "", decodePeerInfo(info)->features});
-    ASSERT_EQ(to.loadPeerInfo(name, info), NIXL_SUCCESS);
+    ASSERT_EQ(to.loadPeer(name, connection_info, way == Way::kPlain ? nullptr : &info), NIXL_SUCCESS);
 }
 
 /// Memory registered at its owner and, if there is one, known to a peer.
@@ -350,37 +349,6 @@ TEST_P(EnginePair, TakesZeroLengthBlocksAndRegistrations) {
     EXPECT_EQ(target[0], 0);
 }
 
-TEST_P(EnginePair, SpeaksNixl14) {
-    constexpr size_t kLength = 1000;
-    Region source(*a, 3 * kLength), target(*b, 3 * kLength);
-    target.showTo(*a, "bob");
-    source.fill(2);
-    nixl_meta_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
-    for (const size_t i : {2, 0, 1}) {
-        local.addDesc({source.buffer.address() + i * kLength, kLength, 0, source.local});
-        remote.addDesc({target.buffer.address() + i * kLength, kLength, 0, target.remote});
-    }
-    nixl_opt_b_args_t args;
-    args.hasNotif = true;
-    args.notifMsg = "1.4";
-    nixlBackendReqH *handle = nullptr;
-    ASSERT_EQ(a->prepXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_SUCCESS);
-    nixl_status_t status = a->postXfer(NIXL_WRITE, local, remote, "bob", handle, &args);
-    ASSERT_TRUE(eventually([&] {
-        pump();
-        return status != NIXL_IN_PROG || (status = a->checkXfer(handle)) != NIXL_IN_PROG;
-    }));
-    EXPECT_EQ(status, NIXL_SUCCESS);
-    EXPECT_TRUE(target.equals(source));
-    EXPECT_TRUE(bobHas("1.4"));
-    std::chrono::microseconds duration{-1}, margin{-1};
-    nixl_cost_t method{};
-    EXPECT_EQ(a->estimateXferCost(NIXL_WRITE, local, remote, "bob", handle, duration, margin, method), NIXL_SUCCESS);
-    EXPECT_GE(duration.count(), 0);
-    EXPECT_EQ(margin.count(), 0);
-    EXPECT_EQ(a->releaseReqH(handle), NIXL_SUCCESS);
-}
-
 TEST_P(EnginePair, MovesDataWithinOneAgent) {
     Region source(*a, 70000), target(*a, 70000);
     source.fill(4);
@@ -412,7 +380,9 @@ TEST_P(EnginePair, SaysWhichWayTheBytesGo) {
     EXPECT_NE(path.find("libucp"), std::string::npos) << path;
     EXPECT_NE(path.find(GetParam().way == Way::kLocal ? "shared memory (same host)" : "network"), std::string::npos)
         << path;
-    EXPECT_GT(a->predict(plan.plan).value_or(0), 0);
+    const auto cost = a->cost(DRAM_SEG, DRAM_SEG, "bob");
+    ASSERT_TRUE(cost);
+    EXPECT_GT(nixlx::predict(*cost, plan.plan), 0);
 }
 
 // ---- Notifications -------------------------------------------------------------------------------------------------
@@ -753,9 +723,9 @@ TEST_P(EnginePair, RefusesUnknownPeers) {
 TEST_P(EnginePair, LoadsTheSamePeerAgain) {
     std::string info;
     ASSERT_EQ(b->getConnInfo(info), NIXL_SUCCESS);
-    EXPECT_EQ(a->loadRemoteConnInfo("bob", info), NIXL_SUCCESS);
+    EXPECT_EQ(a->loadPeer("bob", info, nullptr), NIXL_SUCCESS);
     info[1] = static_cast<char>(info[1] ^ 1); // of another worker
-    EXPECT_EQ(a->loadRemoteConnInfo("bob", info), NIXL_ERR_NOT_ALLOWED);
+    EXPECT_EQ(a->loadPeer("bob", info, nullptr), NIXL_ERR_NOT_ALLOWED);
     ASSERT_EQ(a->connect("bob"), NIXL_SUCCESS);
     for (int round = 0; round < 5; ++round) {
         ASSERT_EQ(a->disconnect("bob"), NIXL_SUCCESS);
@@ -809,18 +779,22 @@ TEST_P(EnginePair, DeliversWhatWasSentBeforeADisconnect) {
 }
 
 TEST_P(EnginePair, RefusesAddressesAndKeysThatWouldEndTheProcess) {
-    EXPECT_EQ(a->loadRemoteConnInfo("eve", ""), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(a->loadRemoteConnInfo("eve", "x"), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(a->loadRemoteConnInfo("eve", std::string(1 << 20, ' ')), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadPeer("eve", "", nullptr), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadPeer("eve", "x", nullptr), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(a->loadPeer("eve", std::string(1 << 20, ' '), nullptr), NIXL_ERR_INVALID_PARAM);
     nixlBackendMD *md = nullptr;
     EXPECT_EQ(a->loadRemoteMD({0, 8, 0, ""}, DRAM_SEG, "bob", md), NIXL_ERR_INVALID_PARAM);
     EXPECT_EQ(a->loadRemoteMD({0, 8, 0, "x"}, DRAM_SEG, "bob", md), NIXL_ERR_INVALID_PARAM);
-    EXPECT_EQ(a->loadPeerInfo("bob", "nonsense"), NIXL_ERR_MISMATCH);
+    std::string info;
+    const std::string nonsense = "nonsense";
+    ASSERT_EQ(b->getConnInfo(info), NIXL_SUCCESS);
+    EXPECT_EQ(a->loadPeer("eve", info, &nonsense), NIXL_ERR_MISMATCH);
+    EXPECT_EQ(a->connect("eve"), NIXL_ERR_NOT_FOUND) << "what was refused is not known";
 }
 
 TEST_P(EnginePair, RefusesAPeerThatNoTransportReachesAndGoesOn) {
     const std::string nowhere = std::string("\x20", 1) + "12345678" + '\xff'; // an address without devices
-    ASSERT_EQ(a->loadRemoteConnInfo("eve", nowhere), NIXL_SUCCESS);
+    ASSERT_EQ(a->loadPeer("eve", nowhere, nullptr), NIXL_SUCCESS);
     EXPECT_EQ(a->connect("eve"), NIXL_ERR_REMOTE_DISCONNECT);
     EXPECT_EQ(a->connect("bob"), NIXL_SUCCESS);
 }
@@ -894,25 +868,6 @@ TEST_P(EnginePair, KeepsTheMessageOfACancelledRequest) {
     ASSERT_EQ(a->genNotif("bob", "after it"), NIXL_SUCCESS);
     EXPECT_TRUE(bobHas("after it"));
     EXPECT_EQ(at_bob.size(), 1u);
-}
-
-TEST_P(EnginePair, RefusesToReleaseAnActiveRequestThe14Way) {
-    constexpr size_t kSize = 256 << 20;
-    Region source(*a, kSize), target(*b, kSize);
-    target.showTo(*a, "bob");
-    nixl_meta_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
-    local.addDesc({source.buffer.address(), kSize, 0, source.local});
-    remote.addDesc({target.buffer.address(), kSize, 0, target.remote});
-    nixlBackendReqH *handle = nullptr;
-    ASSERT_EQ(a->prepXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_SUCCESS);
-    ASSERT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_IN_PROG);
-    EXPECT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_ERR_REPOST_ACTIVE);
-    EXPECT_TRUE(eventually([&] {
-        pump();
-        const nixl_status_t status = a->releaseReqH(handle);
-        EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE);
-        return status == NIXL_SUCCESS;
-    }));
 }
 
 // A watch of the old connection that fires late must not hit the new one, whose descriptor may have the same number.
@@ -1303,10 +1258,8 @@ protected:
         : child(size, GetParam().progress_thread),
           engine(makeEngine("alice", GetParam().progress_thread)),
           region(std::make_unique<Region>(*engine, size)) {
-        EXPECT_EQ(engine->loadRemoteConnInfo("bob", child.conn_info), NIXL_SUCCESS);
-        if (GetParam().way == Way::kLocal) {
-            EXPECT_EQ(engine->loadPeerInfo("bob", child.peer_info), NIXL_SUCCESS);
-        }
+        const std::string *peer_info = GetParam().way == Way::kLocal ? &child.peer_info : nullptr;
+        EXPECT_EQ(engine->loadPeer("bob", child.conn_info, peer_info), NIXL_SUCCESS);
         EXPECT_EQ(engine->loadRemoteMD({child.address, size, 0, child.key}, DRAM_SEG, "bob", remote), NIXL_SUCCESS);
     }
     ~OtherProcess() override {
@@ -1468,10 +1421,8 @@ protected:
         child.signal(SIGCONT);
         engine->unloadMD(remote);
         ASSERT_EQ(engine->disconnect("bob"), NIXL_SUCCESS);
-        ASSERT_EQ(engine->loadRemoteConnInfo("bob", child.conn_info), NIXL_SUCCESS);
-        if (GetParam().way == Way::kLocal) {
-            ASSERT_EQ(engine->loadPeerInfo("bob", child.peer_info), NIXL_SUCCESS);
-        }
+        const std::string *peer_info = GetParam().way == Way::kLocal ? &child.peer_info : nullptr;
+        ASSERT_EQ(engine->loadPeer("bob", child.conn_info, peer_info), NIXL_SUCCESS);
         ASSERT_EQ(engine->loadRemoteMD({child.address, 64 << 20, 0, child.key}, DRAM_SEG, "bob", remote), NIXL_SUCCESS);
         PlanOf plan(NIXL_READ, "bob", other, other,
                     {{other.buffer.address(), child.address + (64 << 20) - 4096, 4096, 0, 0, 1, 0, 0}});
@@ -1632,11 +1583,67 @@ TEST(Engine, RefusesHostMemoryGivenAsVram) {
     EXPECT_EQ(engine->registerMem({buffer.address(), 4096, 0, ""}, FILE_SEG, md), NIXL_ERR_NOT_SUPPORTED);
 }
 
-TEST(Engine, HasNoMemoryViews) {
-    auto engine = makeEngine("alice", false);
+// As a program that knows NIXL 1.4 only meets the plugin.
+TEST(Nixl14, MovesDataAndRefusesToReleaseAnActiveRequest) {
+    constexpr size_t kSize = 256 << 20;
+    Buffer source(kSize), target(kSize); // outlive the engines
+    source.fill(1);
+    const auto make = [](const std::string &name) {
+        nixlBackendInitParams init;
+        init.localAgent = name;
+        init.type = "UCX";
+        return std::make_unique<kit::Nixl14Engine>(&init, nixlx_plugin_descriptor);
+    };
+    const auto a = make("alice"), b = make("bob");
+    EXPECT_TRUE(a->supportsRemote() && a->supportsLocal() && a->supportsNotif());
+    EXPECT_EQ(a->getSupportedMems(), (nixl_mem_list_t{DRAM_SEG, VRAM_SEG}));
+    std::string info, key;
+    ASSERT_EQ(b->getConnInfo(info), NIXL_SUCCESS);
+    ASSERT_EQ(a->loadRemoteConnInfo("bob", info), NIXL_SUCCESS);
+    nixlBackendMD *mine = nullptr, *theirs = nullptr, *loaded = nullptr;
+    ASSERT_EQ(a->registerMem({source.address(), kSize, 0, ""}, DRAM_SEG, mine), NIXL_SUCCESS);
+    ASSERT_EQ(b->registerMem({target.address(), kSize, 0, ""}, DRAM_SEG, theirs), NIXL_SUCCESS);
+    ASSERT_EQ(b->getPublicData(theirs, key), NIXL_SUCCESS);
+    ASSERT_EQ(a->loadRemoteMD({target.address(), kSize, 0, key}, DRAM_SEG, "bob", loaded), NIXL_SUCCESS);
+
+    nixl_meta_dlist_t local(DRAM_SEG), remote(DRAM_SEG);
+    for (const size_t i : {2, 0, 1, 3}) {
+        local.addDesc({source.address() + i * kSize / 4, kSize / 4, 0, mine});
+        remote.addDesc({target.address() + i * kSize / 4, kSize / 4, 0, loaded});
+    }
+    nixl_opt_b_args_t args;
+    args.hasNotif = true;
+    args.notifMsg = "1.4";
+    nixlBackendReqH *handle = nullptr;
+    ASSERT_EQ(a->prepXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_SUCCESS);
+    ASSERT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle, &args), NIXL_IN_PROG);
+    EXPECT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_ERR_REPOST_ACTIVE);
+    notif_list_t at_bob;
+    EXPECT_TRUE(eventually([&] {
+        b->getNotifs(at_bob);
+        return a->checkXfer(handle) != NIXL_IN_PROG && !at_bob.empty();
+    }));
+    EXPECT_EQ(a->checkXfer(handle), NIXL_SUCCESS);
+    EXPECT_EQ(at_bob, (notif_list_t{{"alice", "1.4"}}));
+    EXPECT_TRUE(target.holds(1));
+    std::chrono::microseconds duration{-1}, margin{-1};
+    nixl_cost_t method{};
+    EXPECT_EQ(a->estimateXferCost(NIXL_WRITE, local, remote, "bob", handle, duration, margin, method), NIXL_SUCCESS);
+    EXPECT_GT(duration.count(), 0);
+
+    ASSERT_EQ(a->postXfer(NIXL_WRITE, local, remote, "bob", handle), NIXL_IN_PROG);
+    EXPECT_TRUE(eventually([&] {
+        b->getNotifs(at_bob);
+        const nixl_status_t status = a->releaseReqH(handle);
+        EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE);
+        return status == NIXL_SUCCESS;
+    }));
     nixlMemViewH view = nullptr;
-    EXPECT_EQ(engine->prepMemView(nixl_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
-    EXPECT_EQ(engine->prepMemView(nixl_remote_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_EQ(a->prepMemView(nixl_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_EQ(a->prepMemView(nixl_remote_meta_dlist_t(VRAM_SEG), view), NIXL_ERR_NOT_SUPPORTED);
+    a->unloadMD(loaded);
+    a->deregisterMem(mine);
+    b->deregisterMem(theirs);
 }
 
 TEST(Engine, SleepsWhenThereIsNothingToDo) {

@@ -12,16 +12,16 @@
 namespace nx::ucx {
 
 const nixlx_option kOptionTable[kOptionCount] = {
-    {"ucx_devices", "string", "", "network devices to use, \"mlx5_0:1, mlx5_1\"; empty: all"},
-    {"device_list", "string", "", "the same, older name; both are joined"},
-    {"num_workers", "int", "1", "workers shared by the calling threads (1-64)"},
-    {"num_threads", "int", "0", "threads with a worker each that large requests are split over (0-64)"},
-    {"split_batch_size", "int", "1024", "blocks from which a request is split over the threads; 0: always"},
-    {"ucx_num_device_channels", "int", "4", "accepted; channels of the GPU interface"},
-    {"ucx_error_handling_mode", "none|peer", "peer", "peer: the death of a peer is noticed; none: never"},
-    {"ucx_ep_close_force", "bool", "false", "close connections without waiting for what was given last"},
-    {"engine_config", "string", "", "settings of UCX, \"NAME=VALUE,NAME=VALUE\"; the environment's UCX_NAME wins"},
-    {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found"},
+    {"ucx_devices", "string", "", "network devices to use, \"mlx5_0:1, mlx5_1\"; empty: all", ""},
+    {"device_list", "string", "", "the same, older name; both are joined", ""},
+    {"num_workers", "int", "1", "workers shared by the calling threads (1-64)", ""},
+    {"num_threads", "int", "0", "threads with a worker each that large requests are split over (0-64)", "threads"},
+    {"split_batch_size", "int", "1024", "blocks from which a request is split over the threads; 0: always", ""},
+    {"ucx_num_device_channels", "int", "4", "accepted; channels of the GPU interface", ""},
+    {"ucx_error_handling_mode", "none|peer", "peer", "peer: the death of a peer is noticed; none: never", ""},
+    {"ucx_ep_close_force", "bool", "false", "close connections without waiting for what was given last", ""},
+    {"engine_config", "string", "", "settings of UCX, \"NAME=VALUE,NAME=VALUE\"; the environment's UCX_NAME wins", ""},
+    {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found", ""},
 };
 
 namespace {

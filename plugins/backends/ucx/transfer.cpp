@@ -348,13 +348,6 @@ Transfer::create(Runtime &runtime, const nixlx::Plan &plan, size_t worker_index)
     return transfer;
 }
 
-Result<std::unique_ptr<Transfer>>
-Transfer::create(Runtime &runtime, std::unique_ptr<OwnedPlan> plan, size_t worker_index) {
-    auto transfer = create(runtime, plan->plan, worker_index);
-    if (transfer.ok()) (*transfer)->owned_plan_ = std::move(plan);
-    return transfer;
-}
-
 // Looks at each range only where they differ in what they can do: a request of thousands is made in the time that its
 // blocks take.
 Status

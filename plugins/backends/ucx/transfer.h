@@ -198,24 +198,12 @@ private:
     std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
 
-/// A plan made from the two lists of NIXL 1.4.
-struct OwnedPlan {
-    std::string remote_agent;
-    std::vector<nixlx::Segment> local_segments, remote_segments;
-    std::vector<nixlx::Run> runs;
-    nixlx::Plan plan;
-};
-
 class Transfer final : public nixlBackendReqH {
 public:
     /// `plan` outlives the request, which takes the connection that the plan's remote ranges were loaded for.
     /// `worker_index`: for requests that are not split.
     static Result<std::unique_ptr<Transfer>>
     create(Runtime &runtime, const nixlx::Plan &plan, size_t worker_index);
-
-    /// The same with a plan of its own.
-    static Result<std::unique_ptr<Transfer>>
-    create(Runtime &runtime, std::unique_ptr<OwnedPlan> plan, size_t worker_index);
 
     nixl_status_t
     post(const std::string *notification);
@@ -289,7 +277,6 @@ private:
     const nixlx::Plan &plan_;
     // Constant after create:
     std::shared_ptr<Connection> connection_;
-    std::unique_ptr<OwnedPlan> owned_plan_;
     Fabric fabric_ = Fabric::kPlain;
     std::deque<Lane> lanes_;
     // Of the posted request; changed by the owner while quiet, and by the lane that sends the message:

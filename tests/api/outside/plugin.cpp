@@ -5,33 +5,21 @@
 #include <cstring>
 #include <utility>
 
-#include <backend/backend_plugin.h>
 #include <nixlx/engine.h>
 
 namespace {
 
-class Engine final : public nixlBackendEngine {
-public:
-    using nixlBackendEngine::nixlBackendEngine;
+struct Copy final : nixlBackendReqH {
+    explicit Copy(const nixlx::Plan &plan) : plan(plan) {}
 
-    bool
-    supportsRemote() const override {
-        return false;
-    }
-    bool
-    supportsLocal() const override {
-        return true;
-    }
-    bool
-    supportsNotif() const override {
-        return false;
-    }
-    nixl_mem_list_t
-    getSupportedMems() const override {
-        return {DRAM_SEG};
-    }
+    const nixlx::Plan &plan;
+    uint64_t bytes_done = 0;
+};
+
+class Engine final : public nixlx::Engine {
+public:
     nixl_status_t
-    registerMem(const nixlBlobDesc &, const nixl_mem_t &, nixlBackendMD *&out) override {
+    registerMem(const nixlBlobDesc &, nixl_mem_t, nixlBackendMD *&out) override {
         out = new nixlBackendMD(true);
         return NIXL_SUCCESS;
     }
@@ -41,76 +29,60 @@ public:
         return NIXL_SUCCESS;
     }
     nixl_status_t
-    loadLocalMD(nixlBackendMD *input, nixlBackendMD *&output) override {
-        output = input;
+    prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendReqH *&request) override {
+        request = new Copy(plan);
         return NIXL_SUCCESS;
     }
     nixl_status_t
-    unloadMD(nixlBackendMD *) override {
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
-    connect(const std::string &) override {
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
-    disconnect(const std::string &) override {
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
-    prepXfer(const nixl_xfer_op_t &,
-             const nixl_meta_dlist_t &,
-             const nixl_meta_dlist_t &,
-             const std::string &,
-             nixlBackendReqH *&handle,
-             const nixl_opt_b_args_t *) const override {
-        handle = new nixlBackendReqH;
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
-    postXfer(const nixl_xfer_op_t &operation,
-             const nixl_meta_dlist_t &local,
-             const nixl_meta_dlist_t &remote,
-             const std::string &,
-             nixlBackendReqH *&,
-             const nixl_opt_b_args_t *) const override {
-        for (int i = 0; i < local.descCount(); ++i) {
-            auto *target = reinterpret_cast<void *>(local[i].addr);
-            auto *source = reinterpret_cast<void *>(remote[i].addr);
-            if (operation == NIXL_WRITE) std::swap(target, source);
-            std::memmove(target, source, local[i].len);
+    post(nixlBackendReqH *request, const std::string *) override {
+        auto &copy = *static_cast<Copy *>(request);
+        for (const nixlx::Run &run : copy.plan.runs) {
+            for (uint64_t i = 0; i < run.count; ++i) {
+                auto *target = reinterpret_cast<void *>(run.local + i * run.local_stride);
+                auto *source = reinterpret_cast<void *>(run.remote + i * run.remote_stride);
+                if (copy.plan.operation == NIXL_WRITE) std::swap(target, source);
+                std::memmove(target, source, run.length);
+            }
         }
+        copy.bytes_done = copy.plan.total_bytes;
         return NIXL_SUCCESS;
     }
     nixl_status_t
-    checkXfer(nixlBackendReqH *) const override {
+    check(nixlBackendReqH *) override {
         return NIXL_SUCCESS;
     }
-    nixl_status_t
-    releaseReqH(nixlBackendReqH *handle) const override {
-        delete handle;
-        return NIXL_SUCCESS;
+    void
+    cancel(nixlBackendReqH *) override {}
+    void
+    release(nixlBackendReqH *request) override {
+        delete request;
+    }
+    nixlx::RequestInfo
+    describe(const nixlBackendReqH *) const override {
+        return {"memmove", ""};
+    }
+    std::optional<uint64_t>
+    bytesDone(const nixlBackendReqH *request) const override {
+        return static_cast<const Copy *>(request)->bytes_done;
     }
 };
 
 } // namespace
 
-nixlBackendPlugin *
-nixl_plugin_init() {
-    return nixlBackendPluginCreator<Engine>::create(NIXL_PLUGIN_API_VERSION, "OUTSIDE", "0.1", {}, {DRAM_SEG});
-}
-
-extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {NIXLX_PLUGIN_MAGIC,
-                                                                      sizeof(nixlx_plugin_descriptor_t),
-                                                                      NIXLX_PLUGIN_API_VERSION,
-                                                                      0,
-                                                                      "backend",
-                                                                      "OUTSIDE",
-                                                                      "0.1",
-                                                                      NIXLX_ABI_TAG,
-                                                                      "",
-                                                                      "",
-                                                                      nullptr,
-                                                                      nullptr,
-                                                                      0,
-                                                                      0};
+extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
+    .magic = NIXLX_PLUGIN_MAGIC,
+    .struct_size = sizeof(nixlx_plugin_descriptor_t),
+    .api_version = NIXLX_PLUGIN_API_VERSION,
+    .capabilities = NIXLX_CAP_LOCAL,
+    .kind = "backend",
+    .name = "OUTSIDE",
+    .version = "0.1",
+    .abi = NIXLX_ABI_TAG,
+    .build_id = "",
+    .conflicts = "",
+    .partners = {NIXLX_MEMORY(DRAM_SEG)},
+    .create = [](const nixlBackendInitParams *) -> nixlx::Engine * { return new Engine; },
+    .options = nullptr,
+    .option_size = sizeof(nixlx_option),
+    .option_count = 0,
+};

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The boundary to the code of plugins: it may throw whatever it likes, and nothing of ours expects it to.
+// The boundary to code of others, which may throw whatever it likes.
 #pragma once
 
 #include <exception>
@@ -11,7 +11,7 @@
 
 #include "nixlx/engine.h"
 
-namespace nx::agent {
+namespace nx {
 
 /// What `call` returns, SUCCESS if that is nothing; what it throws becomes a status with a backend's sentence
 /// (nixlx::fail).
@@ -37,4 +37,4 @@ guarded(const char *what, Call call) {
     }
 }
 
-} // namespace nx::agent
+} // namespace nx
