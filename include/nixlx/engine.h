@@ -194,8 +194,8 @@ public:
                  std::span<const std::string> public_data) const = 0;
 
     /// Takes up a peer, by its getConnInfo and its getPeerInfo (null: none), before any loadRemoteMD of it. Bytes from
-    /// the network: check everything. The same peer again is fine. NOT_SUPPORTED: this engine does not reach it, another
-    /// might. A failure leaves a peer that was not known unknown.
+    /// the network: check everything. The same peer again is fine. NOT_SUPPORTED: this engine does not reach it,
+    /// another might. A failure leaves a peer that was not known unknown.
     virtual nixl_status_t
     loadPeer(const std::string &remote_agent, const std::string &connection_info, const std::string *peer_info) = 0;
 

@@ -75,15 +75,6 @@ created(nixlx::Engine *engine) {
 
 } // namespace
 
-nixl_mem_list_t
-memoriesOf(const nixlx_plugin_descriptor_t &descriptor) {
-    nixl_mem_list_t memories;
-    for (size_t kind = 0; kind < sizeof descriptor.partners; ++kind) {
-        if (descriptor.partners[kind]) memories.push_back(static_cast<nixl_mem_t>(kind));
-    }
-    return memories;
-}
-
 Nixl14Engine::Nixl14Engine(const nixlBackendInitParams *params, const nixlx_plugin_descriptor_t &descriptor)
     : nixlBackendEngine(params),
       descriptor_(descriptor),
@@ -115,7 +106,7 @@ Nixl14Engine::supportsNotif() const {
 
 nixl_mem_list_t
 Nixl14Engine::getSupportedMems() const {
-    return memoriesOf(descriptor_);
+    return listOf(memoriesOf(descriptor_.partners));
 }
 
 // ---- Memory --------------------------------------------------------------------------------------------------------

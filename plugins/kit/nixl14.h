@@ -9,6 +9,7 @@
 #include <string>
 
 #include "backend/backend_plugin.h"
+#include "base/memory_set.h"
 #include "nixlx/engine.h"
 
 namespace nx::kit {
@@ -109,10 +110,6 @@ private:
     const std::unique_ptr<nixlx::Engine> engine_;
 };
 
-/// The kinds of memory that a backend moves.
-nixl_mem_list_t
-memoriesOf(const nixlx_plugin_descriptor_t &descriptor);
-
 /// What a plugin's nixl_plugin_init returns. `options`: what 1.4's programs are told of, empty values included.
 template<const nixlx_plugin_descriptor_t &kDescriptor>
 nixlBackendPlugin *
@@ -121,7 +118,7 @@ nixl14Plugin(const nixl_b_params_t &options = {}) {
         explicit Engine(const nixlBackendInitParams *params) : Nixl14Engine(params, kDescriptor) {}
     };
     return nixlBackendPluginCreator<Engine>::create(NIXL_PLUGIN_API_VERSION, kDescriptor.name, kDescriptor.version,
-                                                    options, memoriesOf(kDescriptor));
+                                                    options, listOf(memoriesOf(kDescriptor.partners)));
 }
 
 } // namespace nx::kit

@@ -11,7 +11,7 @@ struct Backend::Parts {
     nixl_b_params_t params;
     std::unique_ptr<nixlx::Engine> engine;
     const LegacyEngine *legacy = nullptr;
-    plugin::MemorySet memories = 0;
+    MemorySet memories = 0;
     bool local = false;
 };
 
@@ -38,7 +38,7 @@ Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
     if (plugin->isLegacy()) {
         auto engine = plugin->createLegacy(init);
         if (!engine) return nullptr;
-        parts.memories = plugin::setOf(engine->getSupportedMems());
+        parts.memories = setOf(engine->getSupportedMems());
         parts.local = engine->supportsLocal();
         auto adapter = std::make_unique<LegacyEngine>(std::move(engine));
         parts.legacy = adapter.get();
@@ -46,7 +46,7 @@ Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
     } else {
         parts.engine = plugin->create(init);
         if (!parts.engine) return nullptr;
-        parts.memories = plugin::setOf(plugin->memories());
+        parts.memories = setOf(plugin->memories());
         parts.local = plugin->capabilities() & NIXLX_CAP_LOCAL;
     }
     return std::shared_ptr<Backend>(new Backend(std::move(parts)));

@@ -77,18 +77,18 @@ public:
 
     bool
     supports(nixl_mem_t memory) const noexcept {
-        return plugin::contains(memories_, memory);
+        return contains(memories_, memory);
     }
 
     /// It moves data between this agent's memory of the one kind and an agent's of the other.
     bool
     moves(nixl_mem_t own, nixl_mem_t other) const noexcept {
-        return legacy_ ? supports(own) && supports(other) : plugin::contains(plugin_->partners()[own], other);
+        return legacy_ ? supports(own) && supports(other) : contains(plugin_->partners()[own], other);
     }
 
     nixl_mem_list_t
     memories() const {
-        return plugin::listOf(memories_);
+        return listOf(memories_);
     }
 
     /// Null unless its plugin was written for NIXL 1.4.
@@ -124,7 +124,7 @@ private:
     const nixl_b_params_t params_;
     std::unique_ptr<nixlx::Engine> engine_;
     const LegacyEngine *const legacy_;
-    const plugin::MemorySet memories_;
+    const MemorySet memories_;
 };
 
 } // namespace nx::agent

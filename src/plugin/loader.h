@@ -91,8 +91,8 @@ guarded(const std::string &what, Call &&call) {
     }
 }
 
-/// A library whose init function, if it needs one, has run. `Object` is what that returns: a class with a member `api_version`. The
-/// fini function runs when this goes.
+/// A library whose init function, if it needs one, has run. `Object` is what that returns: a class with a member
+/// `api_version`. The fini function runs when this goes.
 template<class Object> class Loaded {
 public:
     static Result<Loaded>

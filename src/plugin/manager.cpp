@@ -178,10 +178,7 @@ private:
         identity_ = parseIdentity(descriptor_);
         if (version_.empty()) version_ = identity_.version;
         conflicts_ = split(identity_.conflicts);
-        memories_.clear();
-        for (size_t kind = 0; kind < kMemoryKinds; ++kind) {
-            if (identity_.partners[kind]) memories_.push_back(static_cast<nixl_mem_t>(kind));
-        }
+        memories_ = listOf(memoriesOf(identity_.partners));
         const auto *row = reinterpret_cast<const char *>(descriptor_->options);
         for (uint32_t i = 0; row && i < descriptor_->option_count; ++i, row += descriptor_->option_size) {
             const auto &option = *reinterpret_cast<const nixlx_option *>(row);

@@ -6,45 +6,20 @@
 // plugin's code runs).
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "backend/backend_plugin.h"
 #include "base/error.h"
+#include "base/memory_set.h"
 #include "nixlx/directory.h"
 #include "nixlx/engine.h"
 #include "plugin/loader.h"
 #include "telemetry/telemetry_plugin.h"
 
 namespace nx::plugin {
-
-/// A set of kinds of memory, a bit for each: NIXLX_MEMORY().
-using MemorySet = uint8_t;
-inline constexpr size_t kMemoryKinds = 8;
-
-inline bool
-contains(MemorySet set, nixl_mem_t kind) noexcept {
-    return kind >= 0 && static_cast<size_t>(kind) < kMemoryKinds && set & NIXLX_MEMORY(kind);
-}
-
-inline MemorySet
-setOf(const nixl_mem_list_t &list) noexcept {
-    unsigned set = 0;
-    for (const nixl_mem_t kind : list) {
-        if (static_cast<size_t>(kind) < kMemoryKinds) set |= NIXLX_MEMORY(kind);
-    }
-    return static_cast<MemorySet>(set);
-}
-
-inline nixl_mem_list_t
-listOf(MemorySet set) {
-    nixl_mem_list_t list;
-    for (size_t kind = 0; kind < kMemoryKinds; ++kind) {
-        if (contains(set, static_cast<nixl_mem_t>(kind))) list.push_back(static_cast<nixl_mem_t>(kind));
-    }
-    return list;
-}
 
 /// A loaded backend plugin. Stays loaded while anyone holds it. Immutable.
 class BackendPlugin {

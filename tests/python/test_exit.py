@@ -91,6 +91,8 @@ def test_an_early_hook_may_still_use_agents(end):
 
 def test_the_end_of_a_forked_child_does_not_touch_the_agents_of_its_parent(end):
     then = """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
     child = os.fork()
     if child == 0:
         sys.exit(3)

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The reference backend: moves data between agents of one process, and between them and stores kept in memory. By
-// delegation: memory.h is what is registered, transfer.h a request, connection.h the peers. Every function may be called
-// from any thread, as nixlx::Engine asks.
+// delegation: memory.h is what is registered, transfer.h a request, connection.h the peers. Every function may be
+// called from any thread, as nixlx::Engine asks.
 #pragma once
 
 #include <map>
