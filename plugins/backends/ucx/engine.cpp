@@ -12,8 +12,8 @@ namespace nx::ucx {
 
 namespace {
 
-// What a transfer costs where UCX has no figure, and for blocks, of which it has none. Its estimates of these sizes give
-// the rest.
+// What a transfer costs where UCX has no figure, and for blocks, of which it has none. Its estimates of these sizes
+// give the rest.
 constexpr nixlx::Cost kLocalCost{2, 0.5, 1 / 7e3}, kPlainCost{20, 2, 1 / 2e3};
 constexpr size_t kSmallEstimate = 4 << 10, kLargeEstimate = 64 << 20;
 
