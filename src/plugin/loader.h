@@ -25,6 +25,7 @@ struct Kind {
     const char *fini;       ///< exported function without arguments; a plugin may lack it
     long api_version;       ///< what the object's api_version must be
     bool described = false; ///< it must have a descriptor: NIXL 1.4 has no such plugins
+    bool needs_init = true; ///< or a descriptor says all
 };
 
 /// "libplugin_UCX.so"
@@ -101,7 +102,7 @@ public:
         if (!library.ok()) return std::move(library).status();
         const std::string where = "plugin " + nx::quoted(library->path(), 300);
         const auto init = reinterpret_cast<Object *(*)()>(library->symbol(kind.init));
-        if (!init && library->identity()) return Loaded(*std::move(library), kind.fini, nullptr);
+        if (!init && !kind.needs_init && library->identity()) return Loaded(*std::move(library), kind.fini, nullptr);
         if (!init) {
             return {NIXL_ERR_BACKEND,
                     where + " does not export " + kind.init + ", so it is no " + kind.name + " plugin"};
@@ -132,7 +133,7 @@ public:
         if (fini) (void)guarded(fini_, fini);
     }
 
-    /// Null if the library has no init function but a descriptor.
+    /// Null if the library has no init function and needs none.
     const Object *
     object() const noexcept {
         return object_;

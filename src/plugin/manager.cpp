@@ -18,8 +18,8 @@ namespace nx::plugin {
 
 namespace {
 
-constexpr Kind kBackend = {"backend",          "libplugin_",       ".so",
-                           "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION};
+constexpr Kind kBackend = {
+    "backend", "libplugin_", ".so", "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION, false, false};
 
 constexpr Kind kExporter = {"exporter",
                             "libtelemetry_exporter_",

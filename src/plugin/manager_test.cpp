@@ -315,7 +315,7 @@ TEST_F(PluginManager, RefusesABackendUnderAnExportersFileName) {
 TEST_F(PluginManager, LoadsAStoreThroughTheSameLoader) {
     auto first = manager_.loadStore("plain");
     ASSERT_TRUE(first.ok()) << first.message();
-    EXPECT_EQ((*first)->object().api_version, NIXLX_DIRECTORY_API_VERSION);
+    EXPECT_EQ((*first)->object()->api_version, NIXLX_DIRECTORY_API_VERSION);
     EXPECT_EQ(*first, *manager_.loadStore("plain")) << "one plugin, initialised once";
     EXPECT_THAT(manager_.available(), Not(Contains("plain"))) << "backends only";
     EXPECT_THAT(manager_.loadStore("Plain").message(), HasSubstr("did you mean 'plain'?"));

@@ -65,7 +65,7 @@ DirectoryContract::start(const std::string &agent) {
     params.address = place_->address();
     params.incarnation = {1, ++starts_};
     clearBackendSentence();
-    return std::unique_ptr<nixlx::Directory>(plugin_->object().open(&params));
+    return std::unique_ptr<nixlx::Directory>(plugin_->object()->open(&params));
 }
 
 DirectoryContract::Deadline

@@ -49,9 +49,10 @@ extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .abi = NIXLX_ABI_TAG,
     .build_id = "test",
     .conflicts = "",
-    .extend = nullptr,
+    .partners = {},
+    .create = nullptr,
     .options = nullptr,
+    .option_size = sizeof(nixlx_option),
     .option_count = 0,
-    .reserved = 0,
 };
 #endif

@@ -34,8 +34,9 @@ extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .abi = NIXLX_ABI_TAG,
     .build_id = "",
     .conflicts = "",
-    .extend = nullptr,
+    .partners = {},
+    .create = nullptr,
     .options = nullptr,
+    .option_size = sizeof(nixlx_option),
     .option_count = 0,
-    .reserved = 0,
 };
