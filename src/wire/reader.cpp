@@ -102,6 +102,19 @@ Reader::expect(std::string_view tag, std::string_view payload) {
     }
 }
 
+std::string_view
+Reader::takeRaw(std::string_view what, size_t bytes) {
+    if (!ok()) return {};
+    if (bytes > remaining()) {
+        fail(quoted(what) + " at byte " + std::to_string(position_) + " takes " + std::to_string(bytes) +
+             " bytes, but " + std::to_string(remaining()) + " remain");
+        return {};
+    }
+    const std::string_view raw = bytes_.substr(position_, bytes);
+    position_ += bytes;
+    return raw;
+}
+
 void
 Reader::fail(std::string message) {
     if (ok()) failure_ = Status(NIXL_ERR_MISMATCH, std::move(message));

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one reader of nixlSerDes bytes (docs/wire.md). It knows how many bytes remain, compares without adding, and so
+// The one reader of bytes from strangers: nixlSerDes fields and, for frames that have none, raw numbers
+// (docs/wire.md). It knows how many bytes remain, compares without adding, and so
 // cannot wrap or read past the end whatever lengths the bytes claim. The first failure is kept and everything read
 // after it is empty or zero: a decoder reads straight through and asks ok() once per loop and at its end.
 // Owned by one caller; views given out point into the bytes given in.
@@ -87,6 +88,19 @@ public:
     /// Steps over a field that must be `tag` with exactly this payload.
     void
     expect(std::string_view tag, std::string_view payload);
+
+    /// The next `bytes` bytes of a format without tags; `what` names them in the sentence.
+    std::string_view
+    takeRaw(std::string_view what, size_t bytes);
+
+    template<std::integral Integer>
+    Integer
+    takeRawInteger(std::string_view what) {
+        Integer value = 0;
+        const std::string_view raw = takeRaw(what, sizeof value);
+        if (ok()) std::memcpy(&value, raw.data(), sizeof value);
+        return value;
+    }
 
     /// Records a failure of what the caller read, unless one is recorded already.
     void

@@ -40,6 +40,28 @@ TEST(Reader, TakesFieldsInOrder) {
     EXPECT_EQ(reader.remaining(), 0u);
 }
 
+TEST(Reader, TakesRawBytesAndNumbersAndNothingBeyondTheEnd) {
+    std::string bytes;
+    Writer writer(bytes);
+    writer.rawInteger(uint32_t{7});
+    writer.raw("abc");
+    Reader reader(bytes);
+    EXPECT_EQ(reader.takeRawInteger<uint32_t>("n"), 7u);
+    EXPECT_EQ(reader.takeRaw("text", 3), "abc");
+    EXPECT_EQ(reader.takeRaw("nothing", 0), "");
+    EXPECT_TRUE(reader.ok());
+
+    Reader cut(bytes, 4);
+    EXPECT_EQ(cut.takeRawInteger<uint32_t>("n"), 0u);
+    EXPECT_FALSE(cut.ok());
+    EXPECT_EQ(cut.position(), 4u);
+    EXPECT_EQ(failureOf(std::move(cut)), "'n' at byte 4 takes 4 bytes, but 3 remain");
+
+    Reader wrapping(bytes, 4);
+    EXPECT_EQ(wrapping.takeRaw("text", ~size_t{0}), "");
+    EXPECT_FALSE(wrapping.ok());
+}
+
 TEST(Reader, FieldSizeIsWhatTheWriterWrites) {
     std::string bytes;
     Writer(bytes).field("tag", "payload");

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Appends nixlSerDes fields to a string, the counterpart of Reader. Owned by one caller.
+// Appends nixlSerDes fields, or raw numbers, to a string: the counterpart of Reader. Owned by one caller.
 #pragma once
 
 #include <concepts>
@@ -38,6 +38,18 @@ public:
     void
     integer(std::string_view tag, Integer value) {
         field(tag, {reinterpret_cast<const char *>(&value), sizeof value});
+    }
+
+    /// Bytes of a format without tags.
+    void
+    raw(std::string_view bytes) {
+        out_.append(bytes);
+    }
+
+    template<std::integral Integer>
+    void
+    rawInteger(Integer value) {
+        out_.append(reinterpret_cast<const char *>(&value), sizeof value);
     }
 
 private:

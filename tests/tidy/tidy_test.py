@@ -87,6 +87,9 @@ class IncludeEdges(TidyTest):
     def test_a_plugin_may_not_see_its_sibling(self):
         self.assert_rejected("include-edge", "plugins/backends/shm/a.cpp", '#include "ucx/engine.h"\n')
 
+    def test_a_folder_of_the_kit_is_the_kit(self):
+        self.assert_accepted("plugins/kit/peer/session.h", SPDX + '#pragma once\n#include "kit/request.h"\n')
+
     def test_a_plugin_may_see_itself_the_kit_and_wire(self):
         self.assert_accepted("plugins/backends/ucx/a.cpp",
                              '#include "ucx/engine.h"\n#include "kit/request.h"\n#include "wire/reader.h"\n')
