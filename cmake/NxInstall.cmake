@@ -24,3 +24,12 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/generated/nixlConfigVersion
                                  COMPATIBILITY SameMajorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/generated/nixlConfig.cmake ${CMAKE_BINARY_DIR}/generated/nixlConfigVersion.cmake
         DESTINATION ${NX_PACKAGE_DIR})
+
+# The suites that a backend outside this tree is tested with.
+if(EXISTS ${CMAKE_SOURCE_DIR}/tests/contract)
+  install(FILES ${CMAKE_SOURCE_DIR}/cmake/NixlContract.cmake DESTINATION ${NX_PACKAGE_DIR})
+  install(DIRECTORY ${CMAKE_SOURCE_DIR}/tests/contract DESTINATION ${NX_PACKAGE_DIR}/tests)
+  install(FILES ${CMAKE_SOURCE_DIR}/tests/support/agent_pair.h ${CMAKE_SOURCE_DIR}/tests/support/buffer.h
+                ${CMAKE_SOURCE_DIR}/tests/support/eventually.h
+          DESTINATION ${NX_PACKAGE_DIR}/tests/support)
+endif()

@@ -76,14 +76,32 @@ function(nx_add_plugin target)
   set_property(GLOBAL APPEND PROPERTY NX_PLUGINS ${target})
 endfunction()
 
+# nx_add_contract(UCX SUITES Any Remote SOURCES contract_test.cpp [PLUGIN_DIR folder])
+# -> the suites of tests/contract that a backend passes, as everybody outside gets them (NixlContract.cmake).
+function(nx_add_contract name)
+  if(NOT NIXL_TESTS OR NOT EXISTS ${CMAKE_SOURCE_DIR}/tests/contract)
+    return()
+  endif()
+  string(TOLOWER contract_${name} targets)
+  if(NOT TARGET nixl_contract_suites)
+    list(APPEND targets nixl_contract_suites)
+  endif()
+  nixl_add_contract(${name} PLUGIN_DIR ${NX_PLUGIN_DIR} ${ARGN})
+  foreach(target IN LISTS targets)
+    nx_compile_options(${target})
+  endforeach()
+endfunction()
+
 # nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp
-#                AGENT_TESTS agent_test.cpp HOSTILE_TESTS hostile_test.cpp)
+#                AGENT_TESTS agent_test.cpp HOSTILE_TESTS hostile_test.cpp
+#                CONTRACT Any Remote CONTRACT_SOURCES contract_test.cpp)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
 # programs nx_backend_<name>_tests, ..._agent_tests (for tests with an agent that loads the plugin) and
 # ..._hostile_tests (for tests that fork before the vendor's library is there). All see the backend's own headers.
-# DEPENDS are module names (wire, loop, kit).
+# DEPENDS are module names (wire, loop, kit). CONTRACT names the suites of tests/contract that it passes.
 function(nx_add_backend name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS" ${ARGN})
+  cmake_parse_arguments(ARG "" ""
+    "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS;CONTRACT;CONTRACT_SOURCES" ${ARGN})
   if(name IN_LIST NIXL_DISABLE_PLUGINS)
     message(STATUS "backend ${name}: left out (NIXL_DISABLE_PLUGINS)")
     return()
@@ -111,6 +129,9 @@ function(nx_add_backend name)
     nx_add_plugin(plugin_${name} OBJECTS $<TARGET_OBJECTS:${objects}> ${support} LIBS ${ARG_LIBS})
   endif()
   set_property(GLOBAL APPEND PROPERTY NX_BACKENDS ${name})
+  if(ARG_CONTRACT)
+    nx_add_contract(${name} SUITES ${ARG_CONTRACT} SOURCES ${ARG_CONTRACT_SOURCES})
+  endif()
   foreach(kind IN ITEMS tests agent_tests hostile_tests)
     string(TOUPPER ARG_${kind} sources)
     if(NIXL_TESTS AND ${sources})

@@ -15,6 +15,8 @@ set(ENV{PKG_CONFIG_PATH} ${prefix}/${LIBDIR}/pkgconfig)
 must(${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G Ninja -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_PREFIX_PATH=${prefix})
 must(${CMAKE_COMMAND} --build ${WORK}/build)
 
+must(${CMAKE_CTEST_COMMAND} --test-dir ${WORK}/build --output-on-failure)
+
 set(ENV{NIXL_CONFIG_FILE} /dev/null)
 set(ENV{NIXL_PLUGIN_DIR} ${WORK}/build/plugins)
 set(ENV{NIXL_TELEMETRY_ENABLE} yes)

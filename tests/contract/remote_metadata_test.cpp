@@ -35,7 +35,7 @@ connectionOnly(const std::string &blob, const std::string &backend) {
     return out.exportStr();
 }
 
-TEST_P(Contract, MetadataLoadsAgainAndAgain) {
+TEST_P(Remote, MetadataLoadsAgainAndAgain) {
     Buffer &at_b = buffer(kSize);
     registerAt(pair->b, {at_b.desc()});
     const nixl_blob_t blob = pair->b.metadata();
@@ -50,7 +50,30 @@ TEST_P(Contract, MetadataLoadsAgainAndAgain) {
     EXPECT_EQ(pair->a->makeConnection("nobody"), NIXL_ERR_NOT_FOUND);
 }
 
-TEST_P(Contract, MetadataGrows) {
+TEST_P(Remote, WhatIsNotCoveredIsNotFound) {
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
+    registerAt(pair->a, {at_a.desc()});
+    registerAt(pair->b, {at_b.desc(0, 100), at_b.desc(200, 100)});
+    pair->exchange();
+    nixlXferReqH *request = nullptr;
+    nixlDlistH *list = nullptr;
+    for (const auto &[offset, length] : {std::pair<size_t, size_t>{50, 200}, {100, 1}, {99, 2}, {199, 2}, {300, 1}}) {
+        const auto remote = listOf({at_b.desc(offset, length)});
+        EXPECT_EQ(pair->a->checkRemoteMD("B", remote), NIXL_ERR_NOT_FOUND) << offset << " + " << length;
+        EXPECT_EQ(pair->a->prepXferDlist("B", remote, list), NIXL_ERR_NOT_FOUND);
+        EXPECT_EQ(pair->a->createXferReq(NIXL_WRITE, listOf({at_a.desc(0, length)}), remote, "B", request),
+                  NIXL_ERR_NOT_FOUND);
+    }
+    // One whose end passes the last address is no range at all.
+    EXPECT_EQ(pair->a->prepXferDlist("B", listOf({at_b.desc(250, SIZE_MAX - 100)}), list), NIXL_ERR_INVALID_PARAM);
+    EXPECT_EQ(pair->a->checkRemoteMD("B", listOf({at_b.desc(250, SIZE_MAX - 100)})), NIXL_ERR_NOT_FOUND);
+    // Another device is another place.
+    EXPECT_EQ(pair->a->checkRemoteMD("B", listOf({at_b.desc(0, 100), at_b.desc(200, 100)})), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->checkRemoteMD("B", listOf({at_b.desc(0, 100, 1)})), NIXL_ERR_NOT_FOUND);
+    EXPECT_EQ(pair->a->checkRemoteMD("B", listOf({at_b.desc(0, 100)}, VRAM_SEG)), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_P(Remote, MetadataGrows) {
     Buffer &at_a = buffer(kSize), &first = buffer(kSize), &second = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {first.desc()});
@@ -67,7 +90,7 @@ TEST_P(Contract, MetadataGrows) {
     }
 }
 
-TEST_P(Contract, MetadataTravelsInParts) {
+TEST_P(Remote, MetadataTravelsInParts) {
     Buffer &at_a = buffer(kSize), &first = buffer(kSize), &second = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {first.desc(), second.desc()});
@@ -95,7 +118,7 @@ TEST_P(Contract, MetadataTravelsInParts) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
-TEST_P(Contract, BadMetadataChangesNothing) {
+TEST_P(Remote, BadMetadataChangesNothing) {
     Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     std::string agent = "unchanged";
@@ -111,10 +134,10 @@ TEST_P(Contract, BadMetadataChangesNothing) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
-TEST_P(Contract, ConnectionInfoOfALoadedAgentDoesNotChange) {
-    const std::string first = connectionOnly(pair->b.metadata(), GetParam().name);
+TEST_P(Remote, ConnectionInfoOfALoadedAgentDoesNotChange) {
+    const std::string first = connectionOnly(pair->b.metadata(), options().backend);
     PairedAgent other("B", options());
-    const std::string second = connectionOnly(other.metadata(), GetParam().name);
+    const std::string second = connectionOnly(other.metadata(), options().backend);
     pair->a.load(first);
     pair->a.load(first);
     std::string agent = "unchanged";
@@ -130,7 +153,7 @@ TEST_P(Contract, ConnectionInfoOfALoadedAgentDoesNotChange) {
     }));
 }
 
-TEST_P(Contract, ANewStartOfAnAgentReplacesTheOld) {
+TEST_P(Remote, ANewStartOfAnAgentReplacesTheOld) {
     Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
@@ -154,7 +177,7 @@ TEST_P(Contract, ANewStartOfAnAgentReplacesTheOld) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
-TEST_P(Contract, AnInvalidatedAgentIsUnknownUntilItIsLoadedAgain) {
+TEST_P(Remote, AnInvalidatedAgentIsUnknownUntilItIsLoadedAgain) {
     Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
     EXPECT_EQ(pair->run(request), NIXL_SUCCESS);
@@ -177,7 +200,7 @@ TEST_P(Contract, AnInvalidatedAgentIsUnknownUntilItIsLoadedAgain) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
-TEST_P(Contract, PreparedListsGoStale) {
+TEST_P(Remote, PreparedListsGoStale) {
     Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
     registerAt(pair->a, {at_a.desc()});
     registerAt(pair->b, {at_b.desc()});
@@ -203,7 +226,7 @@ TEST_P(Contract, PreparedListsGoStale) {
     EXPECT_EQ(pair->a->releasedDlistH(remote), NIXL_SUCCESS);
 }
 
-TEST_P(Contract, InvalidatingEndsATransferInProgress) {
+TEST_P(Remote, InvalidatingEndsATransferInProgress) {
     constexpr size_t kLong = size_t{64} << 20;
     Buffer &at_a = buffer(kLong), &at_b = buffer(kLong);
     nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);

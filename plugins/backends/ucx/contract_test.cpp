@@ -1,0 +1,10 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The UCX backend in the suites of tests/contract.
+#include "contract/contract.h"
+
+nx::test::BackendUnderTest
+nx::test::backendUnderTest() {
+    return {.target_must_call = true};
+}
