@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What strangers and peers may cost. Tests make them small.
+// What strangers and peers may cost. Tests make them small. Plain data.
 #pragma once
 
 #include <chrono>

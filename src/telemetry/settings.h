@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the options NIXL_TELEMETRY_* say about an agent's events (docs/telemetry.md).
+// What the options NIXL_TELEMETRY_* say about an agent's events (docs/telemetry.md). Plain data.
 #pragma once
 
 #include <chrono>

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The notification message of network backends: nixlSerDes with the fields `name` (sender's agent) and `msg`.
+// The notification message of network backends: nixlSerDes with the fields `name` (sender's agent) and `msg`. Pure
+// functions.
 #pragma once
 
 #include <string>

@@ -272,6 +272,66 @@ class Text(TidyTest):
         self.assert_rejected("pragma-once", "src/wire/a.h", "int a;\n", line=1)
 
 
+class Report(unittest.TestCase):
+    def rows(self, files):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder)
+            for name, text in (BACKGROUND | files).items():
+                path = root / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            tree = tidy.Tree(root, BACKGROUND.keys() | files.keys())
+            return {question: (found, met, why) for question, _, found, met, why in tidy.report_rows(tree)}
+
+    def assert_counts(self, question, files, found, without="0"):
+        name = next(name for name in self.rows({}) if question in name)
+        self.assertEqual(self.rows({})[name][0], without)
+        self.assertTrue(self.rows({})[name][1])
+        self.assertEqual(self.rows(files)[name][0], found)
+        self.assertFalse(self.rows(files)[name][1])
+
+    def test_build_files_that_name_a_backend(self):
+        files = {"plugins/CMakeLists.txt": "add_subdirectory(backends/ucx)\n", "plugins/x.cmake": "# backends/ucx\n",
+                 "tests/CMakeLists.txt": "add_subdirectory(plugins/backends/ucx)\n"}
+        self.assertEqual(self.rows(files)["build files to touch outside its folder to add a backend"][:2], ("1", True))
+        self.assert_counts("build files", files | {"CMakeLists.txt": "add_subdirectory(plugins/backends/ucx)\n"}, "2")
+
+    def test_what_stands_in_shipped_code(self):
+        self.assert_counts("names of backends", {"src/agent/a.cpp": SPDX + 'auto a = "UCX";\n'}, "1")
+        self.assert_counts("read the environment", {"src/agent/a.cpp": SPDX + 'auto a = getenv("A");\n'}, "2", "1")
+        self.assert_counts("`friend`", {"src/agent/a.cpp": SPDX + "class A { friend class B; };\n// friend\n",
+                                        "src/agent/a_test.cpp": SPDX + "class A { friend class B; };\n"}, "1")
+        self.assert_counts("singletons", {"src/agent/a.h": SPDX + "// Immutable.\nstatic A &\ninstance();\n"}, "1")
+        self.assert_counts("on a feature", {"src/agent/a.h": SPDX + "#ifdef HAVE_GPU\n#ifdef NDEBUG\n"}, "1")
+        self.assert_counts("do not say its threads",
+                           {"src/agent/a.h": SPDX + "class A {\n};\n",
+                            "src/agent/b.h": SPDX + "/// Guarded.\nclass B {\n};\n"}, "1")
+
+    def test_what_stands_in_tests(self):
+        question = "sleeps, flaky retries"
+        self.assert_counts(question, {"src/agent/a_test.cpp": SPDX + "void f() { usleep(1); GTEST_SKIP(); }\n"},
+                           "1, 0, 1", "0, 0, 0")
+
+    def test_the_largest_need_a_reason(self):
+        body = SPDX + "void\nlong(int a) {\n" + "    ++a;\n" * 50 + "}\n"
+        rows = self.rows({"src/agent/a.cpp": body, "src/agent/a_test.cpp": body + body})
+        self.assertEqual(rows["largest file"][:2], ("`src/agent/a.cpp`", False))
+        self.assertIn("cut it", rows["largest file"][2])
+        self.assertEqual(rows["largest function"][0], "`long`")
+
+    def test_the_table_in_the_file_is_what_the_tree_answers(self):
+        file = tidy.REPORT_FILE
+        self.assertEqual(findings({file: "text\n"}), [(file, 1, "report")])
+        old = "text\n" + tidy.REPORT_BEGIN + "| old |\n" + tidy.REPORT_END + "more\n"
+        self.assertEqual(findings({file: old}), [(file, 2, "report")])
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / file).write_text(old)
+            tidy.write_report(tidy.Tree(folder, [file]))
+            written = (pathlib.Path(folder) / file).read_text()
+            self.assertTrue(written.startswith("text\n") and written.endswith("more\n"))
+            self.assertEqual(tidy.run_checks(tidy.Tree(folder, [file])), [])
+
+
 class Sizes(unittest.TestCase):
     def test_a_function_is_counted_from_its_return_type_to_its_brace(self):
         text = "namespace nx {\n\nint\nadd(int a,\n    int b) {\n    if (a) {\n        return b;\n    }\n    return a;\n}\n}\n"

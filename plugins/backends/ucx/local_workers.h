@@ -6,6 +6,8 @@
 // A worker's queue in shared memory has one reader and any number of writers. A writer that is killed after it took a
 // place in the queue and before it filled it stops the queue for good (UCX 1.13 to 1.23): whoever else wrote into it
 // would never be heard again. So no two peers share a queue, and the queue goes with the peer.
+//
+// Immutable; each worker is guarded by its own mutex (driver.h).
 #pragma once
 
 #include <memory>
