@@ -13,7 +13,6 @@
 
 #include <chrono>
 #include <condition_variable>
-#include <mutex>
 
 #ifdef __clang__
 #define NX_THREAD_SAFETY(attribute) __attribute__((attribute))
@@ -33,6 +32,9 @@
 #define NX_ACQUIRE(...) NX_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define NX_RELEASE(...) NX_THREAD_SAFETY(release_capability(__VA_ARGS__))
 #define NX_TRY_ACQUIRE(...) NX_THREAD_SAFETY(try_acquire_capability(__VA_ARGS__))
+// Of a function that gives out a mutex, and of one that stands for the promise of its caller that it is held.
+#define NX_RETURN_CAPABILITY(mutex) NX_THREAD_SAFETY(lock_returned(mutex))
+#define NX_ASSERT_CAPABILITY(mutex) NX_THREAD_SAFETY(assert_capability(mutex))
 
 namespace nx {
 

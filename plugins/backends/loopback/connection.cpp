@@ -28,7 +28,7 @@ storeName(const WindowKey &key) {
 
 std::shared_ptr<Window>
 Endpoint::open(WindowKey key, std::shared_ptr<Store> store) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     Entry &entry = windows_[key];
     if (!entry.window) entry.window = std::make_shared<Window>(std::move(key), std::move(store));
     ++entry.registrations;
@@ -38,7 +38,7 @@ Endpoint::open(WindowKey key, std::shared_ptr<Store> store) {
 void
 Endpoint::close(const std::shared_ptr<Window> &window) {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         const auto found = windows_.find(window->key());
         if (found == windows_.end() || found->second.window != window) return;
         if (--found->second.registrations) return;
@@ -49,7 +49,7 @@ Endpoint::close(const std::shared_ptr<Window> &window) {
 
 std::shared_ptr<Window>
 Endpoint::find(const WindowKey &key) const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = windows_.find(key);
     return found == windows_.end() ? nullptr : found->second.window;
 }
@@ -70,7 +70,7 @@ void
 Endpoint::shutDown() {
     std::map<WindowKey, Entry> windows;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         alive_.store(false, std::memory_order_release);
         windows.swap(windows_);
     }
@@ -81,9 +81,9 @@ Endpoint::shutDown() {
 
 std::shared_ptr<Process>
 Process::instance() {
-    static std::mutex mutex;
-    static std::weak_ptr<Process> existing;
-    std::lock_guard lock(mutex);
+    static Mutex mutex;
+    static std::weak_ptr<Process> existing NX_GUARDED_BY(mutex);
+    const MutexLock lock(mutex);
     std::shared_ptr<Process> process = existing.lock();
     if (!process) existing = process = std::make_shared<Process>();
     return process;
@@ -93,7 +93,7 @@ Process::Process() : prefix_(processPrefix()) {}
 
 std::shared_ptr<Endpoint>
 Process::createEndpoint(const std::string &agent) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto endpoint = std::make_shared<Endpoint>(++last_id_, agent);
     endpoints_[endpoint->id()] = endpoint;
     return endpoint;
@@ -101,7 +101,7 @@ Process::createEndpoint(const std::string &agent) {
 
 void
 Process::removeEndpoint(const Endpoint &endpoint) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     endpoints_.erase(endpoint.id());
 }
 
@@ -124,7 +124,7 @@ Process::find(const std::string &address) const {
     if (const auto parsed = std::from_chars(first, last, id); parsed.ec != std::errc() || parsed.ptr != last) {
         return {NIXL_ERR_MISMATCH, quoted(address) + " is not an address of a loopback engine"};
     }
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = endpoints_.find(id);
     if (found == endpoints_.end()) return {NIXL_ERR_NOT_FOUND, "the engine of " + quoted(address) + " is gone"};
     return found->second;
@@ -133,7 +133,7 @@ Process::find(const std::string &address) const {
 std::shared_ptr<Store>
 Process::openStore(const WindowKey &key) {
     if (!isStorage(key.memory)) return nullptr;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto &store = stores_[{key.memory, storeName(key)}];
     if (!store) store = std::make_shared<Store>(key.memory, storeName(key));
     return store;
@@ -141,7 +141,7 @@ Process::openStore(const WindowKey &key) {
 
 std::shared_ptr<Store>
 Process::findStore(const WindowKey &key) const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = stores_.find({key.memory, storeName(key)});
     return found == stores_.end() ? nullptr : found->second;
 }

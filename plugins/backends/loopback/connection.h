@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <tuple>
 
 #include "backend/backend_aux.h"
 #include "base/error.h"
+#include "base/mutex.h"
 #include "kit/inbox.h"
 #include "loopback/memory.h"
 
@@ -78,9 +78,8 @@ private:
     const std::string agent_;
     std::atomic<bool> alive_{true};
     kit::Inbox inbox_;
-    mutable std::mutex mutex_;
-    // Guarded by mutex_:
-    std::map<WindowKey, Entry> windows_;
+    mutable Mutex mutex_;
+    std::map<WindowKey, Entry> windows_ NX_GUARDED_BY(mutex_);
 };
 
 /// Guarded.
@@ -116,11 +115,10 @@ public:
 
 private:
     const std::string prefix_;
-    mutable std::mutex mutex_;
-    // Guarded by mutex_:
-    std::map<uint64_t, std::shared_ptr<Endpoint>> endpoints_;
-    std::map<std::tuple<nixl_mem_t, std::string>, std::shared_ptr<Store>> stores_;
-    uint64_t last_id_ = 0;
+    mutable Mutex mutex_;
+    std::map<uint64_t, std::shared_ptr<Endpoint>> endpoints_ NX_GUARDED_BY(mutex_);
+    std::map<std::tuple<nixl_mem_t, std::string>, std::shared_ptr<Store>> stores_ NX_GUARDED_BY(mutex_);
+    uint64_t last_id_ NX_GUARDED_BY(mutex_) = 0;
 };
 
 } // namespace nx::loopback

@@ -14,7 +14,7 @@ isStorage(nixl_mem_t memory) noexcept {
 
 Status
 Store::write(uint64_t offset, const std::byte *from, uint64_t length) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (uint64_t done = 0; done < length;) {
         const uint64_t at = offset + done;
         auto found = pages_.find(at / kPageBytes);
@@ -36,7 +36,7 @@ Store::write(uint64_t offset, const std::byte *from, uint64_t length) {
 
 Status
 Store::read(uint64_t offset, std::byte *to, uint64_t length) const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (memory_ != BLK_SEG && offset + length > size_) {
         return {NIXL_ERR_BACKEND,
                 "store " + quoted(name_) + " holds " + std::to_string(size_) + " bytes; a read of " +
@@ -58,7 +58,7 @@ Store::read(uint64_t offset, std::byte *to, uint64_t length) const {
 
 uint64_t
 Store::size() const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return size_;
 }
 

@@ -13,11 +13,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "backend/backend_aux.h"
 #include "base/error.h"
+#include "base/mutex.h"
 
 namespace nx::loopback {
 
@@ -51,10 +51,9 @@ private:
 
     const nixl_mem_t memory_;
     const std::string name_;
-    mutable std::mutex mutex_;
-    // Guarded by mutex_:
-    std::map<uint64_t, std::unique_ptr<Page>> pages_;
-    uint64_t size_ = 0;
+    mutable Mutex mutex_;
+    std::map<uint64_t, std::unique_ptr<Page>> pages_ NX_GUARDED_BY(mutex_);
+    uint64_t size_ NX_GUARDED_BY(mutex_) = 0;
 };
 
 /// What identifies a window at its owner. Made from a registration by the owner and from metadata by its peers, which

@@ -153,45 +153,47 @@ Progress::Progress() : thread_("nixl-loopback", [this] { run(); }) {}
 
 Progress::~Progress() {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         stopping_ = true;
     }
-    wake_.notify_one();
+    wake_.notifyOne();
     thread_.join();
 }
 
 void
 Progress::add(Transfer &transfer) {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         transfer.next = nullptr;
         (last_ ? last_->next : first_) = &transfer;
         last_ = &transfer;
         ++length_;
     }
-    wake_.notify_one();
+    wake_.notifyOne();
 }
 
 void
 Progress::run() {
-    size_t fruitless = 0; // turns in a row that only met full inboxes
-    std::unique_lock lock(mutex_);
-    while (true) {
-        wake_.wait(lock, [this] { return stopping_ || first_; });
-        if (stopping_) return;
-        // Nobody tells when a peer empties its inbox: look again after a while.
-        if (fruitless > length_) wake_.wait_for(lock, std::chrono::milliseconds(1));
-        Transfer *transfer = first_;
-        first_ = transfer->next;
-        if (!first_) last_ = nullptr;
-        --length_;
-
-        lock.unlock();
+    size_t fruitless = 0;
+    while (Transfer *const transfer = takeNext(fruitless)) {
         const bool finished = transfer->advance() != NIXL_IN_PROG;
         fruitless = !finished && transfer->waitsForInbox() ? fruitless + 1 : 0;
         if (!finished) add(*transfer);
-        lock.lock();
     }
+}
+
+Transfer *
+Progress::takeNext(size_t fruitless) {
+    const MutexLock lock(mutex_);
+    while (!stopping_ && !first_) wake_.wait(mutex_);
+    if (stopping_) return nullptr;
+    // Nobody tells when a peer empties its inbox: look again after a while.
+    if (fruitless > length_) wake_.waitUntil(mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(1));
+    Transfer *const transfer = first_;
+    first_ = transfer->next;
+    if (!first_) last_ = nullptr;
+    --length_;
+    return transfer;
 }
 
 } // namespace nx::loopback

@@ -17,13 +17,12 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/thread.h"
 #include "loopback/connection.h"
 #include "loopback/memory.h"
@@ -137,14 +136,16 @@ public:
 private:
     void
     run();
+    /// Waits for one. Null: the thread is to end. `fruitless`: turns in a row that only met full inboxes.
+    Transfer *
+    takeNext(size_t fruitless) NX_EXCLUDES(mutex_);
 
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    // Guarded by mutex_:
-    Transfer *first_ = nullptr;
-    Transfer *last_ = nullptr;
-    size_t length_ = 0;
-    bool stopping_ = false;
+    Mutex mutex_;
+    CondVar wake_;
+    Transfer *first_ NX_GUARDED_BY(mutex_) = nullptr;
+    Transfer *last_ NX_GUARDED_BY(mutex_) = nullptr;
+    size_t length_ NX_GUARDED_BY(mutex_) = 0;
+    bool stopping_ NX_GUARDED_BY(mutex_) = false;
 
     Thread thread_; // last: it uses all of the above
 };

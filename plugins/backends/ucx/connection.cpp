@@ -81,7 +81,7 @@ Connection::fabric() {
     if (const int known = fabric_.load(std::memory_order_acquire); known != kUndecided) {
         return static_cast<Fabric>(known);
     }
-    std::lock_guard lock(fabric_mutex_);
+    const MutexLock lock(fabric_mutex_);
     if (fabric_ == kUndecided) {
         const bool local = may_be_local_ && !gone() && makeLocal();
         if (!local && !gone()) choosePaths();
@@ -108,7 +108,7 @@ Connection::makeLocal() {
     local_addresses_ = *std::move(offer);
     refused_domains_[static_cast<size_t>(Fabric::kLocal)] = segmentDomains(local_addresses_.front());
     local_ = local_workers_.get();
-    std::lock_guard lock(worker(Fabric::kLocal, 0).mutex());
+    const MutexLock lock(worker(Fabric::kLocal, 0).mutex());
     auto first = endpoint(Fabric::kLocal, 0);
     return first.ok() || refused(first.message());
 }
@@ -170,7 +170,7 @@ Connection::forEachEndpoint(Visit visit) {
         if (static_cast<Fabric>(fabric) == Fabric::kLocal && !local_) continue;
         if (static_cast<Fabric>(fabric) == Fabric::kPlain && fabric_ == kUndecided) continue; // none yet
         for (size_t i = 0; i < slots.size(); ++i) {
-            std::lock_guard lock(worker(static_cast<Fabric>(fabric), i).mutex());
+            const MutexLock lock(worker(static_cast<Fabric>(fabric), i).mutex());
             if (slots[i]) visit(*slots[i]);
         }
     }
@@ -178,7 +178,7 @@ Connection::forEachEndpoint(Visit visit) {
 
 std::string
 Connection::sentence() const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const std::string peer = "peer " + quoted(name_);
     if (copies_refused_) {
         return peer + " has lost its connection: the system refuses to copy between its process and this one " +
@@ -191,7 +191,7 @@ Connection::sentence() const {
 void
 Connection::setGone(std::string reason) noexcept {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (reason_.empty()) reason_ = std::move(reason);
         gone_ = true;
     }
@@ -201,7 +201,7 @@ Connection::setGone(std::string reason) noexcept {
 void
 Connection::setGone(Code code) noexcept {
     if (link_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && refusesCopies(link_)) {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         copies_refused_ = true;
     }
     std::string reason;

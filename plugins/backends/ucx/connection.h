@@ -9,11 +9,11 @@
 #include <array>
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "base/fd.h"
+#include "base/mutex.h"
 #include "ucx/address.h"
 #include "ucx/driver.h"
 #include "ucx/local_workers.h"
@@ -165,7 +165,7 @@ private:
     std::atomic<bool> gone_{false};
     std::atomic<size_t> plain_only_{0};
     std::atomic<int> fabric_; ///< -1: not decided
-    std::mutex fabric_mutex_; ///< held while it is being decided
+    Mutex fabric_mutex_;      ///< held while it is being decided
     std::unique_ptr<LocalWorkers> local_workers_;
     // Constant once fabric_ is decided:
     std::string usable_address_; ///< address_ without what cannot be reached of it
@@ -178,10 +178,9 @@ private:
 
     const std::shared_ptr<Outbox> outbox_;
 
-    mutable std::mutex mutex_;
-    // Guarded by mutex_:
-    std::string reason_;
-    bool copies_refused_ = false; ///< the peer lives
+    mutable Mutex mutex_;
+    std::string reason_ NX_GUARDED_BY(mutex_);
+    bool copies_refused_ NX_GUARDED_BY(mutex_) = false; ///< the peer lives
     // Each guarded by its worker's lock:
     std::array<std::vector<std::unique_ptr<Endpoint>>, kFabricCount> endpoints_;
 };

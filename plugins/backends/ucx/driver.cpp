@@ -177,10 +177,10 @@ Library::~Library() = default;
 Result<const Library *>
 Library::load(const LibrarySearch &search) {
     // Never destroyed: engines may live until the process ends.
-    static auto &mutex = *new std::mutex;
+    static auto &mutex = *new Mutex;
     static auto &loaded = *new std::map<void *, std::unique_ptr<Library>>;
 
-    std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     if (auto status = trySupply(kForContext); !status.ok()) return status; // it starts things as it is loaded
     std::string tried;
     void *handle = openLibrary(search, tried);
@@ -312,7 +312,7 @@ Context::~Context() {
 Result<Mapping>
 Context::map(void *address, size_t length) {
     const Api &api = library_.api();
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ucp_mem_map_params_t params{};
     params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH;
     params.address = address;
@@ -341,7 +341,7 @@ Context::map(void *address, size_t length) {
 void
 Context::unmap(ucp_mem *handle) noexcept {
     if (!handle) return;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     library_.api().ucp_mem_unmap(handle_, handle);
 }
 
@@ -372,6 +372,7 @@ struct Callbacks {
         auto *endpoint = static_cast<Endpoint *>(user);
         if (endpoint->failure_ == kDone) endpoint->failure_ = status;
         endpoint->died_ = true;
+        endpoint->worker_.mutex_.assertHeld();
         endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
     }
 
@@ -393,6 +394,7 @@ struct Callbacks {
     static ucs_status_t
     asked(void *user, const void *header, size_t header_length, void *data, size_t, const ucp_am_recv_param_t *param) {
         auto *worker = static_cast<Worker *>(user);
+        worker->mutex_.assertHeld();
         if (worker->answers_at_once_ || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) return UCS_OK;
         const std::string_view sender(static_cast<const char *>(header), header_length);
         return guarded([&] { return worker->sink_.asked(*worker, sender, data) ? UCS_INPROGRESS : UCS_OK; },
@@ -447,8 +449,8 @@ Worker::~Worker() {
     endCopies(); // some UCX end the process that destroys a worker with copies left
     // UCX warns of each operation of its own that a dead or busy peer has left open, perhaps of thousands, and nobody
     // can do anything about them. Errors and the user's own choice of level stay.
-    static std::mutex mutex; // the level is one of the whole process
-    std::lock_guard lock(mutex);
+    static Mutex mutex; // the level is one of the whole process
+    const MutexLock lock(mutex);
     char level[16] = "";
     const bool lowered = !nixlx::configValue("UCX_LOG_LEVEL") &&
         api.ucs_global_opts_get_value("LOG_LEVEL", level, sizeof level) == UCS_OK && strcasecmp(level, "warn") == 0 &&
@@ -486,7 +488,7 @@ Worker::arm() {
 
 bool
 Worker::idle() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (cut_off_) return false;
     const Api &api = context_.library().api();
     const ucp_request_param_t param{};
@@ -498,14 +500,14 @@ Worker::idle() {
 
 void
 Worker::wake(Task &task) noexcept {
-    std::lock_guard lock(calls_mutex_);
+    const MutexLock lock(calls_mutex_);
     woken_.push(task);
     called_.store(true, std::memory_order_release);
 }
 
 void
 Worker::answer(void *question) {
-    std::lock_guard lock(calls_mutex_);
+    const MutexLock lock(calls_mutex_);
     answered_.push_back(question);
     called_.store(true, std::memory_order_release);
 }
@@ -514,7 +516,7 @@ void
 Worker::takeCalls() {
     std::vector<void *> answered;
     {
-        std::lock_guard lock(calls_mutex_);
+        const MutexLock lock(calls_mutex_);
         called_.store(false, std::memory_order_relaxed);
         while (!woken_.empty()) tasks_.push(woken_.pop());
         answered.swap(answered_);
@@ -525,7 +527,7 @@ Worker::takeCalls() {
 void
 Worker::drop(Task &task) {
     tasks_.remove(task);
-    std::lock_guard lock(calls_mutex_);
+    const MutexLock lock(calls_mutex_);
     woken_.remove(task);
 }
 
@@ -564,6 +566,7 @@ Endpoint::create(Worker &worker, const std::string &address, bool detect_death) 
         endpoint->handle_ = nullptr;
         return {statusOf(status), "UCX cannot connect: " + library.text(status)};
     }
+    worker.mutex_.assertHeld();
     worker.endpoints_.push_back(endpoint.get());
     endpoint->created_ = true;
     return endpoint;
@@ -571,7 +574,7 @@ Endpoint::create(Worker &worker, const std::string &address, bool detect_death) 
 
 Endpoint::~Endpoint() {
     if (!created_) return; // create() failed and holds the lock
-    std::lock_guard lock(worker_.mutex_);
+    const MutexLock lock(worker_.mutex_);
     if (handle_) closeNow();
     if (farewell_) farewell_->endpoint = nullptr;
 }
@@ -717,6 +720,7 @@ Endpoint::Farewell::finished(Code code) noexcept {
         endpoint->flushed_ = code == kDone && endpoint->failure_ == kDone;
         endpoint->farewell_ = nullptr;
         if (endpoint->failure_ == kDone) endpoint->failure_ = kNotConnected;
+        endpoint->worker_.mutex_.assertHeld();
         endpoint->worker_.some_failed_ = true; // closed after the progress call: not allowed in here
     }
     delete this;
@@ -726,10 +730,10 @@ void
 Endpoint::closeNow() {
     const Api &api = worker_.context_.library().api();
     if (failure_ == kDone) failure_ = kNotConnected;
+    worker_.mutex_.assertHeld();
     std::erase(worker_.endpoints_, this);
-    Operation &forgotten = worker_.forgotten_;
-    forgotten.driver_api = &api;
-    auto param = reportTo(forgotten);
+    worker_.forgotten_.driver_api = &api;
+    auto param = reportTo(worker_.forgotten_);
     param.op_attr_mask |= UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = detect_death_ && !flushed_ ? UCP_EP_CLOSE_FLAG_FORCE : 0;
     // The handle goes first: the call ends outstanding operations, whose owners may look.
@@ -738,7 +742,7 @@ Endpoint::closeNow() {
 
 void
 releaseKey(Worker &worker, ucp_rkey *key) noexcept {
-    std::lock_guard lock(worker.mutex());
+    const MutexLock lock(worker.mutex());
     worker.context().library().api().ucp_rkey_destroy(key);
 }
 

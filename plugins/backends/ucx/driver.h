@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -150,7 +149,7 @@ private:
     const Library &library_;
     ucp_context *const handle_;
     const bool wakeup_;
-    std::mutex mutex_; ///< serialises registrations
+    Mutex mutex_; ///< serialises registrations
 };
 
 // ---- Workers and endpoints -----------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ public:
     operator=(const Worker &) = delete;
 
     HandoverMutex &
-    mutex() noexcept {
+    mutex() noexcept NX_RETURN_CAPABILITY(mutex_) {
         return mutex_;
     }
 
@@ -256,32 +255,32 @@ public:
 
     /// Lock held. Works off what is there, continues tasks, closes failed endpoints. True if anything happened.
     bool
-    progress();
+    progress() NX_REQUIRES(mutex_);
 
     /// Lock held. False: there is something to do right now.
     bool
-    arm();
+    arm() NX_REQUIRES(mutex_);
 
     /// Takes the lock. Nothing that was given to it, or that a peer has asked it for, is still under way.
     bool
-    idle();
+    idle() NX_EXCLUDES(mutex_);
 
     /// Lock held. What connections are open will be closed by force. From now on the worker is idle only if there are
     /// none: a peer may just be connecting back, and UCX before 1.18 ends its process if nobody listens here any more.
     void
-    cutOff() noexcept {
+    cutOff() noexcept NX_REQUIRES(mutex_) {
         cut_off_ = !endpoints_.empty();
     }
 
     /// Lock held. Works until nothing happens, a second at most; no effect once it is retired. Copies between processes
     /// are made a few per step, and thousands may be waiting; none of them waits for the peer.
     void
-    endCopies();
+    endCopies() NX_REQUIRES(mutex_);
 
     /// Lock held. UCX is not driven any more: nothing that peers have sent or will send to this worker is taken in.
     /// Tasks are still continued.
     void
-    retire() noexcept {
+    retire() noexcept NX_REQUIRES(mutex_) {
         retired_ = true;
     }
 
@@ -293,31 +292,31 @@ public:
 
     /// Lock held. `object`, which UCX may still refer to, lives as long as the worker.
     void
-    keep(std::shared_ptr<const void> object) {
+    keep(std::shared_ptr<const void> object) NX_REQUIRES(mutex_) {
         kept_.push_back(std::move(object));
     }
 
     /// Lock held.
     void
-    addTask(Task &task) noexcept {
+    addTask(Task &task) noexcept NX_REQUIRES(mutex_) {
         tasks_.push(task);
     }
 
     /// The same without the lock, from any thread; its progress thread is to be nudged afterwards.
     void
-    wake(Task &task) noexcept;
+    wake(Task &task) noexcept NX_EXCLUDES(calls_mutex_);
 
     /// Lock held. The task is not continued any more.
     void
-    drop(Task &task);
+    drop(Task &task) NX_REQUIRES(mutex_) NX_EXCLUDES(calls_mutex_);
 
     /// Without the lock, as wake(). `question` as given to the sink.
     void
-    answer(void *question);
+    answer(void *question) NX_EXCLUDES(calls_mutex_);
 
     /// Lock held. Answers what is asked, now and from now on.
     void
-    answerAll();
+    answerAll() NX_REQUIRES(mutex_);
 
 private:
     friend class Endpoint;
@@ -325,9 +324,9 @@ private:
     Worker(Context &context, ucp_worker *handle, MessageSink &sink) : context_(context), handle_(handle), sink_(sink) {}
 
     void
-    closeFailed();
+    closeFailed() NX_REQUIRES(mutex_);
     void
-    takeCalls();
+    takeCalls() NX_REQUIRES(mutex_) NX_EXCLUDES(calls_mutex_);
 
     Context &context_;
     ucp_worker *const handle_;
@@ -335,21 +334,19 @@ private:
     std::string address_;
     int event_fd_ = -1;
     HandoverMutex mutex_;
-    // Guarded by mutex_:
-    Chain<Task> tasks_;
-    std::vector<Endpoint *> endpoints_; ///< open ones
-    bool some_failed_ = false;
-    std::atomic<bool> retired_{false};
-    std::vector<std::shared_ptr<const void>> kept_;
-    Forgotten forgotten_;
-    bool answers_at_once_ = false;
-    bool cut_off_ = false;
+    Chain<Task> tasks_ NX_GUARDED_BY(mutex_);
+    std::vector<Endpoint *> endpoints_ NX_GUARDED_BY(mutex_); ///< open ones
+    bool some_failed_ NX_GUARDED_BY(mutex_) = false;
+    std::atomic<bool> retired_{false}; ///< written with mutex_ held
+    std::vector<std::shared_ptr<const void>> kept_ NX_GUARDED_BY(mutex_);
+    Forgotten forgotten_ NX_GUARDED_BY(mutex_);
+    bool answers_at_once_ NX_GUARDED_BY(mutex_) = false;
+    bool cut_off_ NX_GUARDED_BY(mutex_) = false;
 
     std::atomic<bool> called_{false}; ///< there is something in what follows
-    std::mutex calls_mutex_;
-    // Guarded by calls_mutex_:
-    Chain<Task> woken_;
-    std::vector<void *> answered_;
+    Mutex calls_mutex_;
+    Chain<Task> woken_ NX_GUARDED_BY(calls_mutex_);
+    std::vector<void *> answered_ NX_GUARDED_BY(calls_mutex_);
 };
 
 using WorkerSet = std::vector<std::unique_ptr<Worker>>;

@@ -24,7 +24,7 @@ LocalWorkers::create(Runtime &runtime, Side side, size_t count) {
 LocalWorkers::~LocalWorkers() {
     for (auto &worker : workers_) {
         runtime_.dismiss(*worker);
-        std::lock_guard lock(worker->mutex());
+        const MutexLock lock(worker->mutex());
         worker->answerAll();
     }
     drive();
@@ -36,7 +36,7 @@ bool
 LocalWorkers::drive() {
     bool happened = false;
     for (auto &worker : workers_) {
-        std::lock_guard lock(worker->mutex());
+        const MutexLock lock(worker->mutex());
         for (int i = 0; i < Worker::kStepsPerQueue && worker->progress(); ++i) happened = true;
     }
     return happened;
@@ -50,7 +50,7 @@ LocalWorkers::idle() {
 void
 LocalWorkers::retire() {
     for (auto &worker : workers_) {
-        std::lock_guard lock(worker->mutex());
+        const MutexLock lock(worker->mutex());
         for (int i = 0; i < Worker::kStepsPerQueue; ++i) worker->progress();
         worker->endCopies();
         worker->retire();

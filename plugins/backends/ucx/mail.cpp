@@ -15,7 +15,7 @@ bool
 Mail::takeAll(notif_list_t &out) {
     const auto questions = inbox_.takeAll(out);
     if (questions.empty()) return false;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     for (const auto question : questions) {
         const auto held = held_.extract(question);
         if (held) held.mapped().worker->answer(held.mapped().question); // else its worker has ended
@@ -39,7 +39,7 @@ Mail::refused(const char *why) {
 bool
 Mail::asked(Worker &worker, std::string_view sender, void *question) {
     if (sender.empty() || sender.size() > wire::kNameBytesMax) return false;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (inbox_.ask(sender, ++last_)) return false;
     held_.emplace(last_, Held{&worker, question}); // who gets the number back waits for the lock
     return true;
@@ -48,7 +48,7 @@ Mail::asked(Worker &worker, std::string_view sender, void *question) {
 std::vector<void *>
 Mail::giveBack(Worker &worker) {
     std::vector<void *> questions;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     std::erase_if(held_, [&](const auto &entry) {
         if (entry.second.worker != &worker) return false;
         questions.push_back(entry.second.question);

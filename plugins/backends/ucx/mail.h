@@ -6,11 +6,11 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "base/mutex.h"
 #include "kit/inbox.h"
 #include "ucx/driver.h"
 
@@ -45,10 +45,10 @@ private:
     };
 
     kit::Inbox inbox_;
-    std::mutex mutex_;
-    // Guarded by mutex_:
-    std::unordered_map<kit::CreditReceiver::Question, Held> held_; ///< what the inbox will give back
-    kit::CreditReceiver::Question last_ = 0;
+    Mutex mutex_;
+    std::unordered_map<kit::CreditReceiver::Question, Held>
+        held_ NX_GUARDED_BY(mutex_); ///< what the inbox will give back
+    kit::CreditReceiver::Question last_ NX_GUARDED_BY(mutex_) = 0;
 };
 
 } // namespace nx::ucx

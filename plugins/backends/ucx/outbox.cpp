@@ -51,7 +51,7 @@ Outbox::channelOf(Fabric fabric, size_t worker) const noexcept {
 
 void
 Outbox::setAsking() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     asking_ = runtime_.agent().size() <= kQuestionNameMax;
 }
 
@@ -59,7 +59,7 @@ Outbox::setAsking() {
 
 bool
 Outbox::reserve(uint64_t cost) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const bool reserved = waiting_.empty() && credits_.reserve(cost);
     if (!reserved) askLocked();
     return reserved;
@@ -67,21 +67,21 @@ Outbox::reserve(uint64_t cost) {
 
 void
 Outbox::sent(Fabric fabric, size_t worker, uint64_t cost) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     credits_.sent(channelOf(fabric, worker), cost);
     askLocked();
 }
 
 void
 Outbox::release(uint64_t cost) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     credits_.release(cost);
     grantLocked();
 }
 
 Outbox::Place
 Outbox::await(Turn &turn) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (gone_) return Place::kGone;
     const size_t channel = channelOf(turn.fabric, turn.worker_index);
     bool taken = std::exchange(turn.granted, false);
@@ -97,7 +97,7 @@ Outbox::await(Turn &turn) {
 
 void
 Outbox::leave(Turn &turn) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!waiting_.remove(turn)) return;
     wakeLocked(turn);
     grantLocked(); // it may have been the one that kept those behind it
@@ -105,7 +105,7 @@ Outbox::leave(Turn &turn) {
 
 void
 Outbox::giveBack(Turn &turn) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!std::exchange(turn.granted, false)) return;
     credits_.release(turn.cost);
     grantLocked();
@@ -113,7 +113,7 @@ Outbox::giveBack(Turn &turn) {
 
 void
 Outbox::completed(Fabric fabric, size_t worker, uint64_t cost) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (asking_) return;
     credits_.completed(channelOf(fabric, worker), cost);
     grantLocked();
@@ -121,7 +121,7 @@ Outbox::completed(Fabric fabric, size_t worker, uint64_t cost) {
 
 void
 Outbox::notSent(Fabric fabric, size_t worker, uint64_t cost) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     credits_.completed(channelOf(fabric, worker), cost);
     grantLocked();
 }
@@ -143,7 +143,7 @@ Outbox::wakeLocked(Turn &turn) {
 
 void
 Outbox::peerGone() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     gone_ = true;
     while (!waiting_.empty()) wakeLocked(waiting_.pop());
 }
@@ -169,7 +169,7 @@ Outbox::ask(Channel &channel) {
     auto question = std::make_unique<Question>(shared_from_this(), channel.number);
     const auto endpoint = connection_.endpoint(channel.fabric, channel.worker_index);
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         channel.scheduled = false;
         if (gone_ || !credits_.shouldAsk(channel.number)) return;
         credits_.asked(channel.number);
@@ -186,7 +186,7 @@ Outbox::ask(Channel &channel) {
 void
 Outbox::ended(size_t channel, Code code) {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (gone_) return;
         if (code == kDone) {
             credits_.answered(channel);
@@ -204,7 +204,7 @@ Outbox::end() {
     peerGone();
     for (Channel &channel : channels_) {
         if (!channel.worker) continue; // nobody sets it any more
-        std::lock_guard lock(channel.worker->mutex());
+        const MutexLock lock(channel.worker->mutex());
         channel.worker->drop(channel);
     }
 }

@@ -8,8 +8,8 @@
 
 #include <deque>
 #include <memory>
-#include <mutex>
 
+#include "base/mutex.h"
 #include "kit/credits.h"
 #include "ucx/driver.h"
 
@@ -118,25 +118,24 @@ private:
     size_t
     channelOf(Fabric fabric, size_t worker) const noexcept;
     void
-    askLocked();
+    askLocked() NX_REQUIRES(mutex_);
     void
-    ask(Channel &channel);
+    ask(Channel &channel) NX_EXCLUDES(mutex_);
     void
-    ended(size_t channel, Code code);
+    ended(size_t channel, Code code) NX_EXCLUDES(mutex_);
     void
-    grantLocked();
+    grantLocked() NX_REQUIRES(mutex_);
     void
-    wakeLocked(Turn &turn);
+    wakeLocked(Turn &turn) NX_REQUIRES(mutex_);
 
     Runtime &runtime_;
     Connection &connection_;
-    std::mutex mutex_;
-    // Guarded by mutex_:
-    kit::CreditSender credits_;
     std::deque<Channel> channels_; ///< none is added or removed
-    Chain<Turn> waiting_;
-    bool asking_ = false;
-    bool gone_ = false;
+    Mutex mutex_;
+    kit::CreditSender credits_ NX_GUARDED_BY(mutex_);
+    Chain<Turn> waiting_ NX_GUARDED_BY(mutex_);
+    bool asking_ NX_GUARDED_BY(mutex_) = false;
+    bool gone_ NX_GUARDED_BY(mutex_) = false;
 };
 
 } // namespace nx::ucx

@@ -45,7 +45,7 @@ template<class Change>
 void
 ProgressThread::changeWorkers(Change change) {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         change(workers_);
     }
     wake_.wake(); // it sleeps on the workers' descriptors
@@ -63,12 +63,12 @@ ProgressThread::remove(Worker &worker) {
 
 bool
 ProgressThread::progressAll() {
-    std::unique_lock workers_lock(mutex_, std::try_to_lock);
-    if (!workers_lock) return false; // they are being changed
+    if (!mutex_.try_lock()) return false; // they are being changed
+    const MutexLock workers_lock(mutex_, std::adopt_lock);
     bool happened = false;
     for (Worker *worker : workers_) {
-        std::unique_lock lock(worker->mutex(), std::try_to_lock);
-        if (lock) {
+        if (worker->mutex().try_lock()) {
+            const MutexLock lock(worker->mutex(), std::adopt_lock);
             happened |= worker->progress();
         } else {
             visit(); // a caller is at it
@@ -79,9 +79,9 @@ ProgressThread::progressAll() {
 
 bool
 ProgressThread::armAll() {
-    std::lock_guard workers_lock(mutex_);
+    const MutexLock workers_lock(mutex_);
     for (Worker *worker : workers_) {
-        std::lock_guard lock(worker->mutex());
+        const MutexLock lock(worker->mutex());
         if (worker->progress() || !worker->arm()) return false;
     }
     return true;
@@ -93,7 +93,7 @@ ProgressThread::sleep(int64_t timeout_us) {
     std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
     const bool for_events = timeout_us < 0;
     if (for_events) {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         for (Worker *worker : workers_) fds.push_back({worker->eventFd(), POLLIN, 0});
     }
     const timespec timeout{timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};

@@ -99,8 +99,7 @@ private:
     std::atomic<bool> sleeping_{false};
     std::atomic<uint64_t> visits_{0};
     HandoverMutex mutex_;
-    // Guarded by mutex_:
-    std::vector<Worker *> workers_;
+    std::vector<Worker *> workers_ NX_GUARDED_BY(mutex_);
     Thread thread_; ///< last: it uses the others
 };
 

@@ -72,6 +72,7 @@ Runtime::start() {
         auto worker = createWorker(Fabric::kPlain, i);
         if (!worker.ok()) return std::move(worker).status();
         workers_.push_back(*std::move(worker));
+        const MutexLock lock(roster_mutex_);
         roster_.push_back({workers_.back().get(), i});
     }
     if (auto status = createThreads(); !status.ok()) return status;
@@ -138,7 +139,7 @@ Runtime::workersAt(const std::vector<sockaddr_storage> &sources) {
     const std::string &own = worker(0).address();
     const auto devices = devicesToUse(tcpListeners(own, own), sources);
     if (devices.empty()) return workers_;
-    std::lock_guard lock(subsets_mutex_);
+    const MutexLock lock(subsets_mutex_);
     if (const auto known = subsets_.find(devices); known != subsets_.end()) return known->second.workers;
     auto subset = createSubset(devices);
     if (!subset.ok()) {
@@ -199,8 +200,9 @@ Runtime::workerOfThisThread() const noexcept {
 
 bool
 Runtime::drive(Worker &worker) {
-    std::unique_lock lock(worker.mutex(), std::try_to_lock);
-    return lock && worker.progress(); // who holds the lock does the same
+    if (!worker.mutex().try_lock()) return false; // who holds it does the same
+    const MutexLock lock(worker.mutex(), std::adopt_lock);
+    return worker.progress();
 }
 
 void
@@ -209,9 +211,9 @@ Runtime::progress(Worker *first) {
     bool happened = first && drive(*first);
     const unsigned turn = turns_.load(std::memory_order_relaxed);
     turns_.store(turn + 1, std::memory_order_relaxed); // a lost count does no harm
-    if (!first || turn % kOtherEvery == 0) {
-        std::unique_lock lock(roster_mutex_, std::try_to_lock);
-        if (lock) happened |= driveOthersLocked(first, turn);
+    if ((!first || turn % kOtherEvery == 0) && roster_mutex_.try_lock()) {
+        const MutexLock lock(roster_mutex_, std::adopt_lock);
+        happened |= driveOthersLocked(first, turn);
     }
     if (happened && progress_thread_) progress_thread_->nudge();
 }
@@ -260,7 +262,7 @@ Runtime::driveOneLocked(Worker &worker, Clock::time_point now) {
 
 void
 Runtime::driveRound() {
-    std::lock_guard lock(roster_mutex_);
+    const MutexLock lock(roster_mutex_);
     driveRoundLocked(nullptr, Clock::now());
 }
 
@@ -302,7 +304,7 @@ Runtime::takeNotifications(notif_list_t &out) {
 void
 Runtime::enlist(Worker &worker, size_t index) {
     {
-        std::lock_guard lock(roster_mutex_);
+        const MutexLock lock(roster_mutex_);
         roster_.push_back({&worker, index});
     }
     if (index >= options_.num_workers) {
@@ -315,7 +317,7 @@ Runtime::enlist(Worker &worker, size_t index) {
 void
 Runtime::dismiss(Worker &worker) {
     {
-        std::lock_guard lock(roster_mutex_);
+        const MutexLock lock(roster_mutex_);
         std::erase_if(roster_, [&](const Driven &driven) { return driven.worker == &worker; });
         if (hot_ == &worker) hot_ = nullptr;
     }
@@ -346,7 +348,7 @@ Runtime::addPeer(const std::string &name, const std::string &address) {
     }
     std::shared_ptr<Connection> replaced;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         auto &slot = peers_[name];
         if (slot && !slot->gone()) {
             if (slot->address() == address) return {};
@@ -362,7 +364,7 @@ Runtime::addPeer(const std::string &name, const std::string &address) {
 
 std::shared_ptr<Connection>
 Runtime::peer(const std::string &name) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (const auto it = peers_.find(name); it != peers_.end()) return it->second;
     if (name != agent_) return nullptr;
     auto self = std::make_shared<Connection>(*this, name, worker(0).address());
@@ -375,7 +377,7 @@ bool
 Runtime::removePeer(const std::string &name) {
     std::shared_ptr<Connection> connection;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         const auto it = peers_.find(name);
         if (it == peers_.end()) return false;
         connection = std::move(it->second);
@@ -392,7 +394,7 @@ Runtime::bury(std::shared_ptr<Connection> connection) {
     connection->close(!options_.close_by_force);
     nudge(0);
     std::vector<std::shared_ptr<Connection>> closed; // destroyed outside the lock
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     closing_.push_back(std::move(connection));
     std::erase_if(closing_, [&](std::shared_ptr<Connection> &candidate) {
         if (!candidate->closed()) return false;
@@ -411,31 +413,31 @@ Runtime::ownInfo() const {
 void
 Runtime::addMemory(LocalMemory &memory) {
     if (!memory.isWhole()) partial_memories_.fetch_add(1);
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     memories_.insert(&memory);
 }
 
 void
 Runtime::removeMemory(LocalMemory &memory) {
     if (!memory.isWhole()) partial_memories_.fetch_sub(1);
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     memories_.erase(&memory);
 }
 
 void
 Runtime::end(std::unique_ptr<Worker> worker) {
     if (library_->endsBusyWorkers() || worker->idle()) return;
-    static auto &left = *new std::vector<std::unique_ptr<Worker>>;
-    static std::mutex mutex;
+    static Mutex mutex;
+    static auto &left NX_GUARDED_BY(mutex) = *new std::vector<std::unique_ptr<Worker>>;
     const Fabric fabric = fabricOf(*worker);
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " owes "
               << (fabric == Fabric::kLocal ? "a peer of this host" : "peers on the network")
               << " an answer; UCX's worker for that stays in place";
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         left_workers_[static_cast<size_t>(fabric)] = true;
     }
-    std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     left.push_back(std::move(worker));
 }
 
@@ -446,10 +448,10 @@ Runtime::fabricOf(Worker &worker) const noexcept {
 
 bool
 Runtime::driveAll() {
-    std::lock_guard roster_lock(roster_mutex_);
+    const MutexLock roster_lock(roster_mutex_);
     bool happened = false;
     for (const auto &[worker, index] : roster_) {
-        std::lock_guard lock(worker->mutex());
+        const MutexLock lock(worker->mutex());
         happened |= worker->progress();
     }
     return happened;
@@ -458,39 +460,47 @@ Runtime::driveAll() {
 void
 Runtime::shutDown() {
     if (links_) links_->refuse();
-    for (auto &[name, connection] : peers_) {
-        connection->close(!options_.close_by_force);
-        closing_.push_back(connection);
+    std::unordered_map<std::string, std::shared_ptr<Connection>> peers;
+    std::vector<std::shared_ptr<Connection>> closing; // they end with no lock held
+    {
+        const MutexLock lock(mutex_);
+        peers.swap(peers_);
+        closing.swap(closing_);
     }
-    peers_.clear();
+    for (auto &[name, connection] : peers) {
+        connection->close(!options_.close_by_force);
+        closing.push_back(std::move(connection));
+    }
     if (progress_thread_) progress_thread_->stop();
     for (auto &thread : pool_) thread->stop();
     std::vector<WorkerSet *> network{&workers_};
-    for (auto &[devices, subset] : subsets_) network.push_back(&subset.workers);
+    {
+        const MutexLock lock(subsets_mutex_);
+        for (auto &[devices, subset] : subsets_) network.push_back(&subset.workers);
+    }
     for (WorkerSet *set : network) {
         for (auto &worker : *set) {
-            std::lock_guard lock(worker->mutex());
+            const MutexLock lock(worker->mutex());
             worker->answerAll();
         }
     }
 
     const auto deadline = end_by_.value_or(Clock::now() + kShutDownLimit);
     const auto allClosed = [&] {
-        return std::all_of(closing_.begin(), closing_.end(),
-                           [](const auto &connection) { return connection->closed(); });
+        return std::all_of(closing.begin(), closing.end(), [](const auto &connection) { return connection->closed(); });
     };
     while (!allClosed() && Clock::now() < deadline) driveAll();
     if (!allClosed()) {
         for (WorkerSet *set : network) {
             for (auto &worker : *set) {
-                std::lock_guard lock(worker->mutex());
+                const MutexLock lock(worker->mutex());
                 worker->cutOff();
             }
         }
-        for (auto &connection : closing_) connection->abandon("this agent has shut down");
+        for (auto &connection : closing) connection->abandon("this agent has shut down");
         driveAll(); // requests that were outstanding learn of it
     }
-    closing_.clear();
+    closing.clear();
     const auto nothingOwed = [&] { // over shared memory only what can be had without a pause
         return (!links_ || links_->hasParted()) && std::all_of(network.begin(), network.end(), [](WorkerSet *set) {
                    return std::all_of(set->begin(), set->end(), [](const auto &worker) { return worker->idle(); });
@@ -511,23 +521,31 @@ Runtime::shutDown() {
         links_->stop();
         links_->dropWorkers();
     }
-    for (LocalMemory *memory : memories_) memory->unmap();
-    // A request that could not be ended keeps its workers.
-    for (const auto &[worker, index] : roster_) {
-        if (fabricOf(*worker) == Fabric::kLocal) left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
+    {
+        const MutexLock lock(mutex_);
+        for (LocalMemory *memory : memories_) memory->unmap();
+        // A request that could not be ended keeps its workers.
+        const MutexLock roster_lock(roster_mutex_);
+        for (const auto &[worker, index] : roster_) {
+            if (fabricOf(*worker) == Fabric::kLocal) left_workers_[static_cast<size_t>(Fabric::kLocal)] = true;
+        }
+        roster_.clear();
     }
-    roster_.clear();
     for (WorkerSet *set : network) {
         for (auto &worker : *set) end(std::move(worker));
         set->clear();
     }
-    for (auto &[devices, subset] : subsets_) {
-        if (left_workers_[static_cast<size_t>(Fabric::kPlain)]) static_cast<void>(subset.context.release());
-    }
-    subsets_.clear();
-    for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
-        if (left_workers_[fabric]) static_cast<void>(contexts_[fabric].release());
-        contexts_[fabric].reset();
+    {
+        const MutexLock lock(mutex_);
+        const MutexLock subsets_lock(subsets_mutex_);
+        for (auto &[devices, subset] : subsets_) {
+            if (left_workers_[static_cast<size_t>(Fabric::kPlain)]) static_cast<void>(subset.context.release());
+        }
+        subsets_.clear();
+        for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
+            if (left_workers_[fabric]) static_cast<void>(contexts_[fabric].release());
+            contexts_[fabric].reset();
+        }
     }
     links_.reset(); // peers may now count on silence
 }

@@ -17,13 +17,13 @@
 #include <chrono>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/thread.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
@@ -219,17 +219,17 @@ private:
     void
     takeIn();
     bool
-    driveAll();
+    driveAll() NX_EXCLUDES(roster_mutex_);
     bool
-    driveOthersLocked(Worker *first, unsigned turn);
+    driveOthersLocked(Worker *first, unsigned turn) NX_REQUIRES(roster_mutex_);
     bool
-    driveRoundLocked(Worker *but, Clock::time_point now);
+    driveRoundLocked(Worker *but, Clock::time_point now) NX_REQUIRES(roster_mutex_);
     bool
-    driveSharedLocked(const Driven &driven, Worker *but, Clock::time_point now);
+    driveSharedLocked(const Driven &driven, Worker *but, Clock::time_point now) NX_REQUIRES(roster_mutex_);
     bool
-    driveOneLocked(Worker &worker, Clock::time_point now);
+    driveOneLocked(Worker &worker, Clock::time_point now) NX_REQUIRES(roster_mutex_);
     void
-    driveRound();
+    driveRound() NX_EXCLUDES(roster_mutex_);
     Fabric
     fabricOf(Worker &worker) const noexcept;
     void
@@ -254,25 +254,24 @@ private:
     std::atomic<unsigned> turns_{0};
     std::atomic<size_t> partial_memories_{0};
 
-    std::mutex mutex_;
-    // Guarded by mutex_:
-    std::unordered_map<std::string, std::shared_ptr<Connection>> peers_;
-    std::vector<std::shared_ptr<Connection>> closing_; ///< disconnected, not yet closed
-    std::unordered_set<LocalMemory *> memories_;
-    std::array<bool, kFabricCount> left_workers_{}; ///< some of the context's workers stay in place
+    Mutex mutex_;
+    std::unordered_map<std::string, std::shared_ptr<Connection>> peers_ NX_GUARDED_BY(mutex_);
+    std::vector<std::shared_ptr<Connection>> closing_ NX_GUARDED_BY(mutex_); ///< disconnected, not yet closed
+    std::unordered_set<LocalMemory *> memories_ NX_GUARDED_BY(mutex_);
+    /// Some of the context's workers stay in place.
+    std::array<bool, kFabricCount> left_workers_ NX_GUARDED_BY(mutex_){};
 
-    std::mutex subsets_mutex_; ///< held while one is made
-    // Guarded by subsets_mutex_:
-    std::map<std::vector<std::string>, Subset> subsets_; ///< by their network devices; kept to the end
+    Mutex subsets_mutex_; ///< held while one is made
+    /// By their network devices; kept to the end.
+    std::map<std::vector<std::string>, Subset> subsets_ NX_GUARDED_BY(subsets_mutex_);
 
-    std::mutex roster_mutex_;
-    // Guarded by roster_mutex_:
-    std::vector<Driven> roster_; ///< all workers
-    Worker *hot_ = nullptr;      ///< the one where something happened last
-    Clock::time_point hot_at_;   ///< when that was
-    size_t next_ = 0;            ///< of the roster: whose turn it was last
-    Clock::time_point next_at_;  ///< when that ended
-    Clock::time_point round_at_; ///< when all had been driven last
+    Mutex roster_mutex_;
+    std::vector<Driven> roster_ NX_GUARDED_BY(roster_mutex_); ///< all workers
+    Worker *hot_ NX_GUARDED_BY(roster_mutex_) = nullptr;      ///< the one where something happened last
+    Clock::time_point hot_at_ NX_GUARDED_BY(roster_mutex_);   ///< when that was
+    size_t next_ NX_GUARDED_BY(roster_mutex_) = 0;            ///< of the roster: whose turn it was last
+    Clock::time_point next_at_ NX_GUARDED_BY(roster_mutex_);  ///< when that ended
+    Clock::time_point round_at_ NX_GUARDED_BY(roster_mutex_); ///< when all had been driven last
 };
 
 } // namespace nx::ucx

@@ -62,7 +62,7 @@ Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64
 
 Status
 Lane::prepare() {
-    std::lock_guard lock(worker_.mutex());
+    const MutexLock lock(mutex());
     auto endpoint = transfer_.connection_->endpoint(transfer_.fabric_, worker_index_);
     if (!endpoint.ok()) return std::move(endpoint).status();
     endpoint_ = *endpoint;
@@ -71,7 +71,7 @@ Lane::prepare() {
 
 void
 Lane::start(std::chrono::nanoseconds inline_time) {
-    std::lock_guard lock(worker_.mutex());
+    const MutexLock lock(mutex());
     rewind();
     stage_ = Stage::kIssuing;
     if (inline_time.count() == 0) return worker_.addTask(*this);
@@ -226,14 +226,18 @@ Lane::drain() {
 void
 Lane::Reports::finished(Code code) noexcept {
     --outstanding;
-    if (lane) lane->reported(code);
+    if (!lane) return;
+    lane->mutex().assertHeld();
+    lane->reported(code);
 }
 
 void
 Lane::Reports::Pulse::finished(Code) noexcept {
     --reports.outstanding;
     --reports.pulses;
-    if (reports.lane) reports.lane->ended();
+    if (!reports.lane) return;
+    reports.lane->mutex().assertHeld();
+    reports.lane->ended();
 }
 
 void
@@ -267,7 +271,7 @@ Lane::ended() {
 
 void
 Lane::giveUp(bool by_force) {
-    std::lock_guard lock(worker_.mutex());
+    const MutexLock lock(mutex());
     if (!by_force && !endpoint_->isSilent()) return;
     // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
     // many steps it is not. The same steps end what a closing by force ends.
@@ -416,8 +420,11 @@ Transfer::post(const std::string *notification) {
         message_ = wire::encodeNotification(runtime_.agent(), *notification);
         message_cost_ = kit::messageCost(runtime_.agent(), *notification);
     }
-    error_status_ = NIXL_SUCCESS;
-    error_.clear();
+    {
+        const MutexLock lock(error_mutex_);
+        error_status_ = NIXL_SUCCESS;
+        error_.clear();
+    }
     stop_.store(false, std::memory_order_relaxed);
     cancelled_.store(false, std::memory_order_relaxed);
     cut_short_.store(false, std::memory_order_relaxed);
@@ -490,18 +497,18 @@ std::string
 Transfer::error() const {
     if (!quiet()) return {};
     if (status_.load(std::memory_order_acquire) == NIXL_ERR_CANCELED) return "the request was cancelled";
-    std::lock_guard lock(error_mutex_);
+    const MutexLock lock(error_mutex_);
     return error_;
 }
 
 void
 Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
     stop_.store(true, std::memory_order_release);
-    std::lock_guard lock(error_mutex_);
-    if (error_status_ != NIXL_SUCCESS) return;
     // With the endpoint the peer is gone, whatever it looked like to the single operation.
     const bool gone = endpoint.failure() != kDone || statusOf(code) == NIXL_ERR_REMOTE_DISCONNECT;
     if (gone) connection_->setGone(endpoint.failure() != kDone ? endpoint.failure() : code);
+    const MutexLock lock(error_mutex_);
+    if (error_status_ != NIXL_SUCCESS) return;
     error_status_ = gone ? NIXL_ERR_REMOTE_DISCONNECT : statusOf(code);
     if (error_status_ == NIXL_IN_PROG) error_status_ = NIXL_ERR_BACKEND;
     try {
@@ -517,7 +524,7 @@ Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
 void
 Transfer::fail(Status status) noexcept {
     stop_.store(true, std::memory_order_release);
-    std::lock_guard lock(error_mutex_);
+    const MutexLock lock(error_mutex_);
     if (error_status_ != NIXL_SUCCESS) return;
     error_status_ = status.code();
     error_ = std::move(std::move(status).error().message);
@@ -526,7 +533,7 @@ Transfer::fail(Status status) noexcept {
 void
 Transfer::allQuiet(Lane &lane) {
     const auto firstError = [&] {
-        std::lock_guard lock(error_mutex_);
+        const MutexLock lock(error_mutex_);
         return error_status_;
     };
     if (const nixl_status_t error = firstError(); error != NIXL_SUCCESS) {

@@ -41,11 +41,11 @@
 #include <chrono>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/mutex.h"
 #include "nixlx/engine.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
@@ -89,6 +89,12 @@ public:
         return worker_;
     }
 
+    /// The worker's, which guards the lane.
+    HandoverMutex &
+    mutex() noexcept NX_RETURN_CAPABILITY(worker_.mutex()) {
+        return worker_.mutex();
+    }
+
     size_t
     workerIndex() const noexcept {
         return worker_index_;
@@ -107,7 +113,7 @@ public:
 
     /// Lock held. kPending: this lane goes on by itself. kNotConnected: the peer is gone.
     Code
-    notify(std::string_view message, uint64_t cost);
+    notify(std::string_view message, uint64_t cost) NX_REQUIRES(mutex());
 
     /// Should the request's message wait for a place, it does not any more: the lane is continued.
     void
@@ -115,10 +121,10 @@ public:
 
     /// Lock held. Should it have got one, it is not needed.
     void
-    giveTurnBack();
+    giveTurnBack() NX_REQUIRES(mutex());
 
     bool
-    advance() noexcept override;
+    advance() noexcept override NX_REQUIRES(mutex());
 
     /// If nothing of the peer can arrive any more: settles without what UCX keeps for ever. `by_force`: sees to it that
     /// nothing can; the connection is severed, and the worker serves no other peer. Takes the lock.
@@ -152,26 +158,26 @@ private:
     };
 
     void
-    reported(Code code);
+    reported(Code code) NX_REQUIRES(mutex());
     void
-    ended();
+    ended() NX_REQUIRES(mutex());
     void
-    givePulse();
+    givePulse() NX_REQUIRES(mutex());
 
     void
-    rewind();
+    rewind() NX_REQUIRES(mutex());
     bool
-    issue();
+    issue() NX_REQUIRES(mutex());
     Code
-    issueNext(uint64_t length);
+    issueNext(uint64_t length) NX_REQUIRES(mutex());
     ucp_rkey *
-    keyOf(const nixlx::Run &run) noexcept;
+    keyOf(const nixlx::Run &run) noexcept NX_REQUIRES(mutex());
     void
-    pieceDone();
+    pieceDone() NX_REQUIRES(mutex());
     void
-    drain();
+    drain() NX_REQUIRES(mutex());
     void
-    settle();
+    settle() NX_REQUIRES(mutex());
 
     Transfer &transfer_;
     Worker &worker_;
@@ -181,19 +187,21 @@ private:
     const uint64_t block_count_;
     // Constant after prepare:
     Endpoint *endpoint_ = nullptr;
-    // Guarded by the worker's lock:
     static constexpr uint32_t kNoSegment = UINT32_MAX;
-    uint32_t key_segment_ = kNoSegment;
-    ucp_rkey *key_ = nullptr; ///< of that remote segment: mostly the next run's, too
-    Stage stage_ = Stage::kIdle;
-    bool parked_ = false;    ///< the window is full; not among the worker's tasks
-    uint64_t resume_at_ = 0; ///< so few outstanding operations end that
-    std::unique_ptr<Reports> reports_;
-    Cursor given_; ///< behind what UCX was given
-    Cursor done_;  ///< behind as many pieces as are done, as if they ended in order
-    uint64_t pieces_outstanding_ = 0;
-    Outbox::Turn turn_;           ///< for the request's message
-    uint64_t unpulsed_bytes_ = 0; ///< given since the last pulse
+    uint32_t key_segment_ NX_GUARDED_BY(mutex()) = kNoSegment;
+    /// Of that remote segment: mostly the next run's, too.
+    ucp_rkey *key_ NX_GUARDED_BY(mutex()) = nullptr;
+    Stage stage_ NX_GUARDED_BY(mutex()) = Stage::kIdle;
+    /// The window is full; not among the worker's tasks.
+    bool parked_ NX_GUARDED_BY(mutex()) = false;
+    uint64_t resume_at_ NX_GUARDED_BY(mutex()) = 0; ///< so few outstanding operations end that
+    std::unique_ptr<Reports> reports_ NX_GUARDED_BY(mutex());
+    Cursor given_ NX_GUARDED_BY(mutex()); ///< behind what UCX was given
+    /// Behind as many pieces as are done, as if they ended in order.
+    Cursor done_ NX_GUARDED_BY(mutex());
+    uint64_t pieces_outstanding_ NX_GUARDED_BY(mutex()) = 0;
+    uint64_t unpulsed_bytes_ NX_GUARDED_BY(mutex()) = 0; ///< given since the last pulse
+    Outbox::Turn turn_;                                  ///< for the request's message
 
     std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
@@ -269,7 +277,7 @@ private:
     fail(Status status) noexcept;
     /// By the last lane to become quiet, lock held.
     void
-    allQuiet(Lane &lane);
+    allQuiet(Lane &lane) NX_REQUIRES(lane.mutex());
     void
     finish(nixl_status_t status);
 
@@ -289,10 +297,9 @@ private:
     std::atomic<bool> cancelled_{false};
     std::atomic<bool> cut_short_{false}; ///< blocks were left out
     std::atomic<size_t> lanes_moving_{0};
-    mutable std::mutex error_mutex_;
-    // Guarded by error_mutex_:
-    nixl_status_t error_status_ = NIXL_SUCCESS; ///< of the first failure
-    std::string error_;
+    mutable Mutex error_mutex_;
+    nixl_status_t error_status_ NX_GUARDED_BY(error_mutex_) = NIXL_SUCCESS; ///< of the first failure
+    std::string error_ NX_GUARDED_BY(error_mutex_);
 };
 
 } // namespace nx::ucx
