@@ -11,7 +11,6 @@
 
 #include <array>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -24,6 +23,7 @@
 #include "agent/watcher.h"
 #include "base/error.h"
 #include "base/handle_table.h"
+#include "base/mutex.h"
 #include "memory/side.h"
 #include "metadata/exchange.h"
 #include "nixl.h"
@@ -237,37 +237,28 @@ public:
     mutable nx::HandleTable<nx::agent::TransferRequest> requests{3};
     nx::agent::Watcher watcher; ///< stopped without progress thread: then nothing moves while nobody asks
 
-    std::mutex creation_mutex; ///< held while a backend is created
+    nx::Mutex creation_mutex NX_ACQUIRED_BEFORE(local_mutex); ///< held while a backend is created
 
-    // Guarded by local_mutex:
-    mutable std::mutex local_mutex;
-    std::vector<uint64_t> backend_tokens; ///< by order
+    mutable nx::Mutex local_mutex;
+    std::vector<uint64_t> backend_tokens NX_GUARDED_BY(local_mutex); ///< by order
 
-    // Changed under peers_mutex:
-    mutable std::mutex peers_mutex;
-    mutable nx::Snapshot<nx::agent::PeerMap> peers;
-    mutable size_t peers_bytes = 0; ///< what is held of all of them
+    mutable nx::Mutex peers_mutex NX_ACQUIRED_BEFORE(local_mutex);
+    mutable nx::Snapshot<nx::agent::PeerMap> peers;            ///< replaced under peers_mutex
+    mutable size_t peers_bytes NX_GUARDED_BY(peers_mutex) = 0; ///< what is held of all of them
 
-    // Guarded by exchange_mutex, taken last:
-    std::mutex exchange_mutex;
-    std::unique_ptr<nx::metadata::Exchange> exchange; ///< made when it is first needed
-    uint16_t listen_port = 0;                         ///< constant after construction; 0: not listening
-
-    // Guarded by published_mutex, taken last:
-    std::mutex published_mutex;
+    // Each is taken last:
+    nx::Mutex exchange_mutex, published_mutex, dropped_mutex, views_mutex;
+    /// Made when it is first needed.
+    std::unique_ptr<nx::metadata::Exchange> exchange NX_GUARDED_BY(exchange_mutex);
+    uint16_t listen_port = 0; ///< constant after construction; 0: not listening
     struct {
         nx::metadata::Blob blob;
         std::weak_ptr<const nx::agent::Local> made_of;
-    } published;
-
-    // Guarded by dropped_mutex, taken last:
-    std::mutex dropped_mutex;
-    std::vector<uint64_t> dropped; ///< tokens of requests whose owners gave them away
+    } published NX_GUARDED_BY(published_mutex);
+    /// Tokens of requests whose owners gave them away.
+    std::vector<uint64_t> dropped NX_GUARDED_BY(dropped_mutex);
     std::atomic<size_t> dropped_count{0};
-
-    // Guarded by views_mutex, taken last:
-    std::mutex views_mutex;
-    std::unordered_map<nixlMemViewH, std::shared_ptr<nx::agent::Backend>> views;
+    std::unordered_map<nixlMemViewH, std::shared_ptr<nx::agent::Backend>> views NX_GUARDED_BY(views_mutex);
 
     /// Null if nobody takes events. Last: its thread looks at the backends.
     const std::unique_ptr<nx::telemetry::Recorder> recorder;
@@ -289,9 +280,9 @@ private:
     nx::Result<nx::metadata::Exchange *>
     startedExchange();
     void
-    forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const;
+    forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const NX_REQUIRES(peers_mutex);
     nx::Status
-    loadLocked(const nx::wire::Metadata &metadata);
+    loadLocked(const nx::wire::Metadata &metadata) NX_REQUIRES(peers_mutex);
     template<class Desc>
     nx::Status
     prepareOnce(bool is_local,

@@ -23,7 +23,7 @@ contains(const std::vector<std::string> &names, const std::string &name) {
 Status
 nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&handle) {
     // One at a time: whether the type exists, or excludes another, is true until this one is there.
-    std::lock_guard creating(creation_mutex);
+    const nx::MutexLock creating(creation_mutex);
     const auto before = local_state.get();
     const auto is_same = [&](const auto &other) { return other->type == type; };
     if (std::any_of(before->backends.begin(), before->backends.end(), is_same)) {
@@ -72,7 +72,7 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     }
 
     {
-        std::lock_guard lock(local_mutex);
+        const nx::MutexLock lock(local_mutex);
         auto next = local_state.copy();
         backend->order = next.backends.size();
         const uint64_t token = backend_handles.insert(std::make_unique<std::shared_ptr<Backend>>(backend));
@@ -83,7 +83,7 @@ nixlAgentData::createBackend(const nixl_backend_t &type, const nixl_b_params_t &
     }
     NIXL_DEBUG << "agent " << nx::quoted(name) << ": created backend " << type;
     // Peers may have been quicker than this agent.
-    std::lock_guard lock(exchange_mutex);
+    const nx::MutexLock lock(exchange_mutex);
     if (exchange) exchange->retry();
     return {};
 }
@@ -96,7 +96,7 @@ nixlAgentData::backendOf(const nixlBackendH *handle) const {
 
 nixlBackendH *
 nixlAgentData::handleOf(const Backend &backend) const {
-    std::lock_guard lock(local_mutex);
+    const nx::MutexLock lock(local_mutex);
     return reinterpret_cast<nixlBackendH *>(backend_tokens[backend.order]);
 }
 

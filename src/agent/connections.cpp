@@ -158,7 +158,7 @@ nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
                     : "the metadata was published by another agent that has this agent's name, " + nx::quoted(name) +
                         "; give every agent a name of its own"};
     }
-    std::lock_guard lock(peers_mutex);
+    const nx::MutexLock lock(peers_mutex);
     return loadLocked(metadata);
 }
 
@@ -368,7 +368,7 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
 Status
 nixlAgentData::invalidateRemote(const std::string &agent) {
     if (agent == name) return {NIXL_ERR_INVALID_PARAM, "an agent cannot invalidate itself"};
-    std::lock_guard lock(peers_mutex);
+    const nx::MutexLock lock(peers_mutex);
     const auto peer = findPeer(agent);
     if (!peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(agent) + " is loaded"};
     forgetPeerLocked(peer);
@@ -378,7 +378,7 @@ nixlAgentData::invalidateRemote(const std::string &agent) {
 void
 nixlAgentData::peerLost(const std::shared_ptr<Peer> &peer) const {
     if (!peer || !peer->alive.load()) return;
-    std::lock_guard lock(peers_mutex);
+    const nx::MutexLock lock(peers_mutex);
     if (!peer->alive.load()) return;
     peer->lost.store(true);
     forgetPeerLocked(peer);

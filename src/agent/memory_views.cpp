@@ -85,7 +85,7 @@ nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
         const auto status = backend->call<nixlx::MemoryViews>(
             "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
         if (status < 0) return viewFailed(*backend, status);
-        std::lock_guard lock(views_mutex);
+        const nx::MutexLock lock(views_mutex);
         views[made] = backend;
         view = made;
         return {};
@@ -116,7 +116,7 @@ nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view
         const auto status = backend->call<nixlx::MemoryViews>(
             "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
         if (status < 0) return viewFailed(*backend, status);
-        std::lock_guard lock(views_mutex);
+        const nx::MutexLock lock(views_mutex);
         views[made] = backend;
         view = made;
         return {};
@@ -128,7 +128,7 @@ void
 nixlAgentData::releaseView(nixlMemViewH view) {
     std::shared_ptr<Backend> backend;
     {
-        std::lock_guard lock(views_mutex);
+        const nx::MutexLock lock(views_mutex);
         const auto it = views.find(view);
         if (it == views.end()) {
             NIXL_WARN << "releaseMemView: agent " << nx::quoted(name) << ": the handle is no memory view of this agent";

@@ -150,13 +150,13 @@ nixlAgentData::publishedMetadata() {
     // Before it is made: what changes meanwhile makes the next one.
     const auto now = local_state.get();
     {
-        std::lock_guard lock(published_mutex);
+        const nx::MutexLock lock(published_mutex);
         if (published.blob && now.is(published.made_of)) return published.blob;
     }
     auto made = localMetadata();
     if (!made.ok()) return std::move(made).status();
     auto blob = std::make_shared<const std::string>(*std::move(made));
-    std::lock_guard lock(published_mutex);
+    const nx::MutexLock lock(published_mutex);
     published = {blob, now.identity()};
     return blob;
 }
@@ -244,7 +244,7 @@ nixlAgentData::beginRefetch(const std::shared_ptr<nx::agent::Peer> &peer) {
     if (!from) return;
     nx::metadata::Exchange *fetcher;
     {
-        std::lock_guard lock(exchange_mutex);
+        const nx::MutexLock lock(exchange_mutex);
         fetcher = exchange.get(); // it is where the address comes from
     }
     fetcher->refetch(*from, peer->name, [peer](const Status &outcome) { peer->origin.finish(outcome); });
@@ -252,7 +252,7 @@ nixlAgentData::beginRefetch(const std::shared_ptr<nx::agent::Peer> &peer) {
 
 Result<nx::metadata::Exchange *>
 nixlAgentData::startedExchange() {
-    std::lock_guard lock(exchange_mutex);
+    const nx::MutexLock lock(exchange_mutex);
     if (!exchange) {
         auto made = nx::metadata::Exchange::create(serviceOf(*this));
         if (!made.ok()) return std::move(made).status();
@@ -283,7 +283,7 @@ Status
 nixlAgentData::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *args) {
     nx::metadata::Exchange *started;
     {
-        std::lock_guard lock(exchange_mutex);
+        const nx::MutexLock lock(exchange_mutex);
         started = exchange.get();
     }
     const bool addressed = args && !args->ipAddr.empty();

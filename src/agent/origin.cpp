@@ -6,13 +6,13 @@ namespace nx::agent {
 
 void
 Origin::learn(const metadata::Endpoint &endpoint) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     endpoint_ = endpoint;
 }
 
 std::optional<metadata::Endpoint>
 Origin::begin() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto now = Clock::now();
     if (!endpoint_ || running_ || (begun_ && now < *begun_ + kRefetchPause)) return {};
     running_ = true;
@@ -22,21 +22,22 @@ Origin::begin() {
 
 void
 Origin::finish(const Status &outcome) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     running_ = false;
     outcome_ = {outcome.code(), outcome.message()};
-    changed_.notify_all();
+    changed_.notifyAll();
 }
 
 Origin::Told
 Origin::wait() {
-    std::unique_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     const std::string since = "the peer may have registered since; ";
     if (!endpoint_ || !begun_) return {false, since + "fetch its metadata again"};
     // What has been fetched since the caller looked is worth another look, whoever fetched it.
-    const bool ended = changed_.wait_until(lock, *begun_ + kRefetchLimit, [&] { return !running_; });
+    const auto limit = *begun_ + kRefetchLimit;
+    while (running_ && changed_.waitUntil(mutex_, limit)) {}
     const std::string again = "its metadata was fetched again from " + endpoint_->text();
-    if (!ended) {
+    if (running_) {
         return {true, since + again + ", without an answer within " + std::to_string(kRefetchLimit.count()) + " ms"};
     }
     if (outcome_.code() < 0) return {true, since + again + ", and that failed: " + outcome_.message()};

@@ -6,12 +6,11 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "base/error.h"
+#include "base/mutex.h"
 #include "metadata/endpoint.h"
 
 namespace nx::agent {
@@ -42,13 +41,12 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    // Guarded by mutex_:
-    std::optional<metadata::Endpoint> endpoint_; ///< nothing: the peer's metadata came in another way
-    bool running_ = false;
-    std::optional<Clock::time_point> begun_; ///< the last one
-    Status outcome_;                         ///< of the last one
+    Mutex mutex_;
+    CondVar changed_;
+    std::optional<metadata::Endpoint> endpoint_ NX_GUARDED_BY(mutex_); ///< nothing: the metadata came in another way
+    bool running_ NX_GUARDED_BY(mutex_) = false;
+    std::optional<Clock::time_point> begun_ NX_GUARDED_BY(mutex_); ///< the last one
+    Status outcome_ NX_GUARDED_BY(mutex_);                         ///< of the last one
 };
 
 } // namespace nx::agent

@@ -206,7 +206,7 @@ nixlAgentData::registerWith(const std::shared_ptr<Backend> &backend,
 
 void
 nixlAgentData::commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<Window>> windows) {
-    std::lock_guard lock(local_mutex);
+    const nx::MutexLock lock(local_mutex);
     auto next = local_state.copy();
     auto &index = next.sections[{memory, order}];
     index = index.with(std::move(windows));
@@ -269,7 +269,7 @@ nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_
     // All backends are judged before anything changes.
     std::vector<std::shared_ptr<Window>> ended;
     {
-        std::lock_guard lock(local_mutex);
+        const nx::MutexLock lock(local_mutex);
         auto next = local_state.copy();
         Status refusal;
         bool all_of_it = descs.isEmpty();

@@ -46,7 +46,7 @@ TransferRequest::TransferRequest(Parts parts)
 
 Status
 TransferRequest::prepare(const nixl_opt_b_args_t *args) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     std::string sentence;
     if (const auto status = beginUseLocked(Use::kPreparing, sentence); status != NIXL_SUCCESS) {
         return {status, std::move(sentence)};
@@ -82,7 +82,7 @@ TransferRequest::memoryGone() const {
 // If everything the plan was made from is still there, it stays with the backend until the end of the use.
 nixl_status_t
 TransferRequest::beginUseLocked(Use use, std::string &sentence) {
-    std::lock_guard lock(use_mutex_);
+    const MutexLock lock(use_mutex_);
     if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
         sentence = "remote agent '" + parts_.peer->name +
             "' was disconnected after transfer request creation; load its metadata again and make a new request";
@@ -102,14 +102,14 @@ TransferRequest::beginUseLocked(Use use, std::string &sentence) {
 void
 TransferRequest::endUseLocked() {
     std::vector<std::shared_ptr<const memory::RemovedWindows>> kept; // the backend may let go at their end
-    std::lock_guard lock(use_mutex_);
+    const MutexLock lock(use_mutex_);
     use_ = Use::kNone;
     kept.swap(kept_);
 }
 
 bool
 TransferRequest::keep(const std::shared_ptr<const memory::RemovedWindows> &removed, const Peer *peer) {
-    std::lock_guard lock(use_mutex_);
+    const MutexLock lock(use_mutex_);
     if (use_ == Use::kNone || (peer ? peer != parts_.peer.get() : !memoryGone())) return false;
     kept_.push_back(removed);
     return use_ == Use::kPosted;
@@ -126,7 +126,7 @@ nixl_status_t
 TransferRequest::post(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
     nixl_status_t status;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         status = postLocked(notification, sentence);
     }
     tellIfPeerLost();
@@ -188,7 +188,7 @@ nixl_status_t
 TransferRequest::status(std::string &sentence) {
     nixl_status_t status;
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         status = inFlight() ? checkLocked(sentence) : status_;
     }
     tellIfPeerLost();
@@ -199,8 +199,9 @@ std::optional<nixl_status_t>
 TransferRequest::tryStatus(std::string &sentence) {
     nixl_status_t status;
     {
-        std::unique_lock lock(mutex_, std::try_to_lock);
-        if (!lock || !inFlight()) return {};
+        if (!mutex_.try_lock()) return {};
+        const MutexLock lock(mutex_, std::adopt_lock);
+        if (!inFlight()) return {};
         status = checkLocked(sentence);
     }
     tellIfPeerLost();
@@ -220,7 +221,7 @@ TransferRequest::checkLocked(std::string &sentence) {
 
 nixl_status_t
 TransferRequest::setLimits(const nixlx::Limits &limits) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (inFlight()) return NIXL_ERR_REPOST_ACTIVE;
     deadline_ = limits.deadline.value_or(deadline_);
     stall_limit_ = limits.stall.value_or(stall_limit_);
@@ -366,18 +367,18 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
 
 void
 TransferRequest::cancel() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (inFlight()) settleLocked(Cause::kAsked);
 }
 
 bool
 TransferRequest::settle(std::chrono::steady_clock::time_point deadline, Force force) {
     const auto before = [&] {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         return pathMarkLocked();
     }();
     const auto forced = [&] {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         if (state_ != State::kSettling) return false;
         const bool still = pathMarkLocked() == before;
         return (force == Force::kAlways || mayForceLocked(still)) && forceLocked();
@@ -410,7 +411,7 @@ TransferRequest::describeLocked() const {
 
 nixl_status_t
 TransferRequest::retire() {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (retired_) return NIXL_ERR_INVALID_PARAM;
     if (inFlight()) return NIXL_ERR_REPOST_ACTIVE;
     retired_ = true;
@@ -419,7 +420,7 @@ TransferRequest::retire() {
 
 nixl_status_t
 TransferRequest::telemetry(nixl_xfer_telem_t &out) const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (status_ == NIXL_SUCCESS) out = telemetry_;
     return status_;
 }
@@ -433,7 +434,7 @@ TransferRequest::predictLocked() const {
 
 nixlx::Report
 TransferRequest::report() const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     nixlx::Report report;
     const auto &plan = parts_.plan->plan;
     report.status = status_;
@@ -460,7 +461,7 @@ TransferRequest::estimate(std::chrono::microseconds &duration,
                           std::chrono::microseconds &err_margin,
                           nixl_cost_t &method,
                           const nixl_opt_args_t *args) const {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (const auto *legacy = parts_.backend->legacy()) {
         return parts_.backend->call(
             "estimateXferCost", [&](auto &) { return legacy->estimate(handle_, duration, err_margin, method, args); });

@@ -25,12 +25,12 @@
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "agent/sections.h"
 #include "base/handle_table.h"
+#include "base/mutex.h"
 #include "memory/plan.h"
 #include "nixlx/limits.h"
 #include "nixlx/report.h"
@@ -167,80 +167,79 @@ private:
     enum class Cause { kAsked, kDeadline, kStall }; ///< why it settles
 
     nixl_status_t
-    postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence);
+    postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence)
+        NX_REQUIRES(mutex_);
     void
     tellIfPeerLost() const;
 
     void
-    enterLocked(State state) noexcept {
+    enterLocked(State state) noexcept NX_REQUIRES(mutex_) {
         state_.store(state, std::memory_order_relaxed);
     }
 
     nixl_status_t
-    advanceLocked(nixl_status_t engine_status, std::string &sentence);
+    advanceLocked(nixl_status_t engine_status, std::string &sentence) NX_REQUIRES(mutex_);
     nixl_status_t
-    checkLocked(std::string &sentence);
+    checkLocked(std::string &sentence) NX_REQUIRES(mutex_);
     nixl_status_t
-    beginUseLocked(Use use, std::string &sentence);
+    beginUseLocked(Use use, std::string &sentence) NX_REQUIRES(mutex_);
     void
-    endUseLocked();
+    endUseLocked() NX_REQUIRES(mutex_);
     void
-    settleLocked(Cause cause);
+    settleLocked(Cause cause) NX_REQUIRES(mutex_);
     bool
-    enforceLimitsLocked();
+    enforceLimitsLocked() NX_REQUIRES(mutex_);
     std::optional<Cause>
-    passedLimitLocked() const;
+    passedLimitLocked() const NX_REQUIRES(mutex_);
     bool
-    mayForceLocked(bool still) const;
+    mayForceLocked(bool still) const NX_REQUIRES(mutex_);
     bool
-    forceLocked();
+    forceLocked() NX_REQUIRES(mutex_);
     bool
     sharesItsPeer() const;
     std::chrono::milliseconds
-    usualLookLocked() const;
+    usualLookLocked() const NX_REQUIRES(mutex_);
     std::string
-    timeoutSentenceLocked() const;
+    timeoutSentenceLocked() const NX_REQUIRES(mutex_);
     std::optional<uint64_t>
-    pathMarkLocked() const;
+    pathMarkLocked() const NX_REQUIRES(mutex_);
     std::optional<uint64_t>
-    bytesDoneLocked() const;
+    bytesDoneLocked() const NX_REQUIRES(mutex_);
     nixlx::RequestInfo
-    describeLocked() const;
+    describeLocked() const NX_REQUIRES(mutex_);
     bool
     memoryGone() const;
     std::optional<double>
-    predictLocked() const;
+    predictLocked() const NX_REQUIRES(mutex_);
 
     // Constant after creation:
     Parts parts_;
     nixlBackendReqH *handle_ = nullptr; ///< constant after prepare()
 
-    // Guarded by mutex_:
-    mutable std::mutex mutex_;
-    nixl_status_t status_ = NIXL_ERR_NOT_POSTED;
-    bool retired_ = false;
-    uint64_t valid_epoch_ = 0;
-    uint64_t attempts_ = 0;
-    std::string error_;
-    nixl_xfer_telem_t telemetry_;
-    std::chrono::milliseconds deadline_ = nixlx::Limits::kNone;
-    std::chrono::milliseconds stall_limit_;
+    mutable Mutex mutex_;
+    nixl_status_t status_ NX_GUARDED_BY(mutex_) = NIXL_ERR_NOT_POSTED;
+    bool retired_ NX_GUARDED_BY(mutex_) = false;
+    uint64_t valid_epoch_ NX_GUARDED_BY(mutex_) = 0;
+    uint64_t attempts_ NX_GUARDED_BY(mutex_) = 0;
+    std::string error_ NX_GUARDED_BY(mutex_);
+    nixl_xfer_telem_t telemetry_ NX_GUARDED_BY(mutex_);
+    std::chrono::milliseconds deadline_ NX_GUARDED_BY(mutex_) = nixlx::Limits::kNone;
+    std::chrono::milliseconds stall_limit_ NX_GUARDED_BY(mutex_);
     // Of the post in flight, as of the last look:
-    Cause cause_ = Cause::kAsked;
-    bool forced_ = false; ///< the engine was asked for quiet by force, whether it can or not
-    int64_t tick_ = 0;
-    Clock::time_point posted_at_;
-    Clock::time_point looked_at_;
-    std::optional<uint64_t> path_mark_;
-    Clock::duration still_for_{0};    ///< since anything moved on its path
-    Clock::duration settling_for_{0}; ///< since it was cancelled
+    Cause cause_ NX_GUARDED_BY(mutex_) = Cause::kAsked;
+    bool forced_ NX_GUARDED_BY(mutex_) = false; ///< the engine was asked for quiet by force, whether it can or not
+    int64_t tick_ NX_GUARDED_BY(mutex_) = 0;
+    Clock::time_point posted_at_ NX_GUARDED_BY(mutex_);
+    Clock::time_point looked_at_ NX_GUARDED_BY(mutex_);
+    std::optional<uint64_t> path_mark_ NX_GUARDED_BY(mutex_);
+    Clock::duration still_for_ NX_GUARDED_BY(mutex_){0};    ///< since anything moved on its path
+    Clock::duration settling_for_ NX_GUARDED_BY(mutex_){0}; ///< since it was cancelled
 
-    bool severed_ = false; ///< the connection was dropped, or was lost while the request settled
+    bool severed_ NX_GUARDED_BY(mutex_) = false; ///< the connection was dropped, or was lost while the request settled
 
-    std::mutex use_mutex_; // the last in the order of locks
-    // Guarded by use_mutex_:
-    Use use_ = Use::kNone;                                            ///< of the memory, by the engine
-    std::vector<std::shared_ptr<const memory::RemovedWindows>> kept_; ///< while it is used
+    Mutex use_mutex_ NX_ACQUIRED_AFTER(mutex_);      // the last in the order of locks
+    Use use_ NX_GUARDED_BY(use_mutex_) = Use::kNone; ///< of the memory, by the engine
+    std::vector<std::shared_ptr<const memory::RemovedWindows>> kept_ NX_GUARDED_BY(use_mutex_); ///< while it is used
 
     // Changed under mutex_:
     std::atomic<bool> peer_lost_{false}; ///< by the last post, whatever its status says

@@ -523,7 +523,7 @@ nixlAgentData::drop(nixlXferReqH *handle) {
     }
     request->cancel();
     {
-        std::lock_guard lock(dropped_mutex);
+        const nx::MutexLock lock(dropped_mutex);
         dropped.push_back(reinterpret_cast<uint64_t>(handle));
         dropped_count.store(dropped.size());
     }
@@ -550,7 +550,7 @@ void
 nixlAgentData::reapDropped() {
     std::vector<uint64_t> tokens;
     {
-        std::lock_guard lock(dropped_mutex);
+        const nx::MutexLock lock(dropped_mutex);
         tokens.swap(dropped);
     }
     std::erase_if(tokens, [&](uint64_t token) {
@@ -563,7 +563,7 @@ nixlAgentData::reapDropped() {
         requests.remove(token);
         return true;
     });
-    std::lock_guard lock(dropped_mutex);
+    const nx::MutexLock lock(dropped_mutex);
     dropped.insert(dropped.end(), tokens.begin(), tokens.end());
     dropped_count.store(dropped.size());
 }

@@ -26,21 +26,21 @@ constexpr milliseconds kGrace{10};
 void
 Watcher::stop() noexcept {
     {
-        std::lock_guard lock(mutex_);
+        const MutexLock lock(mutex_);
         stop_ = true;
         every_ = milliseconds(0); // nobody is shorter
     }
-    wake_.notify_one();
+    wake_.notifyOne();
     thread_.join();
 }
 
 void
 Watcher::hurry(milliseconds every) noexcept {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stop_ || every >= every_.load(std::memory_order_relaxed)) return;
     every_ = every;
     hurried_ = true;
-    if (thread_.joinable()) return wake_.notify_one();
+    if (thread_.joinable()) return wake_.notifyOne();
     try {
         thread_ = Thread("nixl-limits", [this] { run(); });
     }
@@ -54,24 +54,29 @@ Watcher::hurry(milliseconds every) noexcept {
 void
 Watcher::run() {
     using Clock = std::chrono::steady_clock;
-    std::unique_lock lock(mutex_);
-    while (!stop_) {
-        hurried_ = false;
-        lock.unlock();
+    for (;;) {
+        {
+            const MutexLock lock(mutex_);
+            if (stop_) return;
+            hurried_ = false;
+        }
         const auto start = Clock::now();
         const auto soon = look_();
-        const auto rest = std::chrono::ceil<milliseconds>((Clock::now() - start) * kRest);
-        lock.lock();
-        const auto woken = [this] { return hurried_ || stop_; };
-        if (woken()) continue;
-        const auto every = soon ? std::max(*soon, rest) : kNever;
-        if (every > every_.exchange(every)) {
-            wake_.wait_for(lock, kGrace, woken);
-        } else if (every == kNever) {
-            wake_.wait(lock, woken);
-        } else {
-            wake_.wait_for(lock, every, woken);
-        }
+        sleep(soon, std::chrono::ceil<milliseconds>((Clock::now() - start) * kRest));
+    }
+}
+
+void
+Watcher::sleep(std::optional<milliseconds> soon, milliseconds rest) {
+    const MutexLock lock(mutex_);
+    if (hurried_ || stop_) return;
+    const auto every = soon ? std::max(*soon, rest) : kNever;
+    const bool longer = every > every_.exchange(every);
+    if (every == kNever && !longer) {
+        while (!hurried_ && !stop_) wake_.wait(mutex_);
+    } else {
+        const auto until = std::chrono::steady_clock::now() + (longer ? kGrace : every);
+        while (!hurried_ && !stop_ && wake_.waitUntil(mutex_, until)) {}
     }
 }
 

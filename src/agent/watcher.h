@@ -8,12 +8,11 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <optional>
 #include <string>
 
+#include "base/mutex.h"
 #include "base/thread.h"
 
 namespace nx::agent {
@@ -47,6 +46,9 @@ private:
     hurry(std::chrono::milliseconds every) noexcept;
     void
     run();
+    /// Returns when it is time for the next look. `rest`: not before.
+    void
+    sleep(std::optional<std::chrono::milliseconds> soon, std::chrono::milliseconds rest) NX_EXCLUDES(mutex_);
 
     const std::string agent_;
     const Look look_;
@@ -54,12 +56,11 @@ private:
     // Changed under mutex_:
     std::atomic<std::chrono::milliseconds> every_{std::chrono::milliseconds::max()};
 
-    // Guarded by mutex_, which is held for a few instructions; no call out of it:
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    bool hurried_ = false;
-    bool stop_ = false;
-    Thread thread_;
+    Mutex mutex_; // held for a few instructions; no call out of it
+    CondVar wake_;
+    bool hurried_ NX_GUARDED_BY(mutex_) = false;
+    bool stop_ NX_GUARDED_BY(mutex_) = false;
+    Thread thread_; ///< made with mutex_ held, and not once stop_ is set
 };
 
 } // namespace nx::agent

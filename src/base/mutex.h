@@ -32,6 +32,9 @@
 #define NX_ACQUIRE(...) NX_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define NX_RELEASE(...) NX_THREAD_SAFETY(release_capability(__VA_ARGS__))
 #define NX_TRY_ACQUIRE(...) NX_THREAD_SAFETY(try_acquire_capability(__VA_ARGS__))
+// Of a mutex: the order of two that one thread may hold at once.
+#define NX_ACQUIRED_BEFORE(...) NX_THREAD_SAFETY(acquired_before(__VA_ARGS__))
+#define NX_ACQUIRED_AFTER(...) NX_THREAD_SAFETY(acquired_after(__VA_ARGS__))
 // Of a function that gives out a mutex, and of one that stands for the promise of its caller that it is held.
 #define NX_RETURN_CAPABILITY(mutex) NX_THREAD_SAFETY(lock_returned(mutex))
 #define NX_ASSERT_CAPABILITY(mutex) NX_THREAD_SAFETY(assert_capability(mutex))

@@ -35,6 +35,7 @@ private:
     }
 
     nx::Mutex mutex_;
+    nx::Mutex later_ NX_ACQUIRED_AFTER(mutex_);
     nx::CondVar changed_;
     int value_ NX_GUARDED_BY(mutex_) = 0;
 };
@@ -96,6 +97,11 @@ class ThreadSafety(unittest.TestCase):
     def test_a_mutex_taken_twice(self):
         self.assert_refused("const nx::MutexLock lock(mutex_); const nx::MutexLock again(mutex_); return value_;",
                             "acquiring mutex 'mutex_' that is already held")
+
+    def test_two_in_their_order(self):
+        self.assert_accepted("const nx::MutexLock lock(mutex_); const nx::MutexLock later(later_); return value_;")
+        self.assert_refused("const nx::MutexLock later(later_); const nx::MutexLock lock(mutex_); return value_;",
+                            "mutex 'mutex_' must be acquired before 'later_'")
 
     def test_a_mutex_that_is_not_given_back(self):
         self.assert_refused("mutex_.lock(); return value_;", "mutex 'mutex_' is still held at the end of function")

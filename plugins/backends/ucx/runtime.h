@@ -254,14 +254,14 @@ private:
     std::atomic<unsigned> turns_{0};
     std::atomic<size_t> partial_memories_{0};
 
-    Mutex mutex_;
+    Mutex mutex_ NX_ACQUIRED_BEFORE(subsets_mutex_);
     std::unordered_map<std::string, std::shared_ptr<Connection>> peers_ NX_GUARDED_BY(mutex_);
     std::vector<std::shared_ptr<Connection>> closing_ NX_GUARDED_BY(mutex_); ///< disconnected, not yet closed
     std::unordered_set<LocalMemory *> memories_ NX_GUARDED_BY(mutex_);
     /// Some of the context's workers stay in place.
     std::array<bool, kFabricCount> left_workers_ NX_GUARDED_BY(mutex_){};
 
-    Mutex subsets_mutex_; ///< held while one is made
+    Mutex subsets_mutex_ NX_ACQUIRED_BEFORE(roster_mutex_); ///< held while one is made
     /// By their network devices; kept to the end.
     std::map<std::vector<std::string>, Subset> subsets_ NX_GUARDED_BY(subsets_mutex_);
 
