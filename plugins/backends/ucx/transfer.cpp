@@ -159,10 +159,10 @@ Lane::keyOf(const nixlx::Run &run) noexcept {
             key_segment_ = run.remote_segment;
             return key_ = *key;
         }
-        transfer_.fail(std::move(key).status());
+        transfer_.fail(key.code(), key.message());
     }
     catch (const std::bad_alloc &) {
-        transfer_.fail(Status(NIXL_ERR_NO_MEMORY, {}));
+        transfer_.fail(NIXL_ERR_NO_MEMORY, {});
     }
     return nullptr;
 }
@@ -420,7 +420,7 @@ Transfer::post(const std::string *notification) {
         message_ = wire::encodeNotification(runtime_.agent(), *notification);
         message_cost_ = kit::messageCost(runtime_.agent(), *notification);
     }
-    {
+    if (status_.load(std::memory_order_relaxed) != NIXL_SUCCESS) {
         const MutexLock lock(error_mutex_);
         error_status_ = NIXL_SUCCESS;
         error_.clear();
@@ -503,31 +503,30 @@ Transfer::error() const {
 
 void
 Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
-    stop_.store(true, std::memory_order_release);
     // With the endpoint the peer is gone, whatever it looked like to the single operation.
     const bool gone = endpoint.failure() != kDone || statusOf(code) == NIXL_ERR_REMOTE_DISCONNECT;
     if (gone) connection_->setGone(endpoint.failure() != kDone ? endpoint.failure() : code);
-    const MutexLock lock(error_mutex_);
-    if (error_status_ != NIXL_SUCCESS) return;
-    error_status_ = gone ? NIXL_ERR_REMOTE_DISCONNECT : statusOf(code);
-    if (error_status_ == NIXL_IN_PROG) error_status_ = NIXL_ERR_BACKEND;
+    nixl_status_t status = gone ? NIXL_ERR_REMOTE_DISCONNECT : statusOf(code);
+    if (status == NIXL_IN_PROG) status = NIXL_ERR_BACKEND;
+    std::string text;
     try {
-        error_ = gone
+        text = gone
             ? connection_->sentence()
             : "UCX failed a transfer with peer " + quoted(connection_->name()) + ": " + runtime_.library().text(code);
     }
     catch (const std::bad_alloc &) {
-        error_.clear(); // the status says enough
+        // The status says enough.
     }
+    fail(status, std::move(text));
 }
 
 void
-Transfer::fail(Status status) noexcept {
+Transfer::fail(nixl_status_t status, std::string sentence) noexcept {
     stop_.store(true, std::memory_order_release);
     const MutexLock lock(error_mutex_);
     if (error_status_ != NIXL_SUCCESS) return;
-    error_status_ = status.code();
-    error_ = std::move(std::move(status).error().message);
+    error_status_ = status;
+    error_ = std::move(sentence);
 }
 
 void

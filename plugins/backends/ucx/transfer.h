@@ -274,7 +274,7 @@ private:
     void
     fail(Code code, const Endpoint &endpoint) noexcept;
     void
-    fail(Status status) noexcept;
+    fail(nixl_status_t status, std::string sentence) noexcept;
     /// By the last lane to become quiet, lock held.
     void
     allQuiet(Lane &lane) NX_REQUIRES(lane.mutex());
