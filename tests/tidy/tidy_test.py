@@ -238,13 +238,6 @@ class Locks(TidyTest):
     def test_in_a_test(self):
         self.assert_accepted("src/wire/a_test.cpp", "std::mutex mutex;\n")
 
-    def test_the_folders_that_are_left_out_exist_and_need_it(self):
-        root = TOOL.parent.parent
-        for folder, reason in tidy.NOT_ANNOTATED.items():
-            self.assertTrue(reason)
-            text = "".join(path.read_text() for path in (root / folder).rglob("*.h"))
-            self.assertTrue(tidy.LOCKS.search(text), f"{folder} needs its place in NOT_ANNOTATED no more")
-
 
 class Text(TidyTest):
     def test_missing_licence_lines(self):

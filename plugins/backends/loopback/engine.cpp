@@ -114,7 +114,7 @@ nixl_status_t
 Engine::loadPeer(const std::string &remote_agent, const std::string &connection_info, const std::string *) {
     Result<std::shared_ptr<Endpoint>> found = process_->find(connection_info);
     if (!found.ok()) return report(found.status());
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto [peer, added] = peers_.emplace(remote_agent, *found);
     if (!added && peer->second != *found) {
         return nixlx::fail(NIXL_ERR_NOT_ALLOWED,
@@ -133,7 +133,7 @@ Engine::connect(const std::string &remote_agent) {
 
 nixl_status_t
 Engine::disconnect(const std::string &remote_agent) {
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     peers_.erase(remote_agent);
     return NIXL_SUCCESS;
 }
@@ -141,7 +141,7 @@ Engine::disconnect(const std::string &remote_agent) {
 std::shared_ptr<Endpoint>
 Engine::findPeer(const std::string &agent) const {
     if (agent == agent_) return endpoint_;
-    std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto found = peers_.find(agent);
     return found == peers_.end() ? nullptr : found->second;
 }

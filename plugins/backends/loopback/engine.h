@@ -8,9 +8,9 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 
+#include "base/mutex.h"
 #include "loopback/connection.h"
 #include "loopback/transfer.h"
 #include "nixlx/engine.h"
@@ -104,9 +104,8 @@ private:
     const std::shared_ptr<Process> process_;
     const std::shared_ptr<Endpoint> endpoint_;
     const std::unique_ptr<Progress> progress_; ///< null: check() makes the progress
-    mutable std::mutex mutex_;
-    // Guarded by mutex_:
-    std::map<std::string, std::shared_ptr<Endpoint>> peers_;
+    mutable Mutex mutex_;
+    std::map<std::string, std::shared_ptr<Endpoint>> peers_ NX_GUARDED_BY(mutex_);
 };
 
 } // namespace nx::loopback

@@ -195,7 +195,7 @@ Engine::connect(const std::string &remote_agent) {
     if (!connection) return unknownPeer(remote_agent);
     const Fabric fabric = connection->fabric();
     {
-        std::lock_guard lock(connection->worker(fabric, 0).mutex());
+        const MutexLock lock(connection->worker(fabric, 0).mutex());
         if (auto endpoint = connection->endpoint(fabric, 0); !endpoint.ok()) return failed(endpoint);
     }
     runtime_->nudge(0);
@@ -236,7 +236,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     }
     auto notice = std::make_unique<Notice>(agent_, message);
     {
-        std::lock_guard lock(worker.mutex());
+        const MutexLock lock(worker.mutex());
         auto endpoint = connection->endpoint(fabric, index);
         if (!endpoint.ok()) {
             outbox.release(cost);
@@ -330,8 +330,9 @@ Engine::cost(nixl_mem_t, nixl_mem_t, std::string_view remote_agent) const {
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
     nixlx::Cost cost = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
-    std::unique_lock lock(connection->worker(fabric, 0).mutex(), std::try_to_lock);
-    if (!lock) return cost;
+    HandoverMutex &mutex = connection->worker(fabric, 0).mutex();
+    if (!mutex.try_lock()) return cost;
+    const MutexLock lock(mutex, std::adopt_lock);
     auto endpoint = connection->endpoint(fabric, 0);
     if (!endpoint.ok()) return cost;
     const auto small = (*endpoint)->estimate(kSmallEstimate), large = (*endpoint)->estimate(kLargeEstimate);
