@@ -9,29 +9,39 @@ namespace {
 
 using Messages = std::vector<nixl_blob_t>;
 
-TEST_P(Remote, ANotificationComesAfterItsData) {
-    constexpr size_t kSize = 200000;
-    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
-    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+/// `rounds` transfers of `size` bytes, each with its data before its message.
+void
+expectDataFirst(AgentPair &pair, Buffer &at_a, Buffer &at_b, uint64_t rounds) {
+    const size_t size = at_a.size();
+    nixlXferReqH *request = pair.request(NIXL_WRITE, at_a, at_b);
     nixl_opt_args_t args;
-    for (uint64_t round = 1; round <= 100; ++round) {
+    for (uint64_t round = 1; round <= rounds; ++round) {
         at_a.fill(round);
         args.notif = "round " + std::to_string(round);
-        const nixl_status_t posted = pair->a->postXferReq(request, &args);
+        const nixl_status_t posted = pair.a->postXferReq(request, &args);
         ASSERT_GE(posted, 0) << nixlx::lastError();
         // Looks at the data as soon as the message is there, whatever the initiator knows.
         nixl_notifs_t arrived;
         nixl_status_t status = posted;
         ASSERT_TRUE(eventually([&] {
-            EXPECT_EQ(pair->b->getNotifs(arrived), NIXL_SUCCESS);
-            if (arrived.empty() && status == NIXL_IN_PROG) status = pair->a->getXferStatus(request);
+            EXPECT_EQ(pair.b->getNotifs(arrived), NIXL_SUCCESS);
+            if (arrived.empty() && status == NIXL_IN_PROG) status = pair.a->getXferStatus(request);
             return !arrived.empty();
         }));
-        ASSERT_EQ(at_b.firstDifference(round), kSize) << "round " << round;
+        ASSERT_EQ(at_b.firstDifference(round), size) << "round " << round;
         ASSERT_EQ(arrived, (nixl_notifs_t{{"A", {*args.notif}}}));
-        ASSERT_EQ(pair->finish(request, status), NIXL_SUCCESS);
+        ASSERT_EQ(pair.finish(request, status), NIXL_SUCCESS);
     }
-    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST_P(Remote, ANotificationComesAfterItsData) {
+    expectDataFirst(*pair, buffer(200000), buffer(200000), 100);
+}
+
+TEST_P(Remote, ANotificationComesAfterDataThatTakesManyCalls) {
+    constexpr size_t kSize = size_t{16} << 20;
+    expectDataFirst(*pair, buffer(kSize), buffer(kSize), 3);
 }
 
 TEST_P(Remote, ANotificationOfAReadTellsTheOwnerThatItIsDone) {

@@ -435,12 +435,19 @@ TEST_P(Storage, TheProgressThreadEndsATransferThatNobodyAsksAbout) {
     require(pair->a->registerMem(store.registration()), "register");
     memory.fill(1);
     nixlXferReqH *write = makeRequest(NIXL_WRITE, listOf({memory.desc()}), store.list(0, kLong));
+    // B looks for the last bytes in the store.
+    Buffer &end = buffer(8);
+    registerAt(pair->b, {end.desc()});
+    require(pair->b->registerMem(store.registration()), "register at B");
+    nixlXferReqH *look = nullptr;
+    require(pair->b->createXferReq(NIXL_READ, listOf({end.desc()}), store.list(kLong - 8, 8), "B", look), "create");
     ASSERT_GE(pair->a->postXferReq(write), 0);
-    // A report asks for nothing.
     EXPECT_TRUE(eventually([&] {
-        EXPECT_EQ(pair->a->getXferReport(write, report), NIXL_SUCCESS);
-        return report.bytes_done == kLong;
+        nixl_status_t status = pair->b->postXferReq(look);
+        while (status == NIXL_IN_PROG) status = pair->b->getXferStatus(look);
+        return status == NIXL_SUCCESS && std::memcmp(end.data(), memory.data() + kLong - 8, 8) == 0;
     }));
+    EXPECT_EQ(pair->b->releaseXferReq(look), NIXL_SUCCESS);
     EXPECT_EQ(pair->finish(write, NIXL_IN_PROG), NIXL_SUCCESS);
     EXPECT_EQ(pair->a->releaseXferReq(write), NIXL_SUCCESS);
 }
