@@ -83,7 +83,10 @@ public:
     virtual nixl_status_t
     registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) = 0;
     virtual nixl_status_t
-    deregisterMem(nixlBackendMD *meta) = 0;
+    deregisterMem(nixlBackendMD *meta) {
+        delete meta;
+        return NIXL_SUCCESS;
+    }
 
     /// The remote side of an own registration, for transfers within the agent; unloadMD frees it unless it is the same
     /// pointer.
@@ -121,7 +124,9 @@ public:
 
     /// Frees a request that is not posted or whose status is final.
     virtual void
-    release(nixlBackendReqH *request) = 0;
+    release(nixlBackendReqH *request) {
+        delete request;
+    }
 
     virtual RequestInfo
     describe(const nixlBackendReqH *request) const = 0;

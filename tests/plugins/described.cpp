@@ -29,10 +29,6 @@ public:
         return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "this engine only exists");
     }
     nixl_status_t
-    deregisterMem(nixlBackendMD *) override {
-        return NIXL_ERR_NOT_SUPPORTED;
-    }
-    nixl_status_t
     prepare(const nixlx::Plan &, const nixl_opt_b_args_t *, nixlBackendReqH *&) override {
         return NIXL_ERR_NOT_SUPPORTED;
     }
@@ -46,8 +42,6 @@ public:
     }
     void
     cancel(nixlBackendReqH *) override {}
-    void
-    release(nixlBackendReqH *) override {}
     nixlx::RequestInfo
     describe(const nixlBackendReqH *) const override {
         return {"described", ""};

@@ -211,11 +211,6 @@ Engine::bytesDone(const nixlBackendReqH *request) const {
     return static_cast<const Transfer *>(request)->bytesDone();
 }
 
-void
-Engine::release(nixlBackendReqH *request) {
-    delete request;
-}
-
 nixlx::RequestInfo
 Engine::describe(const nixlBackendReqH *request) const {
     const auto &transfer = *static_cast<const Transfer *>(request);

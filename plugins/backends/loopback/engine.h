@@ -79,8 +79,6 @@ public:
     check(nixlBackendReqH *request) override;
     void
     cancel(nixlBackendReqH *request) override;
-    void
-    release(nixlBackendReqH *request) override;
     nixlx::RequestInfo
     describe(const nixlBackendReqH *request) const override;
     std::optional<uint64_t>

@@ -112,12 +112,6 @@ Engine::registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&
 }
 
 nixl_status_t
-Engine::deregisterMem(nixlBackendMD *meta) {
-    delete meta;
-    return NIXL_SUCCESS;
-}
-
-nixl_status_t
 Engine::getPublicData(const nixlBackendMD *meta, std::string &out) const {
     out = static_cast<const LocalMemory *>(meta)->publicData();
     return NIXL_SUCCESS;
@@ -309,11 +303,6 @@ Engine::pathMark(const nixlBackendReqH *request) const {
 void
 Engine::endBy(std::chrono::steady_clock::time_point deadline) {
     runtime_->endBy(deadline);
-}
-
-void
-Engine::release(nixlBackendReqH *request) {
-    delete request;
 }
 
 nixlx::RequestInfo

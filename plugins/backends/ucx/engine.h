@@ -29,8 +29,6 @@ public:
     nixl_status_t
     registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) override;
     nixl_status_t
-    deregisterMem(nixlBackendMD *meta) override;
-    nixl_status_t
     loadLocalMD(nixlBackendMD *input, nixlBackendMD *&out) override;
 
     // ---- Peers
@@ -76,8 +74,6 @@ public:
     cancel(nixlBackendReqH *request) override;
     bool
     forceQuiet(nixlBackendReqH *request) override;
-    void
-    release(nixlBackendReqH *request) override;
     nixlx::RequestInfo
     describe(const nixlBackendReqH *request) const override;
     std::optional<uint64_t>

@@ -28,26 +28,6 @@ constexpr uint64_t kSmallBytes = 64 << 10;
 
 } // namespace
 
-// ---- Cursor --------------------------------------------------------------------------------------------------------
-
-uint64_t
-Cursor::nextLength() {
-    while (run->count == 0) ++run;
-    return std::min(run->length - offset, kPieceBytes);
-}
-
-void
-Cursor::step(uint64_t length) {
-    offset += length;
-    if (offset < run->length) return;
-    offset = 0;
-    --blocks_left;
-    if (++block == run->count) {
-        block = 0;
-        ++run;
-    }
-}
-
 // ---- Lane ----------------------------------------------------------------------------------------------------------
 
 Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64_t block_count)
@@ -113,7 +93,7 @@ Lane::issue() {
     const auto deadline = Clock::now() + kStepTime;
     uint64_t bytes = 0;
     for (unsigned pieces = 1; given_.blocks_left > 0 && !transfer_.stopping(); ++pieces) {
-        const uint64_t length = given_.nextLength();
+        const uint64_t length = given_.nextLength(kPieceBytes);
         const uint64_t window = std::min(kWindow, kWindowBytes / std::max(length, kWindowBytes / kWindow));
         if (reports_->outstanding - reports_->pulses >= window) {
             resume_at_ = window / 2;
@@ -187,7 +167,7 @@ Lane::issueNext(uint64_t length) {
 
 void
 Lane::pieceDone() {
-    const uint64_t length = done_.nextLength();
+    const uint64_t length = done_.nextLength(kPieceBytes);
     done_.step(length);
     bytes_done_.store(bytesDone() + length, std::memory_order_relaxed);
 }

@@ -46,6 +46,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "kit/cursor.h"
 #include "nixlx/engine.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
@@ -55,21 +56,6 @@ namespace nx::ucx {
 
 class Runtime;
 class Transfer;
-
-/// A place in a plan, which is moved in pieces of blocks.
-struct Cursor {
-    const nixlx::Run *run = nullptr;
-    uint64_t block = 0;  ///< in the run
-    uint64_t offset = 0; ///< in the block
-    uint64_t blocks_left = 0;
-
-    /// Of the next piece; requires that there is one.
-    uint64_t
-    nextLength();
-
-    void
-    step(uint64_t length);
-};
 
 class Lane final : public Task {
 public:
@@ -196,9 +182,9 @@ private:
     bool parked_ NX_GUARDED_BY(mutex()) = false;
     uint64_t resume_at_ NX_GUARDED_BY(mutex()) = 0; ///< so few outstanding operations end that
     std::unique_ptr<Reports> reports_ NX_GUARDED_BY(mutex());
-    Cursor given_ NX_GUARDED_BY(mutex()); ///< behind what UCX was given
+    kit::Cursor given_ NX_GUARDED_BY(mutex()); ///< behind what UCX was given
     /// Behind as many pieces as are done, as if they ended in order.
-    Cursor done_ NX_GUARDED_BY(mutex());
+    kit::Cursor done_ NX_GUARDED_BY(mutex());
     uint64_t pieces_outstanding_ NX_GUARDED_BY(mutex()) = 0;
     uint64_t unpulsed_bytes_ NX_GUARDED_BY(mutex()) = 0; ///< given since the last pulse
     Outbox::Turn turn_;                                  ///< for the request's message

@@ -24,11 +24,6 @@ public:
         return NIXL_SUCCESS;
     }
     nixl_status_t
-    deregisterMem(nixlBackendMD *meta) override {
-        delete meta;
-        return NIXL_SUCCESS;
-    }
-    nixl_status_t
     prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendReqH *&request) override {
         request = new Copy(plan);
         return NIXL_SUCCESS;
@@ -53,10 +48,6 @@ public:
     }
     void
     cancel(nixlBackendReqH *) override {}
-    void
-    release(nixlBackendReqH *request) override {
-        delete request;
-    }
     nixlx::RequestInfo
     describe(const nixlBackendReqH *) const override {
         return {"memmove", ""};
