@@ -31,6 +31,15 @@ if(EXISTS ${WORK}/build/program_pc)
   must(${WORK}/build/program_pc)
 endif()
 
+# The example plugins, each a project of its own.
+foreach(plugin IN ITEMS file)
+  set(folder ${WORK}/${plugin})
+  must(${CMAKE_COMMAND} -S ${TREE}/examples/plugins/${plugin} -B ${folder} -G Ninja -DCMAKE_CXX_COMPILER=${CXX}
+       -DCMAKE_PREFIX_PATH=${prefix})
+  must(${CMAKE_COMMAND} --build ${folder})
+  must(${CMAKE_CTEST_COMMAND} --test-dir ${folder} --output-on-failure --no-tests=error -R polled)
+endforeach()
+
 # What is installed is what is in the tree.
 file(GLOB_RECURSE headers RELATIVE ${TREE}/include ${TREE}/include/*.h)
 if(NOT headers)
