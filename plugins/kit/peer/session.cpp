@@ -562,6 +562,8 @@ Session::notesFetched() {
     if (!question_ || notes_before_question_ > 0 || !running()) return;
     question_ = false;
     encodeEmpty(pending_, FrameType::kAnswer);
+    answer_bytes_ += kHeadBytes;
+    checkAnswers();
 }
 
 void

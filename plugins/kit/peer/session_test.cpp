@@ -764,6 +764,16 @@ TEST_F(Victim, RefusesMoreAnswersThanTheLimit) {
     EXPECT_THAT(side.session.reason().message(), HasSubstr("takes none of the answers"));
 }
 
+TEST_F(Victim, CountsAnswersToQuestionsToo) {
+    feed(side.session, 0, greeting());
+    std::array<Piece, 1> kept;
+    ASSERT_EQ(side.session.output(0, kept), 1u);
+    std::string questions;
+    for (int i = 0; i < 8000; ++i) encodeEmpty(questions, FrameType::kAsk);
+    for (int i = 0; i < 600 && side.session.state() == State::kOpen; ++i) feed(side.session, 0, questions);
+    EXPECT_THAT(side.session.reason().message(), HasSubstr("takes none of the answers"));
+}
+
 TEST_F(Victim, RefusesWindowsTwice) {
     std::string bytes = greeting();
     encodeWindow(bytes, {.key = {1, 1}, .length = 1});
