@@ -121,6 +121,22 @@ TEST_P(Remote, EndsWithAnswersUnderWay) {
     }
 }
 
+TEST_P(Remote, ATargetRefusesWhatItHasDeregistered) {
+    constexpr size_t kSize = size_t{64} << 20;
+    Buffer &at_a = buffer(kSize), &at_b = buffer(kSize);
+    at_a.fill(1);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    const nixl_status_t posted = pair->a->postXferReq(request);
+    ASSERT_GE(posted, 0) << nixlx::lastError();
+    ASSERT_EQ(pair->b->deregisterMem(registrationOf({at_b.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    at_b.fill(2);
+    (void)pair->finish(request, posted);
+    EXPECT_EQ(at_b.firstDifference(2), kSize) << "bytes arrived after the deregistration";
+    EXPECT_LT(pair->run(request), 0);
+    EXPECT_EQ(at_b.firstDifference(2), kSize);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
 TEST_P(Remote, ManyThreadsUseOneAgent) {
     constexpr size_t kThreads = 8, kRounds = 100, kSize = 20000;
     Buffer &at_a = buffer(kThreads * kSize), &at_b = buffer(kThreads * kSize);
