@@ -4,6 +4,7 @@
 // How the suites of tests/contract come by files for the FILE backend. FILE needs no more to be tested.
 #include <atomic>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <unistd.h>
@@ -16,9 +17,8 @@ namespace {
 std::string
 newPath() {
     static std::atomic<unsigned> number{0};
-    const char *folder = std::getenv("TMPDIR");
-    return std::string(folder ? folder : "/tmp") + "/nixl-file-" + std::to_string(::getpid()) + "-" +
-        std::to_string(number++);
+    const std::string name = "nixl-file-" + std::to_string(::getpid()) + "-" + std::to_string(number++);
+    return (std::filesystem::temp_directory_path() / name).string();
 }
 
 /// By its path. The device id tells stores apart.

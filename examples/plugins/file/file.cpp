@@ -128,11 +128,10 @@ private:
         const nixlx::Run &run = *at.run;
         const auto &file = *static_cast<Registration *>(plan.remote_segments[run.remote_segment].metadata);
         auto *memory = reinterpret_cast<char *>(run.local + at.block * run.local_stride + at.offset);
-        uint64_t place = run.remote + at.block * run.remote_stride + at.offset;
+        auto place = static_cast<off_t>(run.remote + at.block * run.remote_stride + at.offset);
         while (length > 0) {
-            const ssize_t count = plan.operation == NIXL_READ
-                ? ::pread(file.fd, memory, length, static_cast<off_t>(place))
-                : ::pwrite(file.fd, memory, length, static_cast<off_t>(place));
+            const ssize_t count = plan.operation == NIXL_READ ? ::pread(file.fd, memory, length, place)
+                                                              : ::pwrite(file.fd, memory, length, place);
             if (count < 0 && errno == EINTR) continue;
             if (count <= 0) {
                 error = file.name + " at byte " + std::to_string(place) + ": " +
@@ -140,7 +139,7 @@ private:
                 return false;
             }
             memory += count;
-            place += static_cast<uint64_t>(count);
+            place += count;
             length -= static_cast<uint64_t>(count);
         }
         return true;
@@ -225,7 +224,6 @@ private:
 };
 
 const nixlx_option kOptions[] = {{"num_threads", "int", "4", "threads that read and write (1-64)", "threads"}};
-
 } // namespace
 
 extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
