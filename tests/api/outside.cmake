@@ -17,6 +17,15 @@ must(${CMAKE_COMMAND} --build ${WORK}/build)
 
 must(${CMAKE_CTEST_COMMAND} --test-dir ${WORK}/build --output-on-failure)
 
+# The example plugins, each a project of its own.
+foreach(plugin IN ITEMS file)
+  set(folder ${WORK}/${plugin})
+  must(${CMAKE_COMMAND} -S ${TREE}/examples/plugins/${plugin} -B ${folder} -G Ninja -DCMAKE_CXX_COMPILER=${CXX}
+       -DCMAKE_PREFIX_PATH=${prefix})
+  must(${CMAKE_COMMAND} --build ${folder})
+  must(${CMAKE_CTEST_COMMAND} --test-dir ${folder} --output-on-failure --no-tests=error -R polled)
+endforeach()
+
 set(ENV{NIXL_CONFIG_FILE} /dev/null)
 set(ENV{NIXL_PLUGIN_DIR} ${WORK}/build/plugins)
 set(ENV{NIXL_TELEMETRY_ENABLE} yes)
@@ -30,15 +39,6 @@ endif()
 if(EXISTS ${WORK}/build/program_pc)
   must(${WORK}/build/program_pc)
 endif()
-
-# The example plugins, each a project of its own.
-foreach(plugin IN ITEMS file)
-  set(folder ${WORK}/${plugin})
-  must(${CMAKE_COMMAND} -S ${TREE}/examples/plugins/${plugin} -B ${folder} -G Ninja -DCMAKE_CXX_COMPILER=${CXX}
-       -DCMAKE_PREFIX_PATH=${prefix})
-  must(${CMAKE_COMMAND} --build ${folder})
-  must(${CMAKE_CTEST_COMMAND} --test-dir ${folder} --output-on-failure --no-tests=error -R polled)
-endforeach()
 
 # What is installed is what is in the tree.
 file(GLOB_RECURSE headers RELATIVE ${TREE}/include ${TREE}/include/*.h)
