@@ -14,8 +14,9 @@ target_link_libraries(nixl_kit INTERFACE nixl Threads::Threads)
 install(TARGETS nixl_kit EXPORT nixl ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/plugins/kit/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/kit
         FILES_MATCHING PATTERN "*.h")
-foreach(header IN ITEMS boundary error memory_set mutex)
-  install(FILES ${CMAKE_SOURCE_DIR}/src/base/${header}.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/base)
+foreach(header IN ITEMS base/boundary base/error base/memory_set base/mutex wire/limits wire/metadata)
+  get_filename_component(folder ${header} DIRECTORY)
+  install(FILES ${CMAKE_SOURCE_DIR}/src/${header}.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/${folder})
 endforeach()
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 

@@ -40,6 +40,14 @@ if(EXISTS ${WORK}/build/program_pc)
   must(${WORK}/build/program_pc)
 endif()
 
+# Each header of the kit compiles alone.
+file(GLOB_RECURSE kit_headers ${prefix}/include/nixl_kit/*.h)
+foreach(header IN LISTS kit_headers)
+  file(WRITE ${WORK}/alone.cpp "#include \"${header}\"\n")
+  must(${CXX} -std=c++20 -fsyntax-only -Wall -Wextra -Werror -I${prefix}/include -I${prefix}/include/nixl_kit
+       ${WORK}/alone.cpp)
+endforeach()
+
 # What is installed is what is in the tree.
 file(GLOB_RECURSE headers RELATIVE ${TREE}/include ${TREE}/include/*.h)
 if(NOT headers)
