@@ -3,8 +3,9 @@
 //
 // What a metadata directory implements: the place where agents publish their metadata under their names and find that
 // of others. It is a plugin of the kind "store", libstore_<name>.so, with the descriptor of nixlx/engine.h and
-// nixlx_plugin_store_init. The agent does what all directories have in common: it waits for what is not there yet,
-// judges and loads what is found, drops peers that have ended, and keeps the store's time off its callers.
+// nixlx_plugin_store_init; NIXL_DIRECTORY=<name>:<address> chooses one (docs/directory.md). What all directories have
+// in common is the agent's: it waits for what is not there yet, judges and loads what is found, drops peers that have
+// ended, and keeps the store's time off its callers.
 #pragma once
 
 #include <array>

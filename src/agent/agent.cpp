@@ -85,7 +85,8 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
 nixlAgentData::~nixlAgentData() {
     const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
     watcher.stop();
-    exchange.reset(); // early: it calls into the rest
+    directory.reset(); // early: they call into the rest
+    exchange.reset();
     std::vector<uint64_t> tokens;
     requests.forEach([&](uint64_t token) { tokens.push_back(token); });
     for (auto token : tokens) {
@@ -471,50 +472,29 @@ nixlAgent::invalidateRemoteMD(const std::string &remote_agent) {
 
 nixl_status_t
 nixlAgent::sendLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalMD", [&]() -> Status {
-        auto exchange = data->exchangeFor(extra_params);
-        if (!exchange.ok()) return std::move(exchange).status();
-        auto blob = data->publishedMetadata();
-        if (!blob.ok()) return std::move(blob).status();
-        return (*exchange)->load("sendLocalMD", extra_params->ipAddr, extra_params->port, *std::move(blob));
-    });
+    return call(*data, "sendLocalMD", [&] { return data->sendLocal(extra_params); });
 }
 
 nixl_status_t
 nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalPartialMD", [&]() -> Status {
-        auto exchange = data->exchangeFor(extra_params);
-        if (!exchange.ok()) return std::move(exchange).status();
-        auto blob = data->localPartialMetadata(descs, extra_params);
-        if (!blob.ok()) return std::move(blob).status();
-        return (*exchange)->load("sendLocalPartialMD", extra_params->ipAddr, extra_params->port,
-                                 std::make_shared<const std::string>(*std::move(blob)));
-    });
+    return call(*data, "sendLocalPartialMD", [&] { return data->sendLocalPartial(descs, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::fetchRemoteMD(const std::string remote_name, const nixl_opt_args_t *extra_params) {
-    return call(*data, "fetchRemoteMD", [&]() -> Status {
-        auto exchange = data->exchangeFor(extra_params);
-        if (!exchange.ok()) return std::move(exchange).status();
-        return (*exchange)->fetch("fetchRemoteMD", extra_params->ipAddr, extra_params->port, remote_name);
-    });
+    return call(*data, "fetchRemoteMD", [&] { return data->fetchRemote(remote_name, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::invalidateLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "invalidateLocalMD", [&]() -> Status {
-        auto exchange = data->exchangeFor(extra_params);
-        if (!exchange.ok()) return std::move(exchange).status();
-        return (*exchange)->invalidate("invalidateLocalMD", extra_params->ipAddr, extra_params->port);
-    });
+    return call(*data, "invalidateLocalMD", [&] { return data->invalidateLocal(extra_params); });
 }
 
 nixl_status_t
 nixlAgent::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params) const {
     return contained(*data, "waitMetadata", [&] {
         const auto outcome = data->waitMetadata(timeout, extra_params);
-        // The exchange has logged it when it happened.
+        // It was logged when it happened.
         if (!outcome.ok()) nx::setLastError("waitMetadata: " + outcome.message());
         return outcome.code();
     });

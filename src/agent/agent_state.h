@@ -25,6 +25,7 @@
 #include "base/handle_table.h"
 #include "base/mutex.h"
 #include "memory/side.h"
+#include "metadata/directory_client.h"
 #include "metadata/exchange.h"
 #include "nixl.h"
 #include "telemetry/recorder.h"
@@ -113,6 +114,9 @@ public:
     decodeRemote(std::string_view blob);
     nx::Status
     invalidateRemote(const std::string &agent);
+    /// Nothing is done if the agent is known by another start, or not at all.
+    void
+    invalidateStart(const std::string &agent, const nx::wire::Incarnation &start);
     nx::Status
     makeConnection(const std::string &agent, const nixl_opt_args_t *args);
     std::shared_ptr<nx::agent::Peer>
@@ -155,9 +159,16 @@ public:
     /// Throws std::runtime_error if it cannot.
     void
     listen(uint16_t port);
-    /// The peer-to-peer exchange that `args` asks for; NOT_SUPPORTED if they ask for a store.
-    nx::Result<nx::metadata::Exchange *>
-    exchangeFor(const nixl_opt_args_t *args);
+    /// These go to the listener at the address in `args`, without one to the directory that NIXL_DIRECTORY names.
+    /// NOT_SUPPORTED: there is neither.
+    nx::Status
+    sendLocal(const nixl_opt_args_t *args);
+    nx::Status
+    sendLocalPartial(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args);
+    nx::Status
+    fetchRemote(const std::string &agent, const nixl_opt_args_t *args);
+    nx::Status
+    invalidateLocal(const nixl_opt_args_t *args);
     nx::Status
     waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *args);
 
@@ -248,8 +259,9 @@ public:
 
     // Each is taken last:
     nx::Mutex exchange_mutex, published_mutex, dropped_mutex, views_mutex;
-    /// Made when it is first needed.
+    /// Each is made when it is first needed.
     std::unique_ptr<nx::metadata::Exchange> exchange NX_GUARDED_BY(exchange_mutex);
+    std::unique_ptr<nx::metadata::DirectoryClient> directory NX_GUARDED_BY(exchange_mutex);
     uint16_t listen_port = 0; ///< constant after construction; 0: not listening
     struct {
         nx::metadata::Blob blob;
@@ -279,6 +291,8 @@ private:
     commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<nx::memory::Window>> windows);
     nx::Result<nx::metadata::Exchange *>
     startedExchange();
+    nx::Result<nx::metadata::DirectoryClient *>
+    startedDirectory();
     void
     forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const NX_REQUIRES(peers_mutex);
     nx::Status

@@ -376,6 +376,13 @@ nixlAgentData::invalidateRemote(const std::string &agent) {
 }
 
 void
+nixlAgentData::invalidateStart(const std::string &agent, const nx::wire::Incarnation &start) {
+    const nx::MutexLock lock(peers_mutex);
+    const auto peer = findPeer(agent);
+    if (peer && peer->incarnation == start) forgetPeerLocked(peer);
+}
+
+void
 nixlAgentData::peerLost(const std::shared_ptr<Peer> &peer) const {
     if (!peer || !peer->alive.load()) return;
     const nx::MutexLock lock(peers_mutex);

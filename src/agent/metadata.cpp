@@ -6,7 +6,9 @@
 
 #include <stdexcept>
 
+#include "base/config.h"
 #include "base/last_error.h"
+#include "plugin/manager.h"
 #include "utils/common/nixl_log.h"
 #include "wire/limits.h"
 
@@ -80,25 +82,116 @@ encodedForPeers(const nx::wire::Metadata &metadata) {
     return blob;
 }
 
+/// Loads what a peer has published; only if it is of the agent `expected`, unless that is empty.
+nx::metadata::Loaded
+loadFor(nixlAgentData &data, std::string_view blob, const std::string &expected) {
+    nx::metadata::Loaded loaded;
+    loaded.status = guarded([&]() -> Status {
+        auto metadata = nixlAgentData::decodeRemote(blob);
+        if (!metadata.ok()) return std::move(metadata).status();
+        if (!expected.empty() && metadata->agent != expected) {
+            return {NIXL_ERR_MISMATCH,
+                    "what is published under the name of agent " + nx::quoted(expected) + " is the metadata of " +
+                        nx::quoted(metadata->agent)};
+        }
+        loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
+        if (metadata->trailer) loaded.incarnation = metadata->trailer->incarnation;
+        // Asked before: a backend that comes meanwhile makes the exchange look again.
+        const bool shared = data.sharesBackend(*metadata);
+        auto status = data.loadRemote(*metadata);
+        if (status.ok()) loaded.agent = metadata->agent;
+        loaded.too_early = !status.ok() && !shared;
+        return status;
+    });
+    return loaded;
+}
+
+/// What `slot` holds, made first if it is empty. What `make` makes starts a thread, so it is called without the mutex;
+/// of two that are made at once the later one goes again.
+template<class T, class Make>
+Result<T *>
+started(nixlAgentData &data, std::unique_ptr<T> nixlAgentData::*slot, Make make) {
+    {
+        const nx::MutexLock lock(data.exchange_mutex);
+        if (data.*slot) return (data.*slot).get();
+    }
+    auto made = make();
+    if (!made.ok()) return std::move(made).status();
+    std::unique_ptr<T> spare = *std::move(made);
+    const nx::MutexLock lock(data.exchange_mutex);
+    if (!(data.*slot)) data.*slot = std::move(spare);
+    return (data.*slot).get();
+}
+
+bool
+isAddressed(const nixl_opt_args_t *args) {
+    return args && !args->ipAddr.empty();
+}
+
+/// The option NIXL_DIRECTORY, opened. NOT_SUPPORTED: it is not set.
+Result<std::shared_ptr<nixlx::Directory>>
+openDirectory(const nixlAgentData &data) {
+    const auto option = nx::configString("NIXL_DIRECTORY");
+    if (!option.ok()) return {option.code(), option.message()};
+    if (!*option || (*option)->empty()) {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                "no address was given (ipAddr), and no directory is set (NIXL_DIRECTORY, for example "
+                "file:/run/nixl); give the address of a listening agent, set a directory, or exchange blobs through a "
+                "channel of your own with getLocalMD and loadRemoteMD"};
+    }
+    const std::string &text = **option;
+    const std::string named = "NIXL_DIRECTORY is " + nx::quoted(text, 300);
+    const auto colon = text.find(':');
+    if (colon == std::string::npos || colon == 0) {
+        return {NIXL_ERR_MISMATCH, named + ", which is not <store>:<address>, for example file:/run/nixl"};
+    }
+    auto plugin = nx::plugin::Manager::instance().loadStore(text.substr(0, colon));
+    if (!plugin.ok()) return std::move(plugin).status().withContext(named);
+    nixlx::DirectoryParams params;
+    params.agent = data.name;
+    params.incarnation = data.incarnation;
+    params.address = text.substr(colon + 1);
+    nx::clearBackendSentence();
+    nixlx::Directory *opened = nullptr;
+    auto status = nx::plugin::guarded("open", [&] { opened = (*plugin)->object()->open(&params); });
+    if (!status.ok()) return std::move(status).withContext(named);
+    if (!opened) return {NIXL_ERR_INVALID_PARAM, named + ": " + nx::takeBackendSentence("the store refused it")};
+    return std::shared_ptr<nixlx::Directory>(opened, [plugin = *plugin](nixlx::Directory *gone) { delete gone; });
+}
+
+nx::metadata::DirectoryService
+directoryServiceOf(nixlAgentData &data) {
+    nx::metadata::DirectoryService service;
+    service.agent = data.name;
+    service.load = [&data](std::string_view blob, const std::string &agent) { return loadFor(data, blob, agent); };
+    service.fetched = [&data](const std::string &agent, const std::string &label) {
+        const auto peer = data.findPeer(agent);
+        if (!peer) return;
+        peer->origin.learn("the directory", [&data, agent, label](auto done) {
+            nx::metadata::DirectoryClient *fetcher;
+            {
+                const nx::MutexLock lock(data.exchange_mutex);
+                fetcher = data.directory.get(); // it was there when the peer was fetched
+            }
+            fetcher->refetch(agent, label, std::move(done));
+        });
+    };
+    service.ended = [&data](const std::string &agent, const nx::wire::Incarnation &start) {
+        const auto status = guarded([&]() -> Status {
+            data.invalidateStart(agent, start);
+            return {};
+        });
+        if (!status.ok())
+            NIXL_ERROR << "agent " << nx::quoted(data.name) << ": forgetting a peer: " << status.message();
+    };
+    return service;
+}
+
 nx::metadata::Service
 serviceOf(nixlAgentData &data) {
     nx::metadata::Service service;
     service.agent = data.name;
-    service.load = [&data](std::string_view blob) {
-        nx::metadata::Loaded loaded;
-        loaded.status = guarded([&]() -> Status {
-            auto metadata = nixlAgentData::decodeRemote(blob);
-            if (!metadata.ok()) return std::move(metadata).status();
-            loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
-            // Asked before: a backend that comes meanwhile makes the exchange look again.
-            const bool shared = data.sharesBackend(*metadata);
-            auto status = data.loadRemote(*metadata);
-            if (status.ok()) loaded.agent = metadata->agent;
-            loaded.too_early = !status.ok() && !shared;
-            return status;
-        });
-        return loaded;
-    };
+    service.load = [&data](std::string_view blob) { return loadFor(data, blob, {}); };
     service.publish = [&data]() -> Result<Blob> {
         Blob blob;
         auto status = guarded([&]() -> Status {
@@ -111,7 +204,16 @@ serviceOf(nixlAgentData &data) {
         return blob;
     };
     service.fetched = [&data](const std::string &agent, const nx::metadata::Endpoint &from) {
-        if (const auto peer = data.findPeer(agent)) peer->origin.learn(from);
+        const auto peer = data.findPeer(agent);
+        if (!peer) return;
+        peer->origin.learn(from.text(), [&data, agent, from](auto done) {
+            nx::metadata::Exchange *fetcher;
+            {
+                const nx::MutexLock lock(data.exchange_mutex);
+                fetcher = data.exchange.get(); // it was there when the peer was fetched
+            }
+            fetcher->refetch(from, agent, std::move(done));
+        });
     };
     service.invalidate = [&data](const std::string &agent) {
         return guarded([&] { return data.invalidateRemote(agent); });
@@ -240,25 +342,25 @@ nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t 
 
 void
 nixlAgentData::beginRefetch(const std::shared_ptr<nx::agent::Peer> &peer) {
-    const auto from = peer->origin.begin();
-    if (!from) return;
-    nx::metadata::Exchange *fetcher;
-    {
-        const nx::MutexLock lock(exchange_mutex);
-        fetcher = exchange.get(); // it is where the address comes from
+    if (const auto fetch = peer->origin.begin()) {
+        fetch([peer](const Status &outcome) { peer->origin.finish(outcome); });
     }
-    fetcher->refetch(*from, peer->name, [peer](const Status &outcome) { peer->origin.finish(outcome); });
 }
 
 Result<nx::metadata::Exchange *>
 nixlAgentData::startedExchange() {
-    const nx::MutexLock lock(exchange_mutex);
-    if (!exchange) {
-        auto made = nx::metadata::Exchange::create(serviceOf(*this));
-        if (!made.ok()) return std::move(made).status();
-        exchange = *std::move(made);
-    }
-    return exchange.get();
+    return started(*this, &nixlAgentData::exchange, [&] { return nx::metadata::Exchange::create(serviceOf(*this)); });
+}
+
+Result<nx::metadata::DirectoryClient *>
+nixlAgentData::startedDirectory() {
+    using Client = nx::metadata::DirectoryClient;
+    return started(*this, &nixlAgentData::directory, [&]() -> Result<std::unique_ptr<Client>> {
+        auto opened = openDirectory(*this);
+        if (!opened.ok()) return std::move(opened).status();
+        return Client::create(directoryServiceOf(*this), *std::move(opened),
+                              std::chrono::ceil<std::chrono::milliseconds>(config.etcdWatchTimeout));
+    });
 }
 
 void
@@ -271,22 +373,90 @@ nixlAgentData::listen(uint16_t port) {
     NIXL_INFO << "MD listener is listening on port " << listen_port;
 }
 
-Result<nx::metadata::Exchange *>
-nixlAgentData::exchangeFor(const nixl_opt_args_t *args) {
-    if (args && !args->ipAddr.empty()) return startedExchange();
-    return {NIXL_ERR_NOT_SUPPORTED,
-            "no address was given (ipAddr), and there is no metadata store yet; give the address of a listening agent, "
-            "or exchange blobs through a channel of your own with getLocalMD and loadRemoteMD"};
+Status
+nixlAgentData::sendLocal(const nixl_opt_args_t *args) {
+    constexpr char kCall[] = "sendLocalMD";
+    if (isAddressed(args)) {
+        const auto to = startedExchange();
+        if (!to.ok()) return {to.code(), to.message()};
+        auto blob = publishedMetadata();
+        if (!blob.ok()) return std::move(blob).status();
+        return (*to)->load(kCall, args->ipAddr, args->port, *std::move(blob));
+    }
+    const auto to = startedDirectory();
+    if (!to.ok()) return {to.code(), to.message()};
+    auto blob = publishedMetadata();
+    if (!blob.ok()) return std::move(blob).status();
+    return (*to)->publish(kCall, default_metadata_label, *std::move(blob));
+}
+
+Status
+nixlAgentData::sendLocalPartial(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+    constexpr char kCall[] = "sendLocalPartialMD";
+    const auto made = [&]() -> Result<Blob> {
+        auto blob = localPartialMetadata(descs, args);
+        if (!blob.ok()) return std::move(blob).status();
+        return std::make_shared<const std::string>(*std::move(blob));
+    };
+    if (isAddressed(args)) {
+        const auto to = startedExchange();
+        if (!to.ok()) return {to.code(), to.message()};
+        auto blob = made();
+        if (!blob.ok()) return std::move(blob).status();
+        return (*to)->load(kCall, args->ipAddr, args->port, *std::move(blob));
+    }
+    const auto to = startedDirectory();
+    if (!to.ok()) return {to.code(), to.message()};
+    if (!args || args->metadataLabel.empty()) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "a metadata label (metadataLabel) is required to send local partial metadata to a directory"};
+    }
+    auto blob = made();
+    if (!blob.ok()) return std::move(blob).status();
+    return (*to)->publish(kCall, args->metadataLabel, *std::move(blob));
+}
+
+Status
+nixlAgentData::fetchRemote(const std::string &agent, const nixl_opt_args_t *args) {
+    constexpr char kCall[] = "fetchRemoteMD";
+    if (isAddressed(args)) {
+        const auto from = startedExchange();
+        if (!from.ok()) return {from.code(), from.message()};
+        return (*from)->fetch(kCall, args->ipAddr, args->port, agent);
+    }
+    const auto from = startedDirectory();
+    if (!from.ok()) return {from.code(), from.message()};
+    const bool labelled = args && !args->metadataLabel.empty();
+    return (*from)->fetch(kCall, agent, labelled ? args->metadataLabel : default_metadata_label);
+}
+
+Status
+nixlAgentData::invalidateLocal(const nixl_opt_args_t *args) {
+    constexpr char kCall[] = "invalidateLocalMD";
+    if (isAddressed(args)) {
+        const auto at = startedExchange();
+        return at.ok() ? (*at)->invalidate(kCall, args->ipAddr, args->port) : Status(at.code(), at.message());
+    }
+    const auto at = startedDirectory();
+    return at.ok() ? (*at)->withdraw(kCall) : Status(at.code(), at.message());
 }
 
 Status
 nixlAgentData::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *args) {
-    nx::metadata::Exchange *started;
+    nx::metadata::Exchange *listeners;
+    nx::metadata::DirectoryClient *central;
     {
         const nx::MutexLock lock(exchange_mutex);
-        started = exchange.get();
+        listeners = exchange.get();
+        central = directory.get();
     }
-    const bool addressed = args && !args->ipAddr.empty();
-    if (!started) return {};
-    return started->wait(addressed ? args->ipAddr : "", addressed ? args->port : 0, timeout);
+    const bool addressed = isAddressed(args);
+    const auto begun = std::chrono::steady_clock::now();
+    if (listeners) {
+        auto status = listeners->wait(addressed ? args->ipAddr : "", addressed ? args->port : 0, timeout);
+        if (!status.ok()) return status;
+    }
+    if (!central || addressed) return {};
+    const auto waited = std::chrono::floor<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begun);
+    return central->wait(std::max(timeout - waited, std::chrono::milliseconds(0)));
 }

@@ -5,19 +5,20 @@
 namespace nx::agent {
 
 void
-Origin::learn(const metadata::Endpoint &endpoint) {
+Origin::learn(std::string place, Fetch fetch) {
     const MutexLock lock(mutex_);
-    endpoint_ = endpoint;
+    place_ = std::move(place);
+    fetch_ = std::move(fetch);
 }
 
-std::optional<metadata::Endpoint>
+Origin::Fetch
 Origin::begin() {
     const MutexLock lock(mutex_);
     const auto now = Clock::now();
-    if (!endpoint_ || running_ || (begun_ && now < *begun_ + kRefetchPause)) return {};
+    if (!fetch_ || running_ || (begun_ && now < *begun_ + kRefetchPause)) return {};
     running_ = true;
     begun_ = now;
-    return endpoint_;
+    return fetch_;
 }
 
 void
@@ -32,11 +33,11 @@ Origin::Told
 Origin::wait() {
     const MutexLock lock(mutex_);
     const std::string since = "the peer may have registered since; ";
-    if (!endpoint_ || !begun_) return {false, since + "fetch its metadata again"};
+    if (!fetch_ || !begun_) return {false, since + "fetch its metadata again"};
     // What has been fetched since the caller looked is worth another look, whoever fetched it.
     const auto limit = *begun_ + kRefetchLimit;
     while (running_ && changed_.waitUntil(mutex_, limit)) {}
-    const std::string again = "its metadata was fetched again from " + endpoint_->text();
+    const std::string again = "its metadata was fetched again from " + place_;
     if (running_) {
         return {true, since + again + ", without an answer within " + std::to_string(kRefetchLimit.count()) + " ms"};
     }

@@ -6,12 +6,12 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
 #include "base/error.h"
 #include "base/mutex.h"
-#include "metadata/endpoint.h"
 
 namespace nx::agent {
 
@@ -20,11 +20,15 @@ inline constexpr std::chrono::milliseconds kRefetchLimit{2000}; ///< whoever wai
 
 class Origin {
 public:
-    void
-    learn(const metadata::Endpoint &endpoint);
+    /// Begins to fetch; the outcome comes later.
+    using Fetch = std::function<void(std::function<void(const Status &)> done)>;
 
-    /// Where to fetch, if a fetch may begin now. It counts as begun: finish() has to follow.
-    std::optional<metadata::Endpoint>
+    /// `place`: where, for people.
+    void
+    learn(std::string place, Fetch fetch);
+
+    /// How to fetch, if a fetch may begin now; else nothing. It counts as begun: finish() has to follow.
+    Fetch
     begin();
     void
     finish(const Status &outcome);
@@ -43,7 +47,8 @@ private:
 
     Mutex mutex_;
     CondVar changed_;
-    std::optional<metadata::Endpoint> endpoint_ NX_GUARDED_BY(mutex_); ///< nothing: the metadata came in another way
+    std::string place_ NX_GUARDED_BY(mutex_);
+    Fetch fetch_ NX_GUARDED_BY(mutex_); ///< empty: the peer's metadata came in another way
     bool running_ NX_GUARDED_BY(mutex_) = false;
     std::optional<Clock::time_point> begun_ NX_GUARDED_BY(mutex_); ///< the last one
     Status outcome_ NX_GUARDED_BY(mutex_);                         ///< of the last one

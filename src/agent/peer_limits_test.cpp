@@ -165,12 +165,13 @@ TEST(Origin, IsAskedOnceASecondAndByOneAtATime) {
     Origin origin;
     EXPECT_FALSE(origin.begin()) << "nobody knows where";
     EXPECT_FALSE(origin.wait().look_again);
-    origin.learn({"10.0.0.1", 8888});
-    const auto from = origin.begin();
-    ASSERT_TRUE(from);
-    EXPECT_EQ(from->text(), "10.0.0.1:8888");
+    std::function<void(const Status &)> finish;
+    origin.learn("10.0.0.1:8888", [&](auto done) { finish = std::move(done); });
+    const auto fetch = origin.begin();
+    ASSERT_TRUE(fetch);
     EXPECT_FALSE(origin.begin()) << "under way";
-    origin.finish({NIXL_ERR_NOT_FOUND, "nobody listens"});
+    fetch([&](const Status &outcome) { origin.finish(outcome); });
+    finish({NIXL_ERR_NOT_FOUND, "nobody listens"});
     EXPECT_FALSE(origin.begin()) << "just now";
     const auto told = origin.wait();
     EXPECT_TRUE(told.look_again);

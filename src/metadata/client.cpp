@@ -424,14 +424,7 @@ private:
     void
     done(const Open &open, const Status &outcome) {
         if (open.call.done) return open.call.done(outcome);
-        if (!outcome.ok()) {
-            NIXL_ERROR << open.call.name << ": " << outcome.message() << " ("
-                       << nixlEnumStrings::statusStr(outcome.code()) << ", agent " << quoted(client_.service_.agent)
-                       << ")";
-        }
-        client_.ledger_.close(endpoint_.text(),
-                              outcome.ok() ? Status()
-                                           : Status(outcome.code(), open.call.name + ": " + outcome.message()));
+        client_.ledger_.conclude(endpoint_.text(), open.call.name, client_.service_.agent, outcome);
     }
 
     Client &client_;

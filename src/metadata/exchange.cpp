@@ -10,7 +10,6 @@ namespace nx::metadata {
 namespace {
 
 constexpr std::chrono::milliseconds kDrainInterval{1};
-constexpr std::chrono::hours kLongestWait{24 * 365};
 
 } // namespace
 

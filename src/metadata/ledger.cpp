@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "utils/common/nixl_log.h"
+
 namespace nx::metadata {
 
 namespace {
@@ -48,6 +50,17 @@ Ledger::openLocked(const std::optional<std::string> &address) const {
     if (!address) return open_;
     const auto it = entries_.find(*address);
     return it == entries_.end() ? 0 : it->second.open;
+}
+
+void
+Ledger::conclude(const std::string &address, const std::string &name, const std::string &agent, const Status &outcome) {
+    if (outcome.ok()) return close(address, {});
+    // Nobody failed who has not begun before the agent ended.
+    if (outcome.code() != NIXL_ERR_CANCELED) {
+        NIXL_ERROR << name << ": " << outcome.message() << " (" << nixlEnumStrings::statusStr(outcome.code())
+                   << ", agent " << quoted(agent) << ")";
+    }
+    close(address, {outcome.code(), name + ": " + outcome.message()});
 }
 
 Status

@@ -22,6 +22,9 @@ public:
     open(const std::string &address, size_t open_max);
     void
     close(const std::string &address, const Status &outcome);
+    /// The same for the API's call `name` of `agent`, whose failure is logged here, once.
+    void
+    conclude(const std::string &address, const std::string &name, const std::string &agent, const Status &outcome);
 
     /// Waits until no call to `address` (nothing: to any) is open, at most until `deadline`. IN_PROG: some still are.
     /// Otherwise the first failure not yet returned, which is forgotten, or success.

@@ -9,6 +9,9 @@
 
 namespace nx::metadata {
 
+/// Of those who wait for outcomes: beyond it a time point would overflow.
+inline constexpr std::chrono::hours kLongestWait{24 * 365};
+
 struct Limits {
     /// Connections that others opened to us and that never sent a whole message. One more, and the oldest goes of the
     /// network that has most of them.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "metadata/endpoint.h"
+#include "wire/metadata.h"
 
 namespace nx::metadata {
 
@@ -20,9 +21,10 @@ using Blob = std::shared_ptr<const std::string>;
 
 struct Loaded {
     Status status;
-    std::string agent;         ///< whose metadata it was, if it was loaded
-    bool wants_answer = false; ///< the sender understands answers
-    bool too_early = false;    ///< not loaded, but could be once another backend is created here
+    std::string agent;               ///< whose metadata it was, if it was loaded
+    bool wants_answer = false;       ///< the sender understands answers
+    bool too_early = false;          ///< not loaded, but could be once another backend is created here
+    wire::Incarnation incarnation{}; ///< of the start whose metadata it was; zeros: it does not say
 };
 
 struct Service {

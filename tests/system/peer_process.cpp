@@ -10,6 +10,8 @@
 //   metadata / load HEX           its metadata blob / the name of the agent whose metadata it has loaded
 //   notify AGENT TEXT / received  sends a message / how many have arrived
 //   post READ|WRITE AGENT ADDRESS SIZE   between the memory registered last and the agent's; does not wait
+//   publish / withdraw / fetch AGENT     at the directory of NIXL_DIRECTORY; waits for the outcome
+//   knows AGENT                   whether its metadata is loaded
 //   fork                          leaves a child behind that holds all it holds, until the socket's other end is closed
 //   quit                          destroys the agent; no answer
 #include <memory>
@@ -39,6 +41,10 @@ public:
         if (verb == "notify") return notify(in);
         if (verb == "received") return received();
         if (verb == "post") return post(in);
+        if (verb == "publish") return settled((*agent_)->sendLocalMD());
+        if (verb == "withdraw") return settled((*agent_)->invalidateLocalMD());
+        if (verb == "fetch") return fetch(in);
+        if (verb == "knows") return knows(in);
         if (verb == "fork") return leaveChild();
         throw std::runtime_error("what is " + verb + "?");
     }
@@ -90,6 +96,28 @@ private:
         in >> hex;
         require((*agent_)->loadRemoteMD(fromHex(hex), loaded), "load");
         return loaded;
+    }
+
+    std::string
+    fetch(std::istringstream &in) const {
+        std::string from;
+        in >> from;
+        return settled((*agent_)->fetchRemoteMD(from));
+    }
+
+    std::string
+    knows(std::istringstream &in) const {
+        std::string peer;
+        in >> peer;
+        return (*agent_)->checkRemoteMD(peer, nixl_xfer_dlist_t(DRAM_SEG)) == NIXL_SUCCESS ? "yes" : "no";
+    }
+
+    /// What a call that exchanges metadata came to.
+    std::string
+    settled(nixl_status_t begun) const {
+        require(begun, "begin");
+        require((*agent_)->waitMetadata(kPatience), "wait");
+        return "";
     }
 
     std::string

@@ -556,9 +556,11 @@ class nixl_agent:
     def send_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT) -> None:
         """Send the metadata to the agent that listens at `ip_addr` (IPv4, IPv6 or a host name) and `port`.
 
+        Without `ip_addr`: publish it at the directory that NIXL_DIRECTORY names (docs/directory.md).
+
         Returns when the message is made; it is delivered behind the caller's back: see wait_metadata.
         nixlInvalidParamError: no such address, or there is nothing to publish. nixlNotSupportedError: no `ip_addr`
-        (there is no central store yet).
+        and no directory.
         """
         self.agent.sendLocalMD(ip_addr, port)
 
@@ -571,7 +573,7 @@ class nixl_agent:
         port: int = DEFAULT_COMM_PORT,
         label: str = "",
     ) -> None:
-        """Send the metadata of some registrations, as send_local_metadata; `label` names it in a central store."""
+        """Send the metadata of some registrations, as send_local_metadata; a directory needs a `label` for it."""
         self.agent.sendLocalPartialMD(
             descs, inc_conn_info, self._backend_handles(backends), ip_addr, port, label
         )
@@ -585,12 +587,18 @@ class nixl_agent:
     ) -> None:
         """Ask the agent that listens at `ip_addr` and `port` for its metadata, which is loaded when it comes.
 
+        Without `ip_addr`: load what `remote_agent` has published at the directory, or publishes within 5 s, under
+        `label` ("metadata" without one).
+
         Returns at once: poll check_remote_metadata, or see wait_metadata. The own agent need not listen.
         """
         self.agent.fetchRemoteMD(remote_agent, ip_addr, port, label)
 
     def invalidate_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT) -> None:
-        """Tell the agent that listens at `ip_addr` and `port` to forget this agent."""
+        """Tell the agent that listens at `ip_addr` and `port` to forget this agent.
+
+        Without `ip_addr`: take back all that was published at the directory; who has fetched it forgets this agent.
+        """
         self.agent.invalidateLocalMD(ip_addr, port)
 
     def wait_metadata(
