@@ -133,17 +133,15 @@ TEST_F(FileDirectory, SaysThatItMayNotWrite) {
 
 TEST_F(FileDirectory, AFullDiskKeepsWhatWasThere) {
     ASSERT_EQ(::chmod(folder_.path().c_str(), 0700), 0);
-    const bool can_mount = inChild([&] {
+    // Private first, so that nothing is seen outside. In a changed root, "/" is no mount and cannot be made so.
+    const auto mountSmall = [&] {
         return ::unshare(::geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+            ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
             ::mount("none", folder_.path().c_str(), "tmpfs", 0, "size=64k,mode=0700") == 0;
-    });
-    if (!can_mount) GTEST_SKIP() << "this user may not mount a small file system";
+    };
+    if (!inChild(mountSmall)) GTEST_SKIP() << "no small file system can be mounted here by this user";
     EXPECT_TRUE(inChild([&] {
-        if (::unshare(::geteuid() == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) != 0 ||
-            ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-            ::mount("none", folder_.path().c_str(), "tmpfs", 0, "size=64k,mode=0700") != 0) {
-            return false;
-        }
+        if (!mountSmall()) return false;
         const auto a = start("a"), later = start("a");
         const std::string large(100'000, 'x');
         const auto full = [&](Directory &agent) {
