@@ -13,7 +13,6 @@
 #include <gtest/gtest.h>
 
 #include "nixlx/directory.h"
-#include "plugin/manager.h"
 
 namespace nx::test {
 
@@ -30,6 +29,10 @@ public:
     virtual void
     restore() = 0;
 };
+
+/// What the store has said of its last failure since this was asked last; empty: nothing.
+std::string
+takeSentence();
 
 struct StoreUnderTest {
     std::string name; ///< of the plugin
@@ -51,7 +54,7 @@ protected:
     void
     SetUp() override;
 
-    /// A new start of the agent. Null: refused, with the backend's sentence.
+    /// A new start of the agent. Null: refused, with a sentence.
     std::unique_ptr<nixlx::Directory>
     start(const std::string &agent);
 
@@ -73,7 +76,7 @@ protected:
     std::unique_ptr<Place> place_;
 
 private:
-    std::shared_ptr<const plugin::StorePlugin> plugin_;
+    const nixlx_store_t *store_ = nullptr;
     uint8_t starts_ = 0;
 };
 

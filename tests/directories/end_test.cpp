@@ -8,7 +8,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/last_error.h"
 #include "directories/contract.h"
 #include "support/eventually.h"
 
@@ -81,7 +80,7 @@ TEST_P(DirectoryContract, WhatAKilledProcessHasPublishedGoesWithIt) {
     EXPECT_EQ(found(*b, "a", "metadata"), "1");
     process.kill();
     EXPECT_TRUE(eventually([&] { return found(*b, "a", "metadata") == "NIXL_ERR_NOT_FOUND"; }, leaseAndMore()));
-    ASSERT_EQ(publish(*start("a"), "metadata", "2"), NIXL_SUCCESS) << takeBackendSentence("");
+    ASSERT_EQ(publish(*start("a"), "metadata", "2"), NIXL_SUCCESS) << takeSentence();
 }
 
 TEST_P(DirectoryContract, AChildThatAPublisherLeavesBehindKeepsNothing) {
@@ -188,7 +187,7 @@ TEST_P(DirectoryContract, TheWatchTellsOfHundredsAtOnce) {
     std::vector<std::unique_ptr<nixlx::Directory>> agents;
     for (const auto &name : names) {
         agents.push_back(start(name));
-        ASSERT_EQ(publish(*agents.back(), "metadata", name), NIXL_SUCCESS) << takeBackendSentence("");
+        ASSERT_EQ(publish(*agents.back(), "metadata", name), NIXL_SUCCESS) << takeSentence();
         ASSERT_EQ(found(*reader, name, "metadata"), name);
     }
     agents.clear();
