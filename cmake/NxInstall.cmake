@@ -14,7 +14,8 @@ target_link_libraries(nixl_kit INTERFACE nixl Threads::Threads)
 install(TARGETS nixl_kit EXPORT nixl ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/plugins/kit/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/kit
         FILES_MATCHING PATTERN "*.h")
-foreach(header IN ITEMS base/boundary base/error base/memory_set base/mutex wire/limits wire/metadata)
+foreach(header IN ITEMS base/boundary base/error base/fd base/memory_set base/mutex base/thread wire/limits
+                         wire/metadata)
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES ${CMAKE_SOURCE_DIR}/src/${header}.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/${folder})
 endforeach()

@@ -479,9 +479,17 @@ Worker::endCopies() {
     while (context_.library().api().ucp_worker_progress(handle_) != 0 && std::chrono::steady_clock::now() < deadline) {}
 }
 
+std::optional<bool>
+Worker::tryDrive() noexcept {
+    if (!mutex_.try_lock()) return {};
+    const MutexLock lock(mutex_, std::adopt_lock);
+    return progress();
+}
+
 bool
-Worker::arm() {
-    if (!tasks_.empty() || some_failed_ || called_) return false;
+Worker::arm() noexcept {
+    const MutexLock lock(mutex_);
+    if (progress() || !tasks_.empty() || some_failed_ || called_) return false;
     if (retired_) return true;
     return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
 }

@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "kit/progress.h"
 #include "ucx/chain.h"
-#include "ucx/handover_mutex.h"
 
 struct ucp_context;
 struct ucp_worker;
@@ -217,7 +217,7 @@ protected:
 
 class Endpoint;
 
-class Worker {
+class Worker final : public kit::Driven {
 public:
     /// More calls of progress() than it takes to work off a full queue; a peer that lives could go on filling it.
     static constexpr int kStepsPerQueue = 1000;
@@ -231,7 +231,7 @@ public:
     Worker &
     operator=(const Worker &) = delete;
 
-    HandoverMutex &
+    kit::HandoverMutex &
     mutex() noexcept NX_RETURN_CAPABILITY(mutex_) {
         return mutex_;
     }
@@ -247,9 +247,9 @@ public:
         return address_;
     }
 
-    /// Readable when an armed worker has something to do; -1 without wakeup, and once it is retired.
+    /// -1 without wakeup, and once it is retired.
     int
-    eventFd() const noexcept {
+    descriptor() const noexcept override {
         return retired_ ? -1 : event_fd_;
     }
 
@@ -257,9 +257,11 @@ public:
     bool
     progress() NX_REQUIRES(mutex_);
 
-    /// Lock held. False: there is something to do right now.
+    std::optional<bool>
+    tryDrive() noexcept override NX_EXCLUDES(mutex_);
+
     bool
-    arm() NX_REQUIRES(mutex_);
+    arm() noexcept override NX_EXCLUDES(mutex_);
 
     /// Takes the lock. Nothing that was given to it, or that a peer has asked it for, is still under way.
     bool
@@ -333,7 +335,7 @@ private:
     MessageSink &sink_;
     std::string address_;
     int event_fd_ = -1;
-    HandoverMutex mutex_;
+    kit::HandoverMutex mutex_;
     Chain<Task> tasks_ NX_GUARDED_BY(mutex_);
     std::vector<Endpoint *> endpoints_ NX_GUARDED_BY(mutex_); ///< open ones
     bool some_failed_ NX_GUARDED_BY(mutex_) = false;

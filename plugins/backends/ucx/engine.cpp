@@ -319,7 +319,7 @@ Engine::cost(nixl_mem_t, nixl_mem_t, std::string_view remote_agent) const {
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
     nixlx::Cost cost = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
-    HandoverMutex &mutex = connection->worker(fabric, 0).mutex();
+    kit::HandoverMutex &mutex = connection->worker(fabric, 0).mutex();
     if (!mutex.try_lock()) return cost;
     const MutexLock lock(mutex, std::adopt_lock);
     auto endpoint = connection->endpoint(fabric, 0);

@@ -75,7 +75,7 @@ Runtime::start() {
         const MutexLock lock(roster_mutex_);
         roster_.push_back({workers_.back().get(), i});
     }
-    if (auto status = createThreads(); !status.ok()) return status;
+    createThreads();
     if (auto status = createLocalFabric(); !status.ok()) {
         NIXL_INFO << "ucx: no shared memory with peers of this host: " << status.message();
         contexts_[static_cast<size_t>(Fabric::kLocal)].reset();
@@ -167,26 +167,16 @@ Runtime::createSubset(const std::vector<std::string> &devices) {
     return subset;
 }
 
-Status
+void
 Runtime::createThreads() {
-    const auto make = [&](const std::string &name) -> Result<std::unique_ptr<ProgressThread>> {
-        auto wake = WakeFd::create();
-        if (!wake.ok()) return std::move(wake).status();
-        return std::make_unique<ProgressThread>(name, *std::move(wake));
-    };
     if (progress_thread_wanted_) {
-        auto thread = make("nixl-ucx");
-        if (!thread.ok()) return std::move(thread).status();
-        progress_thread_ = *std::move(thread);
+        progress_thread_ = std::make_unique<kit::ProgressThread>("nixl-ucx");
         for (size_t i = 0; i < options_.num_workers; ++i) progress_thread_->add(*workers_[i]);
     }
     for (size_t i = 0; i < options_.num_threads; ++i) {
-        auto thread = make("nixl-ucx-" + std::to_string(i));
-        if (!thread.ok()) return std::move(thread).status();
-        pool_.push_back(*std::move(thread));
+        pool_.push_back(std::make_unique<kit::ProgressThread>("nixl-ucx-" + std::to_string(i)));
         pool_.back()->add(*workers_[options_.num_workers + i]);
     }
-    return {};
 }
 
 // ---- Progress ------------------------------------------------------------------------------------------------------
@@ -198,17 +188,10 @@ Runtime::workerOfThisThread() const noexcept {
     return number % options_.num_workers;
 }
 
-bool
-Runtime::drive(Worker &worker) {
-    if (!worker.mutex().try_lock()) return false; // who holds it does the same
-    const MutexLock lock(worker.mutex(), std::adopt_lock);
-    return worker.progress();
-}
-
 void
 Runtime::progress(Worker *first) {
     visit();
-    bool happened = first && drive(*first);
+    bool happened = first && first->tryDrive().value_or(false);
     const unsigned turn = turns_.load(std::memory_order_relaxed);
     turns_.store(turn + 1, std::memory_order_relaxed); // a lost count does no harm
     if ((!first || turn % kOtherEvery == 0) && roster_mutex_.try_lock()) {
@@ -254,7 +237,7 @@ Runtime::driveSharedLocked(const Driven &driven, Worker *but, Clock::time_point 
 
 bool
 Runtime::driveOneLocked(Worker &worker, Clock::time_point now) {
-    if (!drive(worker)) return false;
+    if (!worker.tryDrive().value_or(false)) return false; // who is at it does the same
     hot_ = &worker;
     hot_at_ = now;
     return true;

@@ -30,7 +30,6 @@
 #include "ucx/link_server.h"
 #include "ucx/mail.h"
 #include "ucx/options.h"
-#include "ucx/progress.h"
 
 namespace nx::ucx {
 
@@ -123,7 +122,7 @@ public:
     void
     progress(Worker *first);
 
-    /// A caller is about to drive a shared worker itself, see ProgressThread::visit. progress() says it too.
+    /// A caller is about to drive a shared worker itself, see kit::ProgressThread::visit. progress() says it too.
     void
     visit() noexcept {
         if (progress_thread_) progress_thread_->visit();
@@ -210,12 +209,10 @@ private:
     createWorker(Context &context, size_t index);
     Result<Subset>
     createSubset(const std::vector<std::string> &devices);
-    Status
+    void
     createThreads();
     Status
     createLocalFabric();
-    bool
-    drive(Worker &worker);
     void
     takeIn();
     bool
@@ -246,8 +243,8 @@ private:
     Mail mail_;
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
     WorkerSet workers_; ///< of the plain context
-    std::unique_ptr<ProgressThread> progress_thread_;
-    std::vector<std::unique_ptr<ProgressThread>> pool_;
+    std::unique_ptr<kit::ProgressThread> progress_thread_;
+    std::vector<std::unique_ptr<kit::ProgressThread>> pool_;
     std::unique_ptr<LinkServer> links_;                           ///< null: no local context
     std::optional<std::chrono::steady_clock::time_point> end_by_; ///< owned by who destroys it
     // Self-synchronised:

@@ -76,7 +76,7 @@ public:
     }
 
     /// The worker's, which guards the lane.
-    HandoverMutex &
+    kit::HandoverMutex &
     mutex() noexcept NX_RETURN_CAPABILITY(worker_.mutex()) {
         return worker_.mutex();
     }

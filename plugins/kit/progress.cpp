@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "ucx/progress.h"
+#include "kit/progress.h"
 
 #include <algorithm>
 #include <chrono>
 #include <ctime>
-#include <poll.h>
+#include <stdexcept>
 
-namespace nx::ucx {
+namespace nx::kit {
 
 namespace {
 
@@ -18,16 +18,24 @@ using std::chrono::microseconds;
 // peer that sends the next message over TCP when the last one is done (20 to 40 us) would pay for that every time.
 constexpr auto kSpin = microseconds(50);
 constexpr int64_t kNapMinUs = 50, kNapMaxUs = 400;
-// A worker that refuses to be armed although nothing moves waits for a peer; look again at intervals that grow with the
-// time it has waited, so that a peer that empties its queue now and then finds it refilled soon.
+// What refuses to be armed although nothing moves waits for a peer; look again at intervals that grow with the time it
+// has waited, so that a peer that empties its queue now and then finds it refilled soon.
 constexpr auto kBusyPatience = microseconds(200);
 constexpr int64_t kBusyNapMinUs = 50, kBusyNapMaxUs = 1000;
 constexpr int64_t kBusyNapsPerWait = 64;
 
+WakeFd
+createWake() {
+    auto wake = WakeFd::create();
+    if (!wake.ok()) throw std::runtime_error(wake.message());
+    return *std::move(wake);
+}
+
 } // namespace
 
-ProgressThread::ProgressThread(const std::string &name, WakeFd wake)
-    : wake_(std::move(wake)),
+ProgressThread::ProgressThread(const std::string &name)
+    : wake_(createWake()),
+      room_(1),
       thread_(name, [this] { run(); }) {}
 
 ProgressThread::~ProgressThread() {
@@ -41,68 +49,63 @@ ProgressThread::stop() {
     thread_.join();
 }
 
-template<class Change>
 void
-ProgressThread::changeWorkers(Change change) {
+ProgressThread::add(Driven &driven) {
     {
         const MutexLock lock(mutex_);
-        change(workers_);
+        room_.reserve(driven_.size() + 2); // its descriptor, and that of wake_
+        driven_.push_back(&driven);
     }
-    wake_.wake(); // it sleeps on the workers' descriptors
+    wake_.wake(); // it sleeps on the others' descriptors
 }
 
 void
-ProgressThread::add(Worker &worker) {
-    changeWorkers([&](auto &workers) { workers.push_back(&worker); });
-}
-
-void
-ProgressThread::remove(Worker &worker) {
-    changeWorkers([&](auto &workers) { std::erase(workers, &worker); });
+ProgressThread::remove(Driven &driven) noexcept {
+    {
+        const MutexLock lock(mutex_);
+        std::erase(driven_, &driven);
+    }
+    wake_.wake();
 }
 
 bool
-ProgressThread::progressAll() {
-    if (!mutex_.try_lock()) return false; // they are being changed
-    const MutexLock workers_lock(mutex_, std::adopt_lock);
+ProgressThread::driveAll() noexcept {
+    if (!mutex_.try_lock()) return false; // something is being added or removed
+    const MutexLock lock(mutex_, std::adopt_lock);
     bool happened = false;
-    for (Worker *worker : workers_) {
-        if (worker->mutex().try_lock()) {
-            const MutexLock lock(worker->mutex(), std::adopt_lock);
-            happened |= worker->progress();
-        } else {
-            visit(); // a caller is at it
-        }
+    for (Driven *driven : driven_) {
+        const auto outcome = driven->tryDrive();
+        if (!outcome) visit(); // a caller is at it
+        happened |= outcome.value_or(false);
     }
     return happened;
 }
 
 bool
-ProgressThread::armAll() {
-    const MutexLock workers_lock(mutex_);
-    for (Worker *worker : workers_) {
-        const MutexLock lock(worker->mutex());
-        if (worker->progress() || !worker->arm()) return false;
-    }
-    return true;
+ProgressThread::armAll() noexcept {
+    const MutexLock lock(mutex_);
+    return std::all_of(driven_.begin(), driven_.end(), [](Driven *driven) { return driven->arm(); });
 }
 
 /// Until an event, a nudge or the time-out; negative: none.
 void
-ProgressThread::sleep(int64_t timeout_us) {
-    std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
+ProgressThread::sleep(int64_t timeout_us) noexcept {
     const bool for_events = timeout_us < 0;
-    if (for_events) {
+    {
         const MutexLock lock(mutex_);
-        for (Worker *worker : workers_) fds.push_back({worker->eventFd(), POLLIN, 0});
+        if (fds_.capacity() < room_.capacity()) fds_.swap(room_);
+        fds_.assign(1, {wake_.get(), POLLIN, 0});
+        if (for_events) {
+            for (const Driven *driven : driven_) fds_.push_back({driven->descriptor(), POLLIN, 0});
+        }
     }
     const timespec timeout{timeout_us / 1'000'000, timeout_us % 1'000'000 * 1000};
-    ::ppoll(fds.data(), fds.size(), for_events ? nullptr : &timeout, nullptr);
-    if (fds[0].revents & POLLIN) wake_.drain();
+    ::ppoll(fds_.data(), fds_.size(), for_events ? nullptr : &timeout, nullptr);
+    if (fds_[0].revents & POLLIN) wake_.drain();
 }
 
 void
-ProgressThread::run() {
+ProgressThread::run() noexcept {
     const auto visits = [this] { return visits_.load(std::memory_order_seq_cst); };
     int64_t nap_us = kNapMinUs;
     auto last_event = Clock::now(), busy_since = last_event;
@@ -123,12 +126,12 @@ ProgressThread::run() {
             }
             nap_us = kNapMinUs;
         }
-        if (progressAll()) {
+        if (driveAll()) {
             last_event = busy_since = now;
             continue;
         }
         const auto quiet_for = now - last_event;
-        // Once armed, a worker makes its peer pay for waking this thread: not while a caller is there.
+        // Once armed, a thing makes its peer pay for waking this thread: not while a caller is there.
         if (quiet_for < kSpin || !attendance.none(visits())) continue;
 
         sleeping_.store(true, std::memory_order_seq_cst);
@@ -143,4 +146,4 @@ ProgressThread::run() {
     }
 }
 
-} // namespace nx::ucx
+} // namespace nx::kit

@@ -10,10 +10,11 @@
 
 #include "base/mutex.h"
 
-namespace nx::ucx {
+namespace nx::kit {
 
 class NX_CAPABILITY("mutex") HandoverMutex : Mutex {
 public:
+    /// For those who must have it: waits, at the end asleep.
     void
     lock() NX_ACQUIRE() {
         waiting_.fetch_add(1, std::memory_order_relaxed);
@@ -28,6 +29,7 @@ public:
         waiting_.fetch_sub(1, std::memory_order_relaxed);
     }
 
+    /// For those who poll. False: somebody has it, or waits for it.
     bool
     try_lock() NX_TRY_ACQUIRE(true) {
         return !contended() && Mutex::try_lock();
@@ -38,7 +40,8 @@ public:
         Mutex::unlock();
     }
 
-    /// Does nothing. Says that the caller holds it where Clang cannot see that: through UCX, or under another name.
+    /// Does nothing. Says that the caller holds it where Clang cannot see that: through a vendor's library, or under
+    /// another name.
     void
     assertHeld() const noexcept NX_ASSERT_CAPABILITY(this) {}
 
@@ -54,4 +57,4 @@ private:
     std::atomic<int> waiting_{0};
 };
 
-} // namespace nx::ucx
+} // namespace nx::kit
