@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "agent/load_plan.h"
 #include "agent/sections.h"
 #include "agent/transfer_request.h"
 #include "agent/watcher.h"
@@ -107,9 +108,6 @@ public:
     loadRemote(std::string_view blob, std::string &agent_name);
     nx::Status
     loadRemote(const nx::wire::Metadata &metadata);
-    /// False: the metadata offers connections, and no backend created so far could use one.
-    bool
-    sharesBackend(const nx::wire::Metadata &metadata) const;
     static nx::Result<nx::wire::Metadata>
     decodeRemote(std::string_view blob);
     nx::Status
@@ -297,6 +295,8 @@ private:
     forgetPeerLocked(const std::shared_ptr<nx::agent::Peer> &peer) const NX_REQUIRES(peers_mutex);
     nx::Status
     loadLocked(const nx::wire::Metadata &metadata) NX_REQUIRES(peers_mutex);
+    void
+    commitLocked(const nx::agent::LoadPlan &plan, nx::agent::Sections loaded) NX_REQUIRES(peers_mutex);
     template<class Desc>
     nx::Status
     prepareOnce(bool is_local,

@@ -5,18 +5,20 @@
 #include <algorithm>
 
 #include "agent/agent_state.h"
+#include "agent/undo_list.h"
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
 
+using nx::Result;
 using nx::Snapshot;
 using nx::Status;
 using nx::agent::Backend;
 using nx::agent::Connections;
+using nx::agent::LoadPlan;
 using nx::agent::Peer;
 using nx::agent::PeerMap;
 using nx::agent::Sections;
-using nx::memory::Mapping;
-using nx::memory::MappingOwner;
+using nx::agent::UndoList;
 using nx::memory::Window;
 
 namespace {
@@ -24,23 +26,6 @@ namespace {
 std::string
 failure(const std::string &what, nixl_status_t status) {
     return nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
-}
-
-std::shared_ptr<Backend>
-remoteBackend(const nx::agent::Backends &backends, const std::string &type) {
-    for (const auto &backend : backends) {
-        if (backend->type == type && backend->remote) return backend;
-    }
-    return nullptr;
-}
-
-const std::string *
-peerInfoFor(const nx::wire::Metadata &metadata, const std::string &backend) {
-    if (!metadata.trailer) return nullptr;
-    for (const auto &entry : metadata.trailer->peer_info) {
-        if (entry.backend == backend) return &entry.info;
-    }
-    return nullptr;
 }
 
 // Loads the ranges of one section that are new; equal keys of touching ranges share one load.
@@ -70,10 +55,10 @@ loadRanges(const std::shared_ptr<Backend> &backend,
         const auto status = backend->call<nixlx::RemotePeers>(
             "loadRemoteMD", [&](auto &peers) { return peers.loadRemoteMD(whole, memory, agent, metadata); });
         if (status < 0) return {status, failure("loadRemoteMD", status)};
-        auto owner = std::make_shared<MappingOwner>(std::make_shared<Mapping>(
+        auto owner = nx::memory::ownMapping(
             metadata, nullptr, whole.metaInfo, [backend](nixlBackendMD *loaded, nixlBackendMD *) {
                 (void)backend->call("unloadMD", [&](auto &engine) { return engine.unloadMD(loaded); });
-            }));
+            });
         for (; first < last; ++first) windows.push_back(std::make_shared<Window>(*ranges[first], owner));
     }
     return {};
@@ -84,41 +69,70 @@ disconnect(const Backend &backend, const std::string &agent) {
     (void)backend.call<nixlx::RemotePeers>("disconnect", [&](auto &peers) { return peers.disconnect(agent); });
 }
 
-// The connections that one load has made. Unless it is kept, all are taken back, whatever ended the load.
-class NewConnections {
-public:
-    explicit NewConnections(const std::string &agent) : agent_(agent) {}
-    ~NewConnections() {
-        for (const auto &backend : backends_) disconnect(*backend, agent_);
-    }
-
-    NewConnections(const NewConnections &) = delete;
-    NewConnections &
-    operator=(const NewConnections &) = delete;
-
-    nixl_status_t
-    make(const std::shared_ptr<Backend> &backend, const std::string &info, const std::string *peer_info) {
-        backends_.push_back(backend);
+// Another start of a name is tried before the known one is given up for it.
+Status
+validateStart(const LoadPlan &plan) {
+    for (const auto &[backend, info, peer_info] : plan.connections) {
+        std::vector<std::string> public_data;
+        for (const auto &[key, ranges] : plan.ranges) {
+            if (key.second != backend->order) continue;
+            for (const auto *range : ranges) public_data.push_back(range->metaInfo);
+        }
         const auto status = backend->call<nixlx::RemotePeers>(
-            "loadPeer", [&](auto &peers) { return peers.loadPeer(agent_, info, peer_info); });
-        if (status < 0) backends_.pop_back();
-        return status;
+            "validatePeer", [&](auto &peers) { return peers.validatePeer(*info, peer_info, public_data); });
+        if (status < 0 && (status != NIXL_ERR_NOT_SUPPORTED || plan.connections.size() == 1)) {
+            return {status,
+                    "another start of agent '" + plan.metadata->agent +
+                        "' is not loaded, the one that is known stays: " + "backend " + backend->type + ": " +
+                        failure("validatePeer", status)};
+        }
     }
+    return {};
+}
 
-    bool
-    empty() const noexcept {
-        return backends_.empty();
+// A backend that does not reach the peer, for example one within a process, is left out if another may.
+Status
+connectAll(LoadPlan &plan, const std::string &name, UndoList &undo) {
+    const auto &agent = plan.metadata->agent;
+    const auto connections = plan.connections;
+    for (const auto &[backend, info, peer_info] : connections) {
+        const auto status = backend->call<nixlx::RemotePeers>(
+            "loadPeer", [&](auto &peers) { return peers.loadPeer(agent, *info, peer_info); });
+        if (status >= 0) {
+            undo.push([backend = backend.get(), &agent] { disconnect(*backend, agent); });
+        } else if (status == NIXL_ERR_NOT_SUPPORTED && plan.common > 1) {
+            NIXL_INFO << "loadRemoteMD: agent " << nx::quoted(name) << ": backend " << backend->type
+                      << " does not reach agent '" << agent << "': " << failure("loadPeer", status);
+            plan.leaveOut(*backend);
+        } else {
+            return {status,
+                    "error loading connection info for backend '" + backend->type + "' with status " +
+                        nixlEnumStrings::statusStr(status) + ": " + failure("loadPeer", status)};
+        }
     }
+    if (!undo.empty() || plan.known) return {};
+    return {NIXL_ERR_BACKEND, "no common backend found: none of those in common reaches agent '" + agent + "'"};
+}
 
-    void
-    keep() noexcept {
-        backends_.clear();
+// The peer's sections with the new ranges, which the backends unload when the last window of them goes.
+Result<Sections>
+loadAll(const LoadPlan &plan, const nx::agent::Backends &backends) {
+    auto sections = plan.known ? plan.known->sections.copy() : Sections();
+    for (const auto &[key, ranges] : plan.ranges) {
+        std::vector<std::shared_ptr<Window>> windows;
+        const auto &backend = backends[key.second];
+        auto status = loadRanges(backend, plan.metadata->agent, key.first, ranges, windows);
+        if (!status.ok()) {
+            return {status.code(),
+                    "error loading remote metadata for agent '" + plan.metadata->agent + "' with status " +
+                        nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type + ": " +
+                        status.message()};
+        }
+        auto &index = sections[key];
+        index = index.with(std::move(windows));
     }
-
-private:
-    const std::string &agent_;
-    nx::agent::Backends backends_;
-};
+    return sections;
+}
 
 } // namespace
 
@@ -162,183 +176,46 @@ nixlAgentData::loadRemote(const nx::wire::Metadata &metadata) {
     return loadLocked(metadata);
 }
 
-bool
-nixlAgentData::sharesBackend(const nx::wire::Metadata &metadata) const {
-    const auto all = local_state.get().part(&nx::agent::Local::backends);
-    return metadata.connections.empty() ||
-        std::any_of(metadata.connections.begin(), metadata.connections.end(),
-                    [&](const auto &connection) { return remoteBackend(*all, connection.backend) != nullptr; });
-}
-
 Status
 nixlAgentData::loadLocked(const nx::wire::Metadata &metadata) {
-    const auto all = local_state.get().part(&nx::agent::Local::backends);
-    const std::string shown = "'" + metadata.agent + "'";
+    const auto backends = local_state.get().part(&nx::agent::Local::backends);
+    const auto before = peers.get();
+    auto plan = judgeLoad(metadata, *backends, {findPeer(metadata.agent), before->size(), peers_bytes}, peer_limits);
+    if (!plan.ok()) return std::move(plan).status();
+    if (plan->replaced) {
+        if (auto status = validateStart(*plan); !status.ok()) return status;
+        // A backend knows one start of a name at a time. That this one has ended cannot be undone.
+        plan->replaced->lost.store(true);
+        forgetPeerLocked(plan->replaced);
+    }
+    UndoList undo; // goes after what is loaded through its connections
+    if (auto status = connectAll(*plan, name, undo); !status.ok()) return status;
+    auto sections = loadAll(*plan, *backends);
+    if (!sections.ok()) return std::move(sections).status();
+    commitLocked(*plan, *std::move(sections));
+    undo.keep();
+    return {};
+}
 
-    // What the blob brings that this agent can use.
-    std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> connections;
-    for (const auto &connection : metadata.connections) {
-        if (auto backend = remoteBackend(*all, connection.backend)) connections.emplace_back(backend, &connection);
-    }
-    if (connections.empty() && !metadata.connections.empty()) {
-        std::string theirs;
-        for (const auto &connection : metadata.connections) {
-            theirs += (theirs.empty() ? "" : ", ") + nx::quoted(connection.backend);
-        }
-        return {NIXL_ERR_BACKEND,
-                "no common backend found: agent " + nx::quoted(metadata.agent) + " offers " + theirs +
-                    "; create one of them here"};
-    }
+// What may fail comes first.
+void
+nixlAgentData::commitLocked(const LoadPlan &plan, Sections loaded) {
+    const auto peer = plan.known ? plan.known : std::make_shared<Peer>(plan.metadata->agent);
+    auto connected = peer->connections.copy();
+    for (const auto &[backend, info, peer_info] : plan.connections) connected[backend->type] = *info;
+    auto connections = std::make_shared<const Connections>(std::move(connected));
+    auto sections = std::make_shared<const Sections>(std::move(loaded));
+    auto known = peers.copy();
+    known[peer->name] = peer;
+    auto map = std::make_shared<const PeerMap>(std::move(known));
 
-    auto known = findPeer(metadata.agent);
-    const bool other_start = known && metadata.trailer && known->incarnation != nx::wire::Incarnation{} &&
-        known->incarnation != metadata.trailer->incarnation;
-    if (other_start && connections.empty()) {
-        return {NIXL_ERR_NOT_ALLOWED,
-                "the metadata is of another start of agent " + shown + "; load its connection info first"};
-    }
-    auto replaced = other_start ? std::exchange(known, nullptr) : nullptr;
-    if (!known && connections.empty()) {
-        return {NIXL_ERR_NOT_FOUND,
-                "error loading remote metadata for agent " + shown +
-                    " with status NIXL_ERR_NOT_FOUND: how to connect to it is not known yet; load "
-                    "a blob with connection info first"};
-    }
-    std::vector<std::pair<std::shared_ptr<Backend>, const nx::wire::Connection *>> new_connections;
-    const auto connections_before = known ? known->connections.get() : Snapshot<Connections>().get();
-    for (const auto &entry : connections) {
-        const auto before = connections_before->find(entry.first->type);
-        if (before == connections_before->end()) {
-            new_connections.push_back(entry);
-        } else if (before->second != entry.second->info) {
-            return {NIXL_ERR_NOT_ALLOWED,
-                    "error loading connection info for backend '" + entry.first->type +
-                        "' with status NIXL_ERR_NOT_ALLOWED: agent " + shown +
-                        " is loaded with other connection info; invalidate it first"};
-        }
-    }
-    const auto sections_before = known ? known->sections.get() : Snapshot<Sections>().get();
-    std::map<std::pair<nixl_mem_t, size_t>, std::vector<const nixlBlobDesc *>> new_ranges;
-    for (const auto &section : metadata.sections) {
-        const auto backend = remoteBackend(*all, section.backend);
-        if (!backend) continue;
-        const bool connected = connections_before->contains(backend->type) ||
-            std::any_of(connections.begin(), connections.end(), [&](const auto &c) { return c.first == backend; });
-        if (!connected) continue;
-        const std::pair key{section.memory, backend->order};
-        const auto before = sections_before->find(key);
-        for (const auto &range : section.descs) {
-            std::vector<std::shared_ptr<Window>> same;
-            if (before != sections_before->end()) before->second.equal(range, same);
-            if (same.empty()) {
-                new_ranges[key].push_back(&range);
-            } else if (std::none_of(same.begin(), same.end(), [&](const auto &window) {
-                           return window->mapping->public_data == range.metaInfo;
-                       })) {
-                return {NIXL_ERR_NOT_ALLOWED,
-                        "error loading remote metadata for agent " + shown +
-                            " with status NIXL_ERR_NOT_ALLOWED: a range that is loaded already comes with another key; "
-                            "invalidate the agent first"};
-            }
-        }
-    }
-
-    const auto grown = [&] {
-        auto held = known ? known->held : nx::agent::Holding{};
-        for (const auto &[backend, connection] : new_connections) {
-            const auto *info = peerInfoFor(metadata, backend->type);
-            held.bytes += connection->info.size() + (info ? info->size() : 0);
-        }
-        for (const auto &[key, ranges] : new_ranges) {
-            held.windows += ranges.size();
-            for (const auto *range : ranges) held.bytes += sizeof(nixlBasicDesc) + range->metaInfo.size();
-        }
-        return held;
-    };
-    const auto &earlier = known ? known : replaced;
-    const auto known_peers = peers.get();
-    if (auto status = nx::agent::admit(peer_limits, grown(), known_peers->size() - (earlier ? 1 : 0),
-                                       peers_bytes - (earlier ? earlier->held.bytes : 0));
-        !status.ok()) {
-        return std::move(status).withContext("the metadata of agent " + nx::quoted(metadata.agent) + " is refused");
-    }
-
-    // From here on backends change; what was done is undone on failure. A replaced start goes first, because a
-    // backend knows one start of a name at a time: it cannot be undone, so the new one is judged before.
-    if (replaced) {
-        for (const auto &[backend, connection] : new_connections) {
-            std::vector<std::string> public_data;
-            for (const auto &[key, ranges] : new_ranges) {
-                if (key.second != backend->order) continue;
-                for (const auto *range : ranges) public_data.push_back(range->metaInfo);
-            }
-            const auto status = backend->call<nixlx::RemotePeers>("validatePeer", [&](auto &peers) {
-                return peers.validatePeer(connection->info, peerInfoFor(metadata, backend->type), public_data);
-            });
-            if (status < 0 && (status != NIXL_ERR_NOT_SUPPORTED || new_connections.size() == 1)) {
-                return {status,
-                        "another start of agent " + shown + " is not loaded, the one that is known stays: backend " +
-                            backend->type + ": " + failure("validatePeer", status)};
-            }
-        }
-        replaced->lost.store(true); // a name has one start at a time: that one has ended
-        forgetPeerLocked(replaced);
-    }
-    NewConnections connected(metadata.agent); // goes after what is loaded through it
-    std::vector<const Backend *> unreachable;
-    for (const auto &[backend, connection] : new_connections) {
-        const auto status = connected.make(backend, connection->info, peerInfoFor(metadata, backend->type));
-        if (status == NIXL_ERR_NOT_SUPPORTED && connections.size() > 1) {
-            // For example a backend within a process, and a peer in another one: the others may reach it.
-            NIXL_INFO << "loadRemoteMD: agent " << nx::quoted(name) << ": backend " << backend->type
-                      << " does not reach agent " << shown << ": " << failure("loadPeer", status);
-            std::erase_if(new_ranges, [&](const auto &entry) { return entry.first.second == backend->order; });
-            unreachable.push_back(backend.get());
-            continue;
-        }
-        if (status < 0) {
-            return {status,
-                    "error loading connection info for backend '" + backend->type + "' with status " +
-                        nixlEnumStrings::statusStr(status) + ": " + failure("loadPeer", status)};
-        }
-    }
-    std::erase_if(new_connections, [&](const auto &entry) {
-        return std::find(unreachable.begin(), unreachable.end(), entry.first.get()) != unreachable.end();
-    });
-    if (connected.empty() && !known) {
-        return {NIXL_ERR_BACKEND, "no common backend found: none of those in common reaches agent " + shown};
-    }
-    const auto held = grown();
-    Sections next = *sections_before;
-    for (auto &[key, ranges] : new_ranges) {
-        std::vector<std::shared_ptr<Window>> windows;
-        const auto &backend = (*all)[key.second];
-        auto status = loadRanges(backend, metadata.agent, key.first, std::move(ranges), windows);
-        if (!status.ok()) {
-            return {status.code(),
-                    "error loading remote metadata for agent " + shown + " with status " +
-                        nixlEnumStrings::statusStr(status.code()) + ": backend " + backend->type + ": " +
-                        status.message()};
-        }
-        auto &index = next[key];
-        index = index.with(std::move(windows));
-    }
-
-    auto peer = known ? known : std::make_shared<Peer>(metadata.agent);
-    if (metadata.trailer) peer->incarnation = metadata.trailer->incarnation;
-    Connections connections_now = *connections_before;
-    for (const auto &[backend, connection] : new_connections) connections_now[backend->type] = connection->info;
+    if (plan.metadata->trailer) peer->incarnation = plan.metadata->trailer->incarnation;
+    const auto held = plan.held();
     peers_bytes += held.bytes - peer->held.bytes;
     peer->held = held;
-    peer->connections.set(std::move(connections_now));
-    peer->sections.set(std::move(next));
-    if (!known) {
-        PeerMap map = peers.copy();
-        map[metadata.agent] = std::move(peer);
-        peers.set(std::move(map));
-    }
-    connected.keep();
-    return {};
+    peer->connections.set(std::move(connections));
+    peer->sections.set(std::move(sections));
+    peers.set(std::move(map));
 }
 
 // Requests in flight keep their memory until they end; everything new is refused from here on.
@@ -349,7 +226,7 @@ nixlAgentData::forgetPeerLocked(const std::shared_ptr<Peer> &peer) const {
     {
         const auto sections = peer->sections.get();
         const auto removed = std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(*sections));
-        peer->sections.set({});
+        peer->sections.set(Sections());
         (void)leaveToUsers(removed, peer.get());
     }
     const auto connections = peer->connections.get();

@@ -97,7 +97,8 @@ loadFor(nixlAgentData &data, std::string_view blob, const std::string &expected)
         loaded.wants_answer = metadata->trailer && (metadata->trailer->features & nx::wire::kFeatureAnswers);
         if (metadata->trailer) loaded.incarnation = metadata->trailer->incarnation;
         // Asked before: a backend that comes meanwhile makes the exchange look again.
-        const bool shared = data.sharesBackend(*metadata);
+        const auto backends = data.local_state.get().part(&nx::agent::Local::backends);
+        const bool shared = nx::agent::sharesBackend(*metadata, *backends);
         auto status = data.loadRemote(*metadata);
         if (status.ok()) loaded.agent = metadata->agent;
         loaded.too_early = !status.ok() && !shared;

@@ -13,7 +13,6 @@ using nx::Status;
 using nx::agent::Backend;
 using nx::agent::Peer;
 using nx::agent::TransferRequest;
-using nx::memory::Mapping;
 using nx::memory::MappingOwner;
 using nx::memory::RangeIndex;
 using nx::memory::RemovedWindows;
@@ -164,9 +163,9 @@ registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range
             "getPublicData", [&](auto &peers) { return peers.getPublicData(metadata, key); });
         if (status < 0) return refused("getPublicData", status);
     }
-    return std::make_shared<MappingOwner>(std::make_shared<Mapping>(
-        metadata, remote_face, std::move(key),
-        [backend](nixlBackendMD *local, nixlBackendMD *remote) { giveBack(*backend, local, remote); }));
+    return nx::memory::ownMapping(metadata, remote_face, key, [backend](nixlBackendMD *local, nixlBackendMD *remote) {
+        giveBack(*backend, local, remote);
+    });
 }
 
 } // namespace

@@ -23,8 +23,10 @@ namespace nx::agent {
 
 using Backends = std::vector<std::shared_ptr<Backend>>; ///< in the order of creation
 
-/// (kind of memory, order of the backend) -> windows. Never holds an empty index.
-using Sections = std::map<std::pair<nixl_mem_t, size_t>, memory::RangeIndex>;
+using SectionKey = std::pair<nixl_mem_t, size_t>; ///< kind of memory, order of the backend
+
+/// The windows. Never holds an empty index.
+using Sections = std::map<SectionKey, memory::RangeIndex>;
 
 inline std::vector<std::shared_ptr<memory::Window>>
 windowsOf(const Sections &sections) {

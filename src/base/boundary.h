@@ -13,6 +13,17 @@
 
 namespace nx {
 
+/// Says it as nixlx::fail does, if there is memory for the sentence.
+inline nixl_status_t
+failed(nixl_status_t status, const char *what, const char *how, const char *why = "") noexcept {
+    try {
+        return nixlx::fail(status, std::string(what) + how + why);
+    }
+    catch (...) {
+        return status;
+    }
+}
+
 /// What `call` returns, SUCCESS if that is nothing; what it throws becomes a status with a backend's sentence
 /// (nixlx::fail).
 template<class Call>
@@ -27,13 +38,13 @@ guarded(const char *what, Call call) {
         }
     }
     catch (const std::bad_alloc &) {
-        return nixlx::fail(NIXL_ERR_NO_MEMORY, std::string(what) + " ran out of memory");
+        return failed(NIXL_ERR_NO_MEMORY, what, " ran out of memory");
     }
     catch (const std::exception &e) {
-        return nixlx::fail(NIXL_ERR_BACKEND, std::string(what) + " threw: " + e.what());
+        return failed(NIXL_ERR_BACKEND, what, " threw: ", e.what());
     }
     catch (...) {
-        return nixlx::fail(NIXL_ERR_BACKEND, std::string(what) + " threw something that is not a std::exception");
+        return failed(NIXL_ERR_BACKEND, what, " threw something that is not a std::exception");
     }
 }
 

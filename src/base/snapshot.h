@@ -74,7 +74,11 @@ public:
 
     void
     set(T value) {
-        auto next = std::make_shared<const T>(std::move(value));
+        set(std::make_shared<const T>(std::move(value)));
+    }
+
+    void
+    set(std::shared_ptr<const T> next) noexcept {
         const MutexLock lock(mutex_);
         value_.swap(next);
     }

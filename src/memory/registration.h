@@ -72,6 +72,19 @@ private:
     const std::shared_ptr<Mapping> mapping_;
 };
 
+/// Takes over what a backend has given out: without memory to remember it, it goes back at once.
+template<class LetGo>
+std::shared_ptr<MappingOwner>
+ownMapping(nixlBackendMD *metadata, nixlBackendMD *remote_face, const std::string &public_data, LetGo let_go) {
+    try {
+        return std::make_shared<MappingOwner>(std::make_shared<Mapping>(metadata, remote_face, public_data, let_go));
+    }
+    catch (...) {
+        let_go(metadata, remote_face);
+        throw;
+    }
+}
+
 class Window {
 public:
     Window(const nixlBasicDesc &range, std::shared_ptr<MappingOwner> owner)

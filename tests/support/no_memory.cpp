@@ -8,13 +8,14 @@
 
 namespace {
 
-thread_local bool has_memory = true;
+thread_local uint64_t left = UINT64_MAX; ///< allocations of this thread that succeed
 
 } // namespace
 
 void *
 operator new(size_t size) {
-    void *const memory = has_memory ? std::malloc(std::max<size_t>(size, 1)) : nullptr;
+    void *const memory = left > 0 ? std::malloc(std::max<size_t>(size, 1)) : nullptr;
+    if (left > 0 && left < UINT64_MAX) --left;
     if (!memory) throw std::bad_alloc();
     return memory;
 }
@@ -31,12 +32,12 @@ operator delete(void *memory, size_t) noexcept {
 
 namespace nx::test {
 
-NoMemory::NoMemory() noexcept {
-    has_memory = false;
+NoMemory::NoMemory(uint64_t spared) noexcept {
+    left = spared;
 }
 
 NoMemory::~NoMemory() {
-    has_memory = true;
+    left = UINT64_MAX;
 }
 
 } // namespace nx::test

@@ -5,12 +5,15 @@
 // libraries of C allocate is not its business.
 #pragma once
 
+#include <cstdint>
+
 namespace nx::test {
 
-/// While it exists, `new` throws std::bad_alloc in this thread. One at a time and thread.
+/// While it exists, `new` throws std::bad_alloc in this thread, after it has served `spared` times. One at a time and
+/// thread.
 class NoMemory {
 public:
-    NoMemory() noexcept;
+    explicit NoMemory(uint64_t spared = 0) noexcept;
     ~NoMemory();
     NoMemory(const NoMemory &) = delete;
     NoMemory &

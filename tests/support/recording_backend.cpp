@@ -16,6 +16,7 @@ public:
     reset() override {
         std::lock_guard lock(mutex_);
         calls_.clear();
+        calls_.reserve(256); // letting go needs no memory
     }
 
     std::vector<RecordedCall>
@@ -199,7 +200,7 @@ private:
     template<class Body>
     nixl_status_t
     record(const char *function, std::string arguments, Body body, std::vector<nixlx::Run> runs = {}) const {
-        const size_t index = recorder().begin({agent_, function, std::move(arguments), std::move(runs), NIXL_SUCCESS});
+        const size_t index = recorder().begin({agent_, function, std::move(arguments), std::move(runs), NIXL_IN_PROG});
         const nixl_status_t status = body();
         recorder().end(index, status);
         return status;

@@ -15,11 +15,11 @@ namespace nx::test {
 
 /// One call of one engine.
 struct RecordedCall {
-    std::string agent;            ///< the engine's
-    std::string function;         ///< "registerMem", "prepare", ...
-    std::string arguments;        ///< "DRAM_SEG 4096+64 device 0", "B 'note'" ..., see recording_backend.cpp
-    std::vector<nixlx::Run> runs; ///< of prepare
-    nixl_status_t status = NIXL_SUCCESS;
+    std::string agent;                   ///< the engine's
+    std::string function;                ///< "registerMem", "prepare", ...
+    std::string arguments;               ///< "DRAM_SEG 4096+64 device 0", "B 'note'" ..., see recording_backend.cpp
+    std::vector<nixlx::Run> runs;        ///< of prepare
+    nixl_status_t status = NIXL_SUCCESS; ///< IN_PROG: not over, or it threw
 };
 
 /// Applies to all engines of the process. Self-synchronised.
