@@ -7,7 +7,7 @@
 #include <random>
 #include <unistd.h>
 
-#include "file/names.h"
+#include "file/format.h"
 #include "utils/common/nixl_log.h"
 #include "wire/limits.h"
 
@@ -163,10 +163,10 @@ Directory::tryFetch(const std::string &agent, const std::string &label, std::str
     if (!file.ok()) return {file.code(), file.message()};
     auto text = readFile(*file, *file_name, wire::kBlobBytesMax + kHeadBytes);
     if (!text.ok()) return std::move(text).status();
-    if (text->size() <= kHeadBytes || (*text)[kStartDigits] != '\n') {
-        return {NIXL_ERR_MISMATCH, quoted(*file_name) + " does not begin with the number of a start"};
-    }
-    if (!text->starts_with(lease->start)) return nothing(); // an earlier start's
+    const auto start = startIn(*text, *file_name);
+    if (!start.ok()) return {start.code(), start.message()};
+    if (*start != lease->start) return nothing(); // an earlier start's
+    if (text->size() == kHeadBytes) return {NIXL_ERR_MISMATCH, quoted(*file_name) + " has no metadata in it"};
     if (watch_) watch_->found(agent, lease->start);
     text->erase(0, kHeadBytes);
     blob = *std::move(text);

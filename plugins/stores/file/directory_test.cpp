@@ -153,6 +153,26 @@ TEST_F(FileDirectory, AFullDiskKeepsWhatWasThere) {
     }));
 }
 
+// What the system allows a user to watch may be used up by others. Then ends are not seen, and all else works.
+TEST_F(FileDirectory, IsUsedWithoutSeeingEndsWhereNothingMoreCanBeWatched) {
+    ASSERT_EQ(::chmod(folder_.path().c_str(), 0700), 0);
+    const auto allow = [](const std::string &what, int count) {
+        if (::unshare(CLONE_NEWUSER) != 0) return false;
+        std::ofstream limit("/proc/sys/user/max_inotify_" + what);
+        limit << count << std::flush;
+        return limit.good();
+    };
+    if (!inChild([&] { return allow("instances", 0); })) GTEST_SKIP() << "this user cannot limit what it may watch";
+    const auto works = [&](bool watches) {
+        const auto a = start("a"), b = start("b");
+        const bool offered = a->ability(nixlx::DirectoryWatch::kName, nixlx::DirectoryWatch::kVersion) != nullptr;
+        return offered == watches && publish(*b) == NIXL_SUCCESS && found(*a, "b") == "blob" &&
+            b->withdraw(soon()) == NIXL_SUCCESS && found(*a, "b").find("published nothing") != std::string::npos;
+    };
+    EXPECT_TRUE(inChild([&] { return allow("instances", 0) && works(false); }));
+    EXPECT_TRUE(inChild([&] { return allow("watches", 0) && works(true); }));
+}
+
 TEST_F(FileDirectory, HostileContentsAreRefusedAndReplaced) {
     const auto a = start("a"), b = start("b");
     const auto spoil = [&](const std::string &file, auto body) {
@@ -183,6 +203,13 @@ TEST_F(FileDirectory, HostileContentsAreRefusedAndReplaced) {
         fs::resize_file(path, (64 << 20) + 100);
     });
     EXPECT_THAT(found(*b), HasSubstr("'metadata.md' has 67108964 bytes, more than"));
+    spoil("metadata.md", [&](const std::string &path) {
+        std::ifstream lease(entry(".start"));
+        std::string start;
+        std::getline(lease, start);
+        std::ofstream(path) << start << '\n';
+    });
+    EXPECT_THAT(found(*b), HasSubstr("'metadata.md' has no metadata in it"));
     spoil("metadata.md", write(std::string(32, '0') + "\nan earlier start's"));
     EXPECT_THAT(found(*b), HasSubstr("has published nothing under 'metadata'"));
     ASSERT_EQ(publish(*a), NIXL_SUCCESS);

@@ -12,6 +12,7 @@
 
 #include "base/mutex.h"
 #include "file/files.h"
+#include "file/format.h"
 
 namespace nx::file_store {
 
@@ -100,15 +101,13 @@ readLease(const Fd &folder) {
     if (!file.ok()) return {file.code(), file.message()};
     const auto text = readFile(*file, kLeaseFile, kLeaseBytesMax);
     if (!text.ok()) return {text.code(), text.message()};
-    const std::string start = text->substr(0, kStartDigits);
-    if (start.size() != kStartDigits || start.find_first_not_of("0123456789abcdef") != std::string::npos) {
-        return {NIXL_ERR_MISMATCH, quoted(kLeaseFile) + " does not begin with the number of a start"};
-    }
+    const auto start = startIn(*text, kLeaseFile);
+    if (!start.ok()) return {start.code(), start.message()};
     if (::flock(file->get(), LOCK_SH | LOCK_NB) == 0) {
         ::flock(file->get(), LOCK_UN);
-        return LeaseState{start, false};
+        return LeaseState{std::string(*start), false};
     }
-    if (errno == EWOULDBLOCK) return LeaseState{start, true};
+    if (errno == EWOULDBLOCK) return LeaseState{std::string(*start), true};
     return failed("lock " + quoted(kLeaseFile), errno);
 }
 

@@ -14,7 +14,6 @@
 namespace nx::file_store {
 
 inline constexpr char kLeaseFile[] = ".start";
-inline constexpr size_t kStartDigits = 32; ///< an incarnation, in hexadecimal
 
 /// Owned. Goes with the process or with this object.
 class Lease {

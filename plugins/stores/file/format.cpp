@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "file/names.h"
+#include "file/format.h"
 
 #include <climits>
 
@@ -29,6 +29,16 @@ fileNameOf(std::string_view name, std::string_view suffix, const std::string &wh
                     std::to_string(NAME_MAX)};
     }
     return file;
+}
+
+Result<std::string_view>
+startIn(std::string_view bytes, const std::string &file) {
+    const auto start = bytes.substr(0, kStartDigits);
+    if (bytes.size() > kStartDigits && bytes[kStartDigits] == '\n' &&
+        start.find_first_not_of("0123456789abcdef") == std::string_view::npos) {
+        return start;
+    }
+    return {NIXL_ERR_MISMATCH, quoted(file) + " does not begin with the number of a start"};
 }
 
 } // namespace nx::file_store

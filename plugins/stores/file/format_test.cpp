@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Goal: no name leaves its folder or is taken for another. Method: names that try to.
-#include "file/names.h"
+// Goal: no name leaves its folder or is taken for another, and no bytes are taken for a start that are none. Method: names
+// and bytes that try to.
+#include "file/format.h"
 
 #include <climits>
 #include <gmock/gmock.h>
@@ -47,6 +48,22 @@ TEST(FileNames, RefusesWhatIsTooLongForAFile) {
     const auto refused = fileNameOf(std::string(NAME_MAX - 2, 'a'), ".md", "the label");
     EXPECT_EQ(refused.code(), NIXL_ERR_INVALID_PARAM);
     EXPECT_THAT(refused.message(), testing::HasSubstr("it needs 256 characters, and a file name has at most 255"));
+}
+
+TEST(FileStart, IsTheFirstLineAndNothingElse) {
+    const std::string digits = "00112233445566778899aabbccddeeff";
+    const std::string file = digits + "\nblob";
+    const auto start = startIn(file, "x.md");
+    ASSERT_TRUE(start.ok()) << start.message();
+    EXPECT_EQ(*start, digits);
+    EXPECT_TRUE(startIn(digits + "\n", "x.md").ok());
+    for (const std::string &bytes :
+         {std::string(), digits, digits.substr(1) + "\n", digits + "0\n", "A" + digits.substr(1) + "\n",
+          "\n" + digits + "\n", std::string(32, '\0') + "\n", " " + digits.substr(1) + "\n"}) {
+        const auto refused = startIn(bytes, "x.md");
+        EXPECT_EQ(refused.code(), NIXL_ERR_MISMATCH) << bytes;
+        EXPECT_EQ(refused.message(), "'x.md' does not begin with the number of a start") << bytes;
+    }
 }
 
 } // namespace
