@@ -361,10 +361,8 @@ configValue(const std::string &name);
 // Properties of a backend, the bits of `capabilities`:
 /// Engine may be given the union of touching ranges instead of each range (see registerMem).
 #define NIXLX_CAP_MERGE_RANGES 1u
-/// The target checks every access against its registrations.
-#define NIXLX_CAP_TARGET_CHECKED 2u
 /// Moves data within one agent.
-#define NIXLX_CAP_LOCAL 4u
+#define NIXLX_CAP_LOCAL 2u
 
 // What must agree between a plugin and libnixl for C++ objects to cross: compiler family, C++ library and its ABI.
 #define NIXLX_STR2(x) #x

@@ -224,6 +224,16 @@ nixlAgent::getPluginParams(const nixl_backend_t &type, nixl_mem_list_t &mems, ni
 }
 
 nixl_status_t
+nixlAgent::getPluginOption(const nixl_backend_t &type, const std::string &role, std::string &option) const {
+    return call(*data, "getPluginOption", [&]() -> Status {
+        auto plugin = nx::plugin::Manager::instance().load(type);
+        if (!plugin.ok()) return std::move(plugin).status();
+        option = (*plugin)->optionFor(role);
+        return {};
+    });
+}
+
+nixl_status_t
 nixlAgent::getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, nixl_b_params_t &params) const {
     return call(*data, "getBackendParams", [&]() -> Status {
         const auto found = data->backendOf(backend);

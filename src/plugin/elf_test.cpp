@@ -43,7 +43,7 @@ TEST(Elf, ReadsTheDescriptorOfAPluginThatIsNotLoaded) {
     EXPECT_EQ((*identity)->magic, NIXLX_PLUGIN_MAGIC);
     EXPECT_EQ((*identity)->struct_size, sizeof(nixlx_plugin_descriptor_t));
     EXPECT_EQ((*identity)->api_version, NIXLX_PLUGIN_API_VERSION + 7);
-    EXPECT_EQ((*identity)->capabilities, NIXLX_CAP_TARGET_CHECKED);
+    EXPECT_EQ((*identity)->capabilities, NIXLX_CAP_MERGE_RANGES);
     EXPECT_EQ((*identity)->kind, "backend");
     EXPECT_EQ((*identity)->name, "DESCRIBED");
     EXPECT_EQ((*identity)->version, "3.2.1");

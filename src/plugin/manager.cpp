@@ -87,6 +87,12 @@ public:
         return options_;
     }
 
+    std::string
+    optionFor(const std::string &role) const override {
+        const auto it = roles_.find(role);
+        return it == roles_.end() ? "" : it->second;
+    }
+
     nixl_mem_list_t
     memories() const override {
         return memories_;
@@ -182,7 +188,9 @@ private:
         const auto *row = reinterpret_cast<const char *>(descriptor_->options);
         for (uint32_t i = 0; row && i < descriptor_->option_count; ++i, row += descriptor_->option_size) {
             const auto &option = *reinterpret_cast<const nixlx_option *>(row);
-            if (option.name) options_.emplace(option.name, option.default_value ? option.default_value : "");
+            if (!option.name) continue;
+            options_.emplace(option.name, option.default_value ? option.default_value : "");
+            if (option.role && *option.role) roles_.emplace(option.role, option.name);
         }
     }
 
@@ -194,6 +202,7 @@ private:
     Identity identity_;
     std::string version_;
     nixl_b_params_t options_;
+    std::map<std::string, std::string> roles_; ///< the option that plays each
     nixl_mem_list_t memories_;
     std::vector<std::string> conflicts_;
 };

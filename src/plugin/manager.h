@@ -33,6 +33,9 @@ public:
     /// Advertised options; may be empty.
     virtual nixl_b_params_t
     options() const = 0;
+    /// Name of the option that plays this role; empty: none does.
+    virtual std::string
+    optionFor(const std::string &role) const = 0;
     /// Advertised kinds of memory; may be empty for a plugin written for NIXL 1.4.
     virtual nixl_mem_list_t
     memories() const = 0;

@@ -73,6 +73,7 @@ TEST_F(PluginManager, LoadsAPluginWrittenForNixl14) {
     EXPECT_EQ((*plugin)->name(), "VINTAGE");
     EXPECT_EQ((*plugin)->version(), "1.4.0");
     EXPECT_THAT((*plugin)->options(), IsEmpty());
+    EXPECT_EQ((*plugin)->optionFor("threads"), "");
     EXPECT_THAT((*plugin)->memories(), IsEmpty());
     EXPECT_EQ((*plugin)->capabilities(), 0u);
     EXPECT_THAT((*plugin)->conflicts(), IsEmpty());
@@ -90,8 +91,11 @@ TEST_F(PluginManager, LoadsADescribedPlugin) {
     EXPECT_EQ((*plugin)->version(), "3.2.1");
     EXPECT_THAT((*plugin)->options(), UnorderedElementsAre(testing::Pair("mode", "b"), testing::Pair("depth", "16")))
         << "what the plugin says, and the rest from its table";
+    EXPECT_EQ((*plugin)->optionFor("threads"), "depth");
+    EXPECT_EQ((*plugin)->optionFor(""), "");
+    EXPECT_EQ((*plugin)->optionFor("no such role"), "");
     EXPECT_THAT((*plugin)->memories(), ElementsAre(DRAM_SEG, FILE_SEG));
-    EXPECT_EQ((*plugin)->capabilities(), NIXLX_CAP_TARGET_CHECKED);
+    EXPECT_EQ((*plugin)->capabilities(), NIXLX_CAP_MERGE_RANGES);
     EXPECT_THAT((*plugin)->conflicts(), ElementsAre("VINTAGE", "OTHER"));
 
     EXPECT_EQ((*plugin)->partners()[DRAM_SEG], NIXLX_MEMORY(FILE_SEG));

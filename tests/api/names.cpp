@@ -292,6 +292,8 @@ const ConstMethod<nixlXferReqH *> kCancelXferReq = &nixlAgent::cancelXferReq;
 const ConstMethod<nixlXferReqH *> kDropXferReq = &nixlAgent::dropXferReq;
 const ConstMethod<std::chrono::milliseconds, const nixl_opt_args_t *> kWaitMetadata = &nixlAgent::waitMetadata;
 const ConstMethod<uint16_t &> kGetListenPort = &nixlAgent::getListenPort;
+const ConstMethod<const nixl_backend_t &, const std::string &, std::string &> kGetPluginOption =
+    &nixlAgent::getPluginOption;
 const ConstMethod<const nixlBackendH *, nixl_backend_t &> kGetBackendType = &nixlAgent::getBackendType;
 
 /// Calls with every default argument left out; never run.
@@ -661,7 +663,7 @@ const nixlx_option kOption = {"name", "int", "1", "help", "threads"};
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
+    .capabilities = NIXLX_CAP_MERGE_RANGES | NIXLX_CAP_LOCAL,
     .kind = "backend",
     .name = "NAMES",
     .version = "1",

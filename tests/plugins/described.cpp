@@ -60,7 +60,7 @@ public:
     }
 };
 
-const nixlx_option kOptions[] = {{"depth", "int", "16", "requests in flight", ""},
+const nixlx_option kOptions[] = {{"depth", "int", "16", "requests in flight", "threads"},
                                  {"mode", "a|b", "a", "which way", ""}};
 
 } // namespace
@@ -87,7 +87,7 @@ extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION + 7, // a newer minor version
-    .capabilities = NIXLX_CAP_TARGET_CHECKED,
+    .capabilities = NIXLX_CAP_MERGE_RANGES,
     .kind = "backend",
     .name = "DESCRIBED",
     .version = "3.2.1",

@@ -201,10 +201,14 @@ class _Recorder:
         _Recorder.config = config
 
     def getAvailPlugins(self):
-        return ["UCX", "OBJ", "LIBFABRIC", "GDS_MT", "UCCL", "POSIX"]
+        return ["UCX", "OBJ", "LIBFABRIC", "GDS_MT", "UCCL", "POSIX", "OURS"]
 
     def getPluginParams(self, name):
         return {"of": name}, ["DRAM_SEG"]
+
+    def getPluginOption(self, name, role):
+        assert role == "threads"
+        return {"OURS": "lanes"}.get(name, "")  # the others were written for NIXL 1.4
 
     def createBackend(self, name, params):
         _Recorder.created[name] = params
@@ -222,6 +226,7 @@ def test_num_threads_becomes_each_backends_own_option(monkeypatch):
         "GDS_MT": {"thread_count": "5"},
         "UCCL": {"num_cpus": "5"},
         "POSIX": {},
+        "OURS": {"lanes": "5"},
     }
     api.nixl_agent("a", api.nixl_agent_config(num_threads=0, backends=["UCX"]))
     assert _Recorder.created == {"UCX": {}}
@@ -301,6 +306,11 @@ def test_bindings_take_ints_for_bools():
 def test_backend_parameters_must_be_text(agent):
     with pytest.raises(TypeError):
         agent.create_backend("LOOPBACK", {"num_threads": 4})
+    assert agent.agent.getPluginOption("UCX", "threads") == "num_threads"
+    assert agent.agent.getPluginOption("LOOPBACK", "threads") == ""
+    assert agent.agent.getPluginOption("UCX", "no such role") == ""
+    with pytest.raises(bindings.nixlNotFoundError, match="NO_SUCH_BACKEND"):
+        agent.agent.getPluginOption("NO_SUCH_BACKEND", "threads")
     with pytest.raises(bindings.nixlInvalidParamError):
         agent.create_backend("LOOPBACK")
     with pytest.raises(bindings.nixlNotFoundError):

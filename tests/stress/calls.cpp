@@ -592,6 +592,13 @@ makeCalls() {
              const size_t offset = hand.round % World::kParts * World::kSlice;
              return w.a->checkRemoteMD("B", listOf({w.parts.desc(offset, World::kSlice)}));
          }},
+        {"getPluginOption",
+         "",
+         {kDone},
+         [](World &w, Hand &hand) {
+             std::string option;
+             return w.a->getPluginOption(hand.round % 2 ? "LEGACY" : w.backend, "threads", option);
+         }},
         {"getXferReport",
          "",
          {kDone, kReleased},

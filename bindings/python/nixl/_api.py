@@ -30,8 +30,8 @@ nixl_backend_handle = int
 _Text = Union[str, bytes]
 _Indices = Union[Iterable[int], "np.ndarray"]
 
-# The backends' own names of the option that num_threads stands for.
-_THREAD_OPTIONS = {
+# What plugins written for NIXL 1.4, which say no roles, call the option that num_threads stands for.
+_THREADS_IN_1_4 = {
     "UCX": "num_threads",
     "OBJ": "num_threads",
     "LIBFABRIC": "num_threads",
@@ -239,8 +239,10 @@ class nixl_agent:
                 logger.warning("Skipping backend %s: there is no plugin of this name", backend)
                 continue
             params = {}
-            if conf.num_threads > 0 and backend in _THREAD_OPTIONS:
-                params[_THREAD_OPTIONS[backend]] = str(conf.num_threads)
+            if conf.num_threads > 0:
+                option = self.agent.getPluginOption(backend, "threads") or _THREADS_IN_1_4.get(backend)
+                if option:
+                    params[option] = str(conf.num_threads)
             self.create_backend(backend, params)
 
     def _backend_handles(self, names: Sequence[str]) -> list[int]:

@@ -308,6 +308,16 @@ bindBackends(nb::class_<Agent> &type) {
         },
         "type"_a, "(options, kinds of memory) that a plugin advertises. nixlNotFoundError: no such plugin.");
     type.def(
+        "getPluginOption",
+        [](Agent &self, const Text &type, const Text &role) {
+            std::string option;
+            checked([&] { return self->getPluginOption(type.value, role.value, option); });
+            return option;
+        },
+        "type"_a, "role"_a,
+        "Name of the option of a plugin that plays a role, such as \"threads\"; \"\" if none does or the plugin was "
+        "written for NIXL 1.4. nixlNotFoundError: no such plugin; nixlBackendError: it cannot be used.");
+    type.def(
         "getBackendParams",
         [](Agent &self, Handle backend) {
             nixl_mem_list_t mems;

@@ -14,7 +14,7 @@ extern "C" const nixlx_plugin_descriptor_t NIXLX_PLUGIN_SYMBOL(nixlx_plugin_desc
     .magic = NIXLX_PLUGIN_MAGIC,
     .struct_size = sizeof(nixlx_plugin_descriptor_t),
     .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = NIXLX_CAP_TARGET_CHECKED | NIXLX_CAP_LOCAL,
+    .capabilities = NIXLX_CAP_LOCAL,
     .kind = "backend",
     .name = "LOOPBACK",
     .version = "1.0.0",
