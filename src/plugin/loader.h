@@ -6,12 +6,13 @@
 // called from any thread (the caller sees to it that one plugin is not loaded twice at once).
 #pragma once
 
-#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "base/boundary.h"
 #include "base/error.h"
+#include "base/last_error.h"
 #include "plugin/elf.h"
 
 namespace nx::plugin {
@@ -76,20 +77,13 @@ private:
 Status
 checkIdentity(const Kind &kind, const std::string &name, const Identity &identity);
 
-/// Calls into a plugin. An exception that leaves the plugin becomes BACKEND with "`what` threw: ...".
+/// Calls into a plugin, which may throw: nx::guarded() as a Status.
 template<class Call>
 Status
 guarded(const std::string &what, Call &&call) {
-    try {
-        call();
-        return {};
-    }
-    catch (const std::exception &error) {
-        return {NIXL_ERR_BACKEND, what + " threw: " + error.what()};
-    }
-    catch (...) {
-        return {NIXL_ERR_BACKEND, what + " threw something that is no std::exception"};
-    }
+    clearBackendSentence();
+    const auto status = nx::guarded(what.c_str(), [&] { call(); });
+    return status < 0 ? Status(status, takeBackendSentence(what + " failed")) : Status();
 }
 
 /// A library whose init function, if it needs one, has run. `Object` is what that returns: a class with a member

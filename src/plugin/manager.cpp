@@ -147,7 +147,6 @@ private:
     template<class Engine, class Create>
     Engine *
     make(const char *function, Create create) const {
-        clearBackendSentence();
         Engine *engine = nullptr;
         const auto status = guarded(function, [&] { engine = create(); });
         if (engine) return engine;

@@ -349,8 +349,8 @@ agentMethods() {
                     kGetXferTelemetry, kQueryXferBackend, kReleaseXferReq, kPrepMemViewRemote, kPrepMemViewLocal,
                     kReleaseMemView, kReleasedDlistH, kGetNotifs, kGenNotif, kGetLocalMD, kGetLocalPartialMD,
                     kLoadRemoteMD, kInvalidateRemoteMD, kSendLocalMD, kSendLocalPartialMD, kFetchRemoteMD,
-                    kInvalidateLocalMD, kCheckRemoteMD, kGetXferReport, kSetXferLimits, kCancelXferReq, kDropXferReq,
-                    kWaitMetadata, kGetListenPort, kGetBackendType);
+                    kInvalidateLocalMD, kCheckRemoteMD, kGetPluginOption, kGetXferReport, kSetXferLimits,
+                    kCancelXferReq, kDropXferReq, kWaitMetadata, kGetListenPort, kGetBackendType);
 }
 
 bool
