@@ -281,8 +281,8 @@ public:
     nixl_status_t
     getListenPort(uint16_t &port) const;
 
-    /// Name of the option of a plugin that plays `role`, whatever the plugin calls it, for createBackend. The one role so
-    /// far is "threads": how many of its own move data. Empty: it has no such option, or was written for NIXL 1.4,
+    /// Name of the option of a plugin that plays `role`, whatever the plugin calls it, for createBackend. The one role
+    /// so far is "threads": how many of its own move data. Empty: it has no such option, or was written for NIXL 1.4,
     /// whose options have no roles. NOT_FOUND: no such plugin; BACKEND: it cannot be used.
     nixl_status_t
     getPluginOption(const nixl_backend_t &type, const std::string &role, std::string &option) const;

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the store writes. Names of agents and labels become names of files: whatever bytes a name has, it stays inside its
-// folder, is told from every other name, and is none of the store's own files (which begin with a dot). Every file begins
-// with the start of the agent that wrote it, as a line. Pure functions.
+// What the store writes. Names of agents and labels become names of files: whatever bytes a name has, it stays inside
+// its folder, is told from every other name, and is none of the store's own files (which begin with a dot). Every file
+// begins with the start of the agent that wrote it, as a line. Pure functions.
 #pragma once
 
 #include <string>

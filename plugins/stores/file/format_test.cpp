@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Goal: no name leaves its folder or is taken for another, and no bytes are taken for a start that are none. Method: names
-// and bytes that try to.
+// Goal: no name leaves its folder or is taken for another, and no bytes are taken for a start that are none. Method:
+// names and bytes that try to.
 #include "file/format.h"
 
 #include <climits>
