@@ -1,6 +1,8 @@
 # The functions that declare modules, backends and tests. A target sees the headers of the modules it DEPENDS on and
 # no others: each module's folder is offered under its name through a link of its own in the build tree.
 
+add_custom_target(nx_objects) # all of src and plugins, compiled and not linked
+
 function(nx_offer_headers target name folder)
   set(root ${CMAKE_BINARY_DIR}/headers/${name})
   file(MAKE_DIRECTORY ${root})
@@ -14,6 +16,7 @@ endfunction()
 function(nx_add_module name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})
   add_library(nx_${name} OBJECT ${ARG_SOURCES})
+  add_dependencies(nx_objects nx_${name})
   nx_compile_options(nx_${name})
   target_include_directories(nx_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include)
   nx_offer_headers(nx_${name} ${name} ${CMAKE_CURRENT_SOURCE_DIR})
@@ -109,6 +112,7 @@ function(nx_add_backend name)
   string(TOLOWER ${name} lower)
   set(objects nx_backend_${lower})
   add_library(${objects} OBJECT ${ARG_SOURCES})
+  add_dependencies(nx_objects ${objects})
   nx_compile_options(${objects})
   target_include_directories(${objects} PUBLIC ${CMAKE_SOURCE_DIR}/include ${ARG_INCLUDES}
                              $<TARGET_PROPERTY:nx_base,INTERFACE_INCLUDE_DIRECTORIES>)
@@ -150,6 +154,7 @@ function(nx_add_store name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;TESTS" ${ARGN})
   set(objects nx_store_${name})
   add_library(${objects} OBJECT ${ARG_SOURCES})
+  add_dependencies(nx_objects ${objects})
   nx_compile_options(${objects})
   target_include_directories(${objects} PUBLIC ${CMAKE_SOURCE_DIR}/include
                              $<TARGET_PROPERTY:nx_base,INTERFACE_INCLUDE_DIRECTORIES>)
