@@ -18,6 +18,7 @@
 #include <kit/cursor.h>
 #include <kit/nixl14.h>
 #include <kit/params.h>
+#include <kit/request_base.h>
 
 namespace {
 
@@ -35,16 +36,17 @@ struct Registration final : nixlBackendMD {
 };
 
 /// A request. Its members are guarded by the pool's mutex.
-struct Transfer final : nixlBackendReqH {
+struct Transfer final : nx::kit::RequestBase {
     explicit Transfer(const nixlx::Plan &plan) : plan(plan) {}
+
+    bool
+    hasNext() const {
+        return next.blocks_left > 0 && !stopping();
+    }
 
     const nixlx::Plan &plan;
     nx::kit::Cursor next; ///< the first piece that no thread has taken
     unsigned running = 0; ///< pieces that threads work on
-    uint64_t bytes_done = 0;
-    nixl_status_t outcome = NIXL_SUCCESS; ///< of the post in progress: the first failure, or that it was cancelled
-    nixl_status_t status = NIXL_ERR_NOT_POSTED;
-    std::string error;
 };
 
 /// The threads and the requests that wait for them. Self-synchronised.
@@ -63,37 +65,13 @@ public:
     post(Transfer &transfer) {
         std::lock_guard lock(mutex_);
         transfer.next = {transfer.plan.runs.data(), 0, 0, transfer.plan.block_count};
-        transfer.bytes_done = 0;
-        transfer.outcome = NIXL_SUCCESS;
-        transfer.error.clear();
+        transfer.begin();
         queue_.push_back(&transfer);
         wake_.notify_all();
-        return transfer.status = NIXL_IN_PROG;
-    }
-
-    /// What a member of a request is now.
-    template<class Member>
-    Member
-    get(const nixlBackendReqH *request, Member Transfer::*member) {
-        std::lock_guard lock(mutex_);
-        return static_cast<const Transfer *>(request)->*member;
-    }
-
-    void
-    cancel(Transfer &transfer) {
-        std::lock_guard lock(mutex_);
-        if (transfer.status == NIXL_IN_PROG) stop(transfer, NIXL_ERR_CANCELED, "the request was cancelled");
+        return NIXL_IN_PROG;
     }
 
 private:
-    static void
-    stop(Transfer &transfer, nixl_status_t outcome, std::string error) {
-        if (transfer.outcome != NIXL_SUCCESS) return;
-        transfer.outcome = outcome;
-        transfer.error = std::move(error);
-        transfer.next.blocks_left = 0;
-    }
-
     void
     run() {
         std::unique_lock lock(mutex_);
@@ -102,7 +80,7 @@ private:
             if (stopping_) return;
             Transfer &transfer = *queue_.front();
             queue_.pop_front();
-            if (transfer.next.blocks_left > 0) {
+            if (transfer.hasNext()) {
                 const nx::kit::Cursor piece = transfer.next;
                 const uint64_t length = transfer.next.nextLength(kPieceBytes);
                 transfer.next.step(length);
@@ -113,12 +91,12 @@ private:
                 const bool moved = move(transfer.plan, piece, length, error);
                 lock.lock();
                 --transfer.running;
-                if (moved) transfer.bytes_done += length;
-                else stop(transfer, NIXL_ERR_BACKEND, std::move(error));
+                if (moved) transfer.moved(length);
+                else transfer.fail(NIXL_ERR_BACKEND, std::move(error));
             }
-            if (transfer.next.blocks_left > 0 || transfer.running > 0) continue;
+            if (transfer.hasNext() || transfer.running > 0) continue;
             std::erase(queue_, &transfer);
-            transfer.status = transfer.outcome;
+            transfer.finish(transfer.next.blocks_left == 0);
         }
     }
 
@@ -198,19 +176,19 @@ public:
     }
     nixl_status_t
     check(nixlBackendReqH *request) override {
-        return pool_.get(request, &Transfer::status);
+        return static_cast<Transfer *>(request)->outcome();
     }
     void
     cancel(nixlBackendReqH *request) override {
-        pool_.cancel(*static_cast<Transfer *>(request));
+        static_cast<Transfer *>(request)->cancel();
     }
     nixlx::RequestInfo
     describe(const nixlBackendReqH *request) const override {
-        return {"pread and pwrite", pool_.get(request, &Transfer::error)};
+        return static_cast<const Transfer *>(request)->describe("pread and pwrite");
     }
     std::optional<uint64_t>
     bytesDone(const nixlBackendReqH *request) const override {
-        return pool_.get(request, &Transfer::bytes_done);
+        return static_cast<const Transfer *>(request)->bytesDone();
     }
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
@@ -220,7 +198,7 @@ public:
 private:
     explicit Engine(uint64_t thread_count) : pool_(thread_count) {}
 
-    mutable Pool pool_;
+    Pool pool_;
 };
 
 const nixlx_option kOptions[] = {{"num_threads", "int", "4", "threads that read and write (1-64)", "threads"}};

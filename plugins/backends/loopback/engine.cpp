@@ -188,17 +188,18 @@ Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendR
 nixl_status_t
 Engine::post(nixlBackendReqH *request, const std::string *notification) {
     Transfer &transfer = transferOf(request);
-    const nixl_status_t status = transfer.post(notification);
-    if (status == NIXL_IN_PROG && progress_) progress_->add(transfer);
-    return status < 0 ? nixlx::fail(status, transfer.error()) : status;
+    if (transfer.post(notification) == NIXL_IN_PROG && progress_) {
+        progress_->add(transfer);
+        return NIXL_IN_PROG;
+    }
+    return transfer.outcome();
 }
 
 nixl_status_t
 Engine::check(nixlBackendReqH *request) {
     Transfer &transfer = transferOf(request);
-    nixl_status_t status = transfer.status();
-    if (status == NIXL_IN_PROG && !progress_) status = transfer.advance();
-    return status < 0 ? nixlx::fail(status, transfer.error()) : status;
+    if (!transfer.quiet() && !progress_) transfer.advance();
+    return transfer.outcome();
 }
 
 void
@@ -213,8 +214,7 @@ Engine::bytesDone(const nixlBackendReqH *request) const {
 
 nixlx::RequestInfo
 Engine::describe(const nixlBackendReqH *request) const {
-    const auto &transfer = *static_cast<const Transfer *>(request);
-    return {"memory of this process", transfer.status() == NIXL_IN_PROG ? std::string() : transfer.error()};
+    return static_cast<const Transfer *>(request)->describe("memory of this process");
 }
 
 std::optional<nixlx::Cost>

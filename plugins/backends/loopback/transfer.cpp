@@ -20,12 +20,10 @@ nixl_status_t
 Transfer::post(const std::string *notification) {
     waits_for_inbox_ = false;
     run_ = block_ = offset_ = 0;
-    error_.clear();
-    bytes_done_.store(0, std::memory_order_relaxed);
-    cancelled_.store(false, std::memory_order_relaxed);
+    begin();
     return enter([&] {
-        const nixl_status_t begun = begin(notification);
-        return begun == NIXL_SUCCESS ? step() : begun;
+        const nixl_status_t opened = open(notification);
+        return opened == NIXL_SUCCESS ? step() : opened;
     });
 }
 
@@ -44,12 +42,11 @@ Transfer::enter(Transition transition) noexcept {
     catch (const std::bad_alloc &) {
         status = fail(NIXL_ERR_NO_MEMORY, "out of memory"); // short enough to need none
     }
-    status_.store(status, std::memory_order_release);
-    return status;
+    return status == NIXL_IN_PROG ? status : finish(status == NIXL_SUCCESS);
 }
 
 nixl_status_t
-Transfer::begin(const std::string *notification) {
+Transfer::open(const std::string *notification) {
     if (notification) {
         if (const auto status = wire::checkNotification(*notification); !status.ok()) {
             return fail(status.code(), status.message());
@@ -79,7 +76,7 @@ Transfer::begin(const std::string *notification) {
 
 nixl_status_t
 Transfer::step() {
-    if (cancelled_.load(std::memory_order_relaxed)) return fail(NIXL_ERR_CANCELED, "the request was cancelled");
+    if (stopping()) return NIXL_ERR_CANCELED;
     const nixl_status_t moved = moveSlice();
     return moved == NIXL_SUCCESS ? deliver() : moved;
 }
@@ -108,7 +105,7 @@ Transfer::moveSlice() {
                 ? Window::copy(remote, remote_address + offset_, local, local_address + offset_, part)
                 : Window::copy(local, local_address + offset_, remote, remote_address + offset_, part);
             if (!copied.ok()) return fail(copied.code(), copied.message());
-            bytes_done_.store(bytesDone() + part, std::memory_order_relaxed); // no other thread changes it
+            moved(part);
             offset_ += part;
             bytes_left -= part;
             --blocks_left;
@@ -127,12 +124,6 @@ Transfer::deliver() {
         return fail(delivered, "agent " + quoted(peer_->agent()) + " went before it got the notification");
     }
     return delivered;
-}
-
-nixl_status_t
-Transfer::fail(nixl_status_t status, std::string error) {
-    error_ = std::move(error);
-    return status;
 }
 
 nixl_status_t

@@ -4,19 +4,17 @@
 // One request. It moves its plan in slices small enough that nobody waits for more than about a millisecond, then
 // delivers its notification.
 //
-//   state (status())   event                      next
-//   NOT_POSTED, final  post()                     IN_PROG
-//   IN_PROG            advance(): bytes left      IN_PROG
-//   IN_PROG            advance(): peer inbox full IN_PROG, waitsForInbox()
-//   IN_PROG            advance(): all delivered   SUCCESS
-//   IN_PROG            advance() after cancel()   CANCELED
-//   IN_PROG            advance(): refused, gone   an error
+//   advance() while IN_PROG   next state (kit/request_base.h)
+//   bytes left                IN_PROG
+//   peer inbox full           IN_PROG, waitsForInbox()
+//   all delivered             SUCCESS
+//   after cancel()            CANCELED
+//   refused, gone             an error
 //
-// enter() is the only function that changes the state. Between post() and a final state one thread calls it, the
-// caller's or the progress thread; the store of a final state is the last thing it does with the transfer.
+// Between post() and a final state one thread advances it, the caller's or the progress thread; the final state is the
+// last thing it does with the transfer.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -24,50 +22,27 @@
 
 #include "base/mutex.h"
 #include "base/thread.h"
+#include "kit/request_base.h"
 #include "loopback/connection.h"
 #include "loopback/memory.h"
-#include "nixlx/engine.h"
 
 namespace nx::loopback {
 
 inline constexpr uint64_t kSliceBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kSliceBlocks = 16384;
 
-/// Owned: one caller at a time, except for status(), bytesDone() and cancel().
-class Transfer : public nixlBackendReqH {
+class Transfer final : public kit::RequestBase {
 public:
     /// `sender` is the name that the notification carries. `plan` outlives the transfer.
     Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer);
 
-    /// Checks that both sides still exist and moves the first slice. Requires status() != IN_PROG.
+    /// Checks that both sides still exist and moves the first slice. Requires quiet().
     nixl_status_t
     post(const std::string *notification);
 
-    /// Moves the next slice. Requires status() == IN_PROG.
+    /// Moves the next slice. Requires !quiet().
     nixl_status_t
     advance();
-
-    void
-    cancel() noexcept {
-        cancelled_.store(true, std::memory_order_relaxed);
-    }
-
-    nixl_status_t
-    status() const noexcept {
-        return status_.load(std::memory_order_acquire);
-    }
-
-    /// Of the last post.
-    uint64_t
-    bytesDone() const noexcept {
-        return bytes_done_.load(std::memory_order_relaxed);
-    }
-
-    /// Why it failed; empty if it did not. Requires status() != IN_PROG.
-    const std::string &
-    error() const noexcept {
-        return error_;
-    }
 
     bool
     waitsForInbox() const noexcept {
@@ -88,15 +63,13 @@ private:
     enter(Transition transition) noexcept;
     // The transitions.
     nixl_status_t
-    begin(const std::string *notification);
+    open(const std::string *notification);
     nixl_status_t
     step();
     nixl_status_t
     moveSlice();
     nixl_status_t
     deliver();
-    nixl_status_t
-    fail(nixl_status_t status, std::string error);
     nixl_status_t
     refuse(const Window &window, bool local);
 
@@ -115,10 +88,6 @@ private:
     size_t run_ = 0;
     uint64_t block_ = 0;
     uint64_t offset_ = 0;
-    std::string error_;
-    std::atomic<uint64_t> bytes_done_{0};
-    std::atomic<bool> cancelled_{false};
-    std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
 };
 
 /// The progress thread: finishes transfers in turns, a slice at a time, and sleeps while there are none. Guarded.
