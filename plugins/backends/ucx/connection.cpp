@@ -25,10 +25,10 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
       address_(std::move(address)),
       fabric_(kUndecided),
       usable_address_(address_),
-      workers_(&runtime.workers()),
+      workers_(&runtime.pool().workers()),
       outbox_(std::make_shared<Outbox>(runtime, *this)) {
-    for (auto &slots : endpoints_) slots.resize(runtime_.workerCount());
-    for (auto &marks : marks_) marks = std::vector<Mark>(runtime_.workerCount());
+    for (auto &slots : endpoints_) slots.resize(runtime_.pool().workerCount());
+    for (auto &marks : marks_) marks = std::vector<Mark>(runtime_.pool().workerCount());
     refused_domains_[static_cast<size_t>(Fabric::kPlain)] = segmentDomains(address_);
 }
 
@@ -102,7 +102,7 @@ Connection::makeLocal() {
     auto offer = receiveOffer(link_, kAnswerLimit);
     if (!offer.ok()) return refused(offer.message());
     if (offer->empty()) return refused("it has no shared memory to offer");
-    auto workers = LocalWorkers::create(runtime_, LocalWorkers::Side::kInitiator, runtime_.workerCount());
+    auto workers = LocalWorkers::create(runtime_, LocalWorkers::Side::kInitiator, runtime_.pool().workerCount());
     if (!workers.ok()) return refused(workers.message());
     local_workers_ = *std::move(workers);
     local_addresses_ = *std::move(offer);
@@ -116,7 +116,7 @@ Connection::makeLocal() {
 /// UCX believes each address of a peer and gives the peer up where one leads nowhere.
 void
 Connection::choosePaths() {
-    const std::string &own = runtime_.worker(0).address();
+    const std::string &own = runtime_.pool().address();
     auto [unusable, sources] = tryPaths(tcpListeners(address_, own));
     if (!unusable.empty()) {
         left_out_ = std::move(unusable);
@@ -124,13 +124,13 @@ Connection::choosePaths() {
         NIXL_INFO << "ucx: peer " << quoted(name_) << " does not answer at " << textOf(left_out_) << "; reached at "
                   << textOf(tcpListeners(usable_address_, own));
     }
-    if (!sources.empty()) workers_ = &runtime_.workersAt(sources);
+    if (!sources.empty()) workers_ = &runtime_.pool().workersAt(sources);
 }
 
 /// Over the network.
 std::string
 Connection::withPlaces(std::string reason) const {
-    const auto places = tcpListeners(usable_address_, runtime_.worker(0).address());
+    const auto places = tcpListeners(usable_address_, runtime_.pool().address());
     if (!places.empty()) reason += " (at " + textOf(places) + ")";
     if (!left_out_.empty()) reason += "; left out, since it did not answer there: " + textOf(left_out_);
     return reason;
@@ -189,10 +189,15 @@ Connection::sentence() const {
 }
 
 void
-Connection::setGone(std::string reason) noexcept {
+Connection::setGone(std::string_view reason) noexcept {
     {
         const MutexLock lock(mutex_);
-        if (reason_.empty()) reason_ = std::move(reason);
+        try {
+            if (reason_.empty()) reason_ = reason;
+        }
+        catch (const std::bad_alloc &) {
+            // It is gone all the same.
+        }
         gone_ = true;
     }
     outbox_->peerGone();
@@ -212,7 +217,7 @@ Connection::setGone(Code code) noexcept {
     catch (const std::bad_alloc &) {
         // It is gone all the same.
     }
-    setGone(std::move(reason));
+    setGone(reason);
 }
 
 void
@@ -230,15 +235,15 @@ Connection::closed() {
 }
 
 void
-Connection::abandon(const std::string &reason) {
+Connection::abandon(std::string_view reason) {
     setGone(reason);
     forEachEndpoint([](Endpoint &endpoint) { endpoint.abandon(kNotConnected); });
     if (LocalWorkers *local = local_) local->retire();
-    for (size_t i = 0; i < runtime_.workerCount(); ++i) runtime_.nudge(i); // for what is to be settled
+    for (size_t i = 0; i < runtime_.pool().workerCount(); ++i) runtime_.pool().nudge(i); // for what is to be settled
 }
 
 void
-Connection::sever(const std::string &reason) {
+Connection::sever(std::string_view reason) {
     setGone(reason);
     forEachEndpoint([](Endpoint &endpoint) { endpoint.close(false); });
 }

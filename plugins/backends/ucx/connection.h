@@ -10,6 +10,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -119,7 +120,7 @@ public:
 
     /// Remembers the first reason.
     void
-    setGone(std::string reason) noexcept;
+    setGone(std::string_view reason) noexcept;
 
     /// The reason is what UCX says of it. To UCX a copy between processes that the system refuses is a connection that
     /// was reset: that is told as what it is.
@@ -135,11 +136,11 @@ public:
 
     /// Ends all endpoints at once with an error for whatever is outstanding. The peer has ended and sends nothing more.
     void
-    abandon(const std::string &reason);
+    abandon(std::string_view reason);
 
     /// The same for a peer that may still live.
     void
-    sever(const std::string &reason);
+    sever(std::string_view reason);
 
 private:
     template<class Visit>
@@ -164,8 +165,8 @@ private:
     bool may_be_local_ = false; ///< constant after setPeerInfo
     std::atomic<bool> gone_{false};
     std::atomic<size_t> plain_only_{0};
-    std::atomic<int> fabric_; ///< -1: not decided
-    Mutex fabric_mutex_;      ///< held while it is being decided
+    std::atomic<int> fabric_;                       ///< -1: not decided
+    Mutex fabric_mutex_ NX_ACQUIRED_BEFORE(mutex_); ///< held while it is being decided
     std::unique_ptr<LocalWorkers> local_workers_;
     // Constant once fabric_ is decided:
     std::string usable_address_; ///< address_ without what cannot be reached of it

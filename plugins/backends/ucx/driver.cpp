@@ -397,8 +397,11 @@ struct Callbacks {
         worker->mutex_.assertHeld();
         if (worker->answers_at_once_ || !(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) return UCS_OK;
         const std::string_view sender(static_cast<const char *>(header), header_length);
-        return guarded([&] { return worker->sink_.asked(*worker, sender, data) ? UCS_INPROGRESS : UCS_OK; },
-                       [] { return UCS_OK; }); // answered too early
+        const auto take = [&] {
+            worker->mutex_.assertHeld();
+            return worker->ask(sender, data) ? UCS_INPROGRESS : UCS_OK;
+        };
+        return guarded(take, [] { return UCS_OK; }); // answered too early
     }
 };
 
@@ -513,8 +516,21 @@ Worker::wake(Task &task) noexcept {
     called_.store(true, std::memory_order_release);
 }
 
+/// Answers need no memory: it is taken with the question.
+bool
+Worker::ask(std::string_view sender, void *question) {
+    answering_.reserve(asked_ + 1);
+    {
+        const MutexLock lock(calls_mutex_);
+        answered_.reserve(asked_ + 1);
+    }
+    if (!sink_.asked(*this, sender, question)) return false;
+    ++asked_;
+    return true;
+}
+
 void
-Worker::answer(void *question) {
+Worker::answer(void *question) noexcept {
     const MutexLock lock(calls_mutex_);
     answered_.push_back(question);
     called_.store(true, std::memory_order_release);
@@ -522,14 +538,15 @@ Worker::answer(void *question) {
 
 void
 Worker::takeCalls() {
-    std::vector<void *> answered;
     {
         const MutexLock lock(calls_mutex_);
         called_.store(false, std::memory_order_relaxed);
         while (!woken_.empty()) tasks_.push(woken_.pop());
-        answered.swap(answered_);
+        answering_.swap(answered_);
     }
-    for (void *question : answered) context_.library().api().ucp_am_data_release(handle_, question);
+    for (void *question : answering_) context_.library().api().ucp_am_data_release(handle_, question);
+    asked_ -= answering_.size();
+    answering_.clear();
 }
 
 void
@@ -542,7 +559,7 @@ Worker::drop(Task &task) {
 void
 Worker::answerAll() {
     answers_at_once_ = true;
-    for (void *question : sink_.giveBack(*this)) answer(question);
+    sink_.giveBack(*this);
     takeCalls();
 }
 

@@ -207,9 +207,9 @@ public:
     virtual bool
     asked(Worker &worker, std::string_view sender, void *question) = 0;
 
-    /// The worker ends: its questions that are not answered yet.
-    virtual std::vector<void *>
-    giveBack(Worker &worker) = 0;
+    /// The worker ends: gives its questions that are not answered yet to Worker::answer().
+    virtual void
+    giveBack(Worker &worker) noexcept = 0;
 
 protected:
     ~MessageSink() = default;
@@ -292,10 +292,11 @@ public:
         return retired_;
     }
 
-    /// Lock held. `object`, which UCX may still refer to, lives as long as the worker.
+    /// Lock held. The objects, which UCX may still refer to, live as long as the worker. Throws std::bad_alloc, having
+    /// taken none.
     void
-    keep(std::shared_ptr<const void> object) NX_REQUIRES(mutex_) {
-        kept_.push_back(std::move(object));
+    keep(const std::vector<std::shared_ptr<const void>> &objects) NX_REQUIRES(mutex_) {
+        kept_.insert(kept_.end(), objects.begin(), objects.end());
     }
 
     /// Lock held.
@@ -314,7 +315,7 @@ public:
 
     /// Without the lock, as wake(). `question` as given to the sink.
     void
-    answer(void *question) NX_EXCLUDES(calls_mutex_);
+    answer(void *question) noexcept NX_EXCLUDES(calls_mutex_);
 
     /// Lock held. Answers what is asked, now and from now on.
     void
@@ -329,13 +330,15 @@ private:
     closeFailed() NX_REQUIRES(mutex_);
     void
     takeCalls() NX_REQUIRES(mutex_) NX_EXCLUDES(calls_mutex_);
+    bool
+    ask(std::string_view sender, void *question) NX_REQUIRES(mutex_) NX_EXCLUDES(calls_mutex_);
 
     Context &context_;
     ucp_worker *const handle_;
     MessageSink &sink_;
     std::string address_;
     int event_fd_ = -1;
-    kit::HandoverMutex mutex_;
+    kit::HandoverMutex mutex_ NX_ACQUIRED_BEFORE(calls_mutex_);
     Chain<Task> tasks_ NX_GUARDED_BY(mutex_);
     std::vector<Endpoint *> endpoints_ NX_GUARDED_BY(mutex_); ///< open ones
     bool some_failed_ NX_GUARDED_BY(mutex_) = false;
@@ -343,6 +346,8 @@ private:
     std::vector<std::shared_ptr<const void>> kept_ NX_GUARDED_BY(mutex_);
     Forgotten forgotten_ NX_GUARDED_BY(mutex_);
     bool answers_at_once_ NX_GUARDED_BY(mutex_) = false;
+    size_t asked_ NX_GUARDED_BY(mutex_) = 0; ///< questions that are not answered: for so many there is room below
+    std::vector<void *> answering_ NX_GUARDED_BY(mutex_);
     bool cut_off_ NX_GUARDED_BY(mutex_) = false;
 
     std::atomic<bool> called_{false}; ///< there is something in what follows

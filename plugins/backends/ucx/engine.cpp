@@ -119,7 +119,7 @@ Engine::getPublicData(const nixlBackendMD *meta, std::string &out) const {
 
 nixl_status_t
 Engine::loadRemoteMD(const nixlBlobDesc &mem, nixl_mem_t, const std::string &remote_agent, nixlBackendMD *&out) {
-    auto connection = runtime_->peer(remote_agent);
+    auto connection = runtime_->peers().find(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     auto keys = decodeKeys(mem.metaInfo, connection->refusedDomains(Fabric::kPlain));
     if (!keys.ok()) return failed(keys);
@@ -137,7 +137,7 @@ Engine::loadLocalMD(nixlBackendMD *input, nixlBackendMD *&out) {
 
 nixl_status_t
 Engine::getConnInfo(std::string &out) const {
-    out = runtime_->worker(0).address();
+    out = runtime_->pool().address();
     return NIXL_SUCCESS;
 }
 
@@ -158,12 +158,13 @@ Engine::loadPeer(const std::string &remote_agent, const std::string &connection_
         if (!decoded.ok()) return failed(decoded);
         info = *std::move(decoded);
     }
-    const bool known = runtime_->peer(remote_agent) != nullptr;
-    if (auto status = runtime_->addPeer(remote_agent, connection_info); !status.ok()) return failed(std::move(status));
+    const bool known = runtime_->peers().find(remote_agent) != nullptr;
+    if (auto status = runtime_->peers().add(remote_agent, connection_info); !status.ok())
+        return failed(std::move(status));
     if (!info) return NIXL_SUCCESS;
-    auto status = runtime_->peer(remote_agent)->setPeerInfo(*info, runtime_->isSameHost(*info));
+    auto status = runtime_->peers().find(remote_agent)->setPeerInfo(*info, runtime_->isSameHost(*info));
     if (status.ok()) return NIXL_SUCCESS;
-    if (!known) runtime_->removePeer(remote_agent);
+    if (!known) runtime_->peers().remove(remote_agent);
     return failed(std::move(status));
 }
 
@@ -185,20 +186,20 @@ Engine::validatePeer(const std::string &connection_info,
 nixl_status_t
 Engine::connect(const std::string &remote_agent) {
     if (remote_agent == agent_) return NIXL_SUCCESS; // connected when first used
-    auto connection = runtime_->peer(remote_agent);
+    auto connection = runtime_->peers().find(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     const Fabric fabric = connection->fabric();
     {
         const MutexLock lock(connection->worker(fabric, 0).mutex());
         if (auto endpoint = connection->endpoint(fabric, 0); !endpoint.ok()) return failed(endpoint);
     }
-    runtime_->nudge(0);
+    runtime_->pool().nudge(0);
     return NIXL_SUCCESS;
 }
 
 nixl_status_t
 Engine::disconnect(const std::string &remote_agent) {
-    return runtime_->removePeer(remote_agent) ? NIXL_SUCCESS : unknownPeer(remote_agent);
+    return runtime_->peers().remove(remote_agent) ? NIXL_SUCCESS : unknownPeer(remote_agent);
 }
 
 // ---- Notifications -------------------------------------------------------------------------------------------------
@@ -212,16 +213,16 @@ Engine::getNotifs(notif_list_t &out) {
 nixl_status_t
 Engine::genNotif(const std::string &remote_agent, const std::string &message) const {
     if (auto status = wire::checkNotification(message); !status.ok()) return failed(std::move(status));
-    auto connection = runtime_->peer(remote_agent);
+    auto connection = runtime_->peers().find(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
     const Fabric fabric = connection->fabric();
-    const size_t index = runtime_->workerOfThisThread();
+    const size_t index = runtime_->pool().workerOfThisThread();
     Worker &worker = connection->worker(fabric, index);
     Outbox &outbox = connection->outbox();
     const uint64_t cost = kit::messageCost(agent_, message);
     if (!outbox.reserve(cost)) {
-        runtime_->nudge(index);
-        runtime_->progress(&worker); // whoever tries again until there is a place brings it about
+        runtime_->pool().nudge(index);
+        runtime_->pool().progress(&worker); // whoever tries again until there is a place brings it about
         if (connection->gone()) return nixlx::fail(NIXL_ERR_REMOTE_DISCONNECT, connection->sentence());
         return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
                            std::to_string(kit::kShareBytes >> 20) + " MiB of notifications to peer " +
@@ -244,7 +245,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
                                    runtime_->library().text(code));
         }
     }
-    runtime_->nudge(index);
+    runtime_->pool().nudge(index);
     return NIXL_SUCCESS;
 }
 
@@ -257,7 +258,7 @@ Engine::chooseWorker(const nixl_opt_b_args_t *args) const {
         if (!requested.ok()) return std::move(requested).status();
         if (*requested) return **requested;
     }
-    return runtime_->workerOfThisThread();
+    return runtime_->pool().workerOfThisThread();
 }
 
 nixl_status_t
@@ -310,12 +311,12 @@ Engine::describe(const nixlBackendReqH *request) const {
     const auto &transfer = *static_cast<const Transfer *>(request);
     const Library &library = runtime_->library();
     const char *way = transfer.fabric() == Fabric::kLocal ? ", shared memory (same host)" : ", network";
-    return {"ucx " + library.version() + " " + library.path() + way, transfer.error()};
+    return transfer.describe("ucx " + library.version() + " " + library.path() + way);
 }
 
 std::optional<nixlx::Cost>
 Engine::cost(nixl_mem_t, nixl_mem_t, std::string_view remote_agent) const {
-    auto connection = runtime_->peer(std::string(remote_agent));
+    auto connection = runtime_->peers().find(std::string(remote_agent));
     if (!connection || connection->gone()) return {};
     const Fabric fabric = connection->fabric();
     nixlx::Cost cost = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;

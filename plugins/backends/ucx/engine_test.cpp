@@ -1049,6 +1049,79 @@ TEST_P(WithoutMemory, ARequestWhosePeerIsLostEnds) {
     EXPECT_EQ(settle(request), NIXL_ERR_REMOTE_DISCONNECT);
 }
 
+TEST_P(WithoutMemory, ARequestIsGivenUpOnceThereIsSome) {
+    if (GetParam() != Way::kLocal) GTEST_SKIP() << "over the network UCX keeps nothing for ever";
+    constexpr size_t kSize = 64 << 20;
+    Region sink(*a, kSize), target(*b, kSize);
+    target.showTo(*a, "bob");
+    const PlanOf plan(NIXL_READ, "bob", sink, target, {whole(sink, target, kSize)});
+    Request request(*a, plan);
+    ASSERT_EQ(request.post(), NIXL_IN_PROG);
+    if (request.check() != NIXL_IN_PROG) GTEST_SKIP() << "this UCX needs no help of the peer";
+    bool dropped = false;
+    without([&] { dropped = a->forceQuiet(request.handle); });
+    EXPECT_TRUE(dropped);
+    EXPECT_TRUE(eventually([&] { return request.check() == NIXL_ERR_REMOTE_DISCONNECT; }));
+}
+
+TEST_P(WithoutMemory, QuestionsAreAnswered) {
+    /// Keeps questions until they are to be answered, or the worker goes.
+    struct Keeper final : MessageSink {
+        void
+        arrived(std::string_view) override {}
+        void
+        refused(const char *) override {}
+        bool
+        asked(Worker &, std::string_view, void *question) override {
+            questions.push_back(question);
+            return true;
+        }
+        void
+        giveBack(Worker &worker) noexcept override {
+            for (; !questions.empty(); questions.pop_back()) worker.answer(questions.back());
+        }
+        std::vector<void *> questions;
+    };
+    Stranger stranger(*b);
+    Keeper keeper;
+    const auto asked = *Worker::create(*stranger.context, "asked", keeper);
+    stranger.endpoint.reset();
+    {
+        std::lock_guard lock(stranger.worker->mutex());
+        stranger.endpoint = *Endpoint::create(*stranger.worker, asked->address(), true);
+    }
+    const auto drive = [&] {
+        stranger.progress();
+        std::lock_guard lock(asked->mutex());
+        asked->progress();
+    };
+    constexpr int kQuestions = 100;
+    Stranger::Answers answers;
+    for (int round = 1; round <= 3; ++round) {
+        for (int i = 0; i < kQuestions; ++i) stranger.ask("stranger", answers);
+        ASSERT_TRUE(eventually([&] {
+            drive();
+            return keeper.questions.size() == kQuestions;
+        }));
+        bool done = false;
+        without([&] {
+            for (; keeper.questions.size() > kQuestions / 2; keeper.questions.pop_back()) {
+                asked->answer(keeper.questions.back());
+            }
+            std::lock_guard lock(asked->mutex());
+            asked->progress();
+            keeper.giveBack(*asked);
+            done = true;
+        });
+        EXPECT_TRUE(done);
+        EXPECT_TRUE(eventually([&] {
+            drive();
+            return answers.given == round * kQuestions;
+        }));
+    }
+    stranger.endpoint.reset();
+}
+
 /// What is written to stderr meanwhile, readable at any time.
 class Stderr {
 public:

@@ -13,23 +13,23 @@ LocalWorkers::create(Runtime &runtime, Side side, size_t count) {
     std::unique_ptr<LocalWorkers> made(new LocalWorkers(runtime, side));
     made->workers_.reserve(count);
     for (size_t i = 0; i < count; ++i) {
-        auto worker = runtime.createWorker(Fabric::kLocal, i);
+        auto worker = runtime.pool().createWorker(Fabric::kLocal, i);
         if (!worker.ok()) return std::move(worker).status();
         made->workers_.push_back(*std::move(worker));
-        runtime.enlist(*made->workers_.back(), i);
+        runtime.pool().enlist(*made->workers_.back(), i);
     }
     return made;
 }
 
 LocalWorkers::~LocalWorkers() {
     for (auto &worker : workers_) {
-        runtime_.dismiss(*worker);
+        runtime_.pool().dismiss(*worker);
         const MutexLock lock(worker->mutex());
         worker->answerAll();
     }
     drive();
     if (side_ == Side::kInitiator) return; // what is under way is ours, and ended with the endpoints
-    for (auto &worker : workers_) runtime_.end(std::move(worker));
+    for (auto &worker : workers_) runtime_.pool().end(std::move(worker));
 }
 
 bool

@@ -45,16 +45,14 @@ Mail::asked(Worker &worker, std::string_view sender, void *question) {
     return true;
 }
 
-std::vector<void *>
-Mail::giveBack(Worker &worker) {
-    std::vector<void *> questions;
+void
+Mail::giveBack(Worker &worker) noexcept {
     const MutexLock lock(mutex_);
     std::erase_if(held_, [&](const auto &entry) {
         if (entry.second.worker != &worker) return false;
-        questions.push_back(entry.second.question);
+        worker.answer(entry.second.question);
         return true;
     });
-    return questions;
 }
 
 } // namespace nx::ucx

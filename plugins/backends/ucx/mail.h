@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #include "base/mutex.h"
 #include "kit/inbox.h"
@@ -35,8 +34,8 @@ public:
     refused(const char *why) override;
     bool
     asked(Worker &worker, std::string_view sender, void *question) override;
-    std::vector<void *>
-    giveBack(Worker &worker) override;
+    void
+    giveBack(Worker &worker) noexcept override;
 
 private:
     struct Held {

@@ -25,7 +25,7 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
     }
     auto *const address = reinterpret_cast<void *>(range.addr);
     Keys keys;
-    auto plain = runtime.context(Fabric::kPlain).map(address, range.len);
+    auto plain = runtime.pool().context(Fabric::kPlain).map(address, range.len);
     if (!plain.ok()) return std::move(plain).status();
     keys.plain = plain->key;
     const bool host_memory = plain->host_memory;
@@ -38,7 +38,7 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
     }
     // Where the local context cannot have it, transfers take the plain one.
     if (runtime.hasLocalFabric()) {
-        if (auto mapped = runtime.context(Fabric::kLocal).map(address, range.len); mapped.ok()) {
+        if (auto mapped = runtime.pool().context(Fabric::kLocal).map(address, range.len); mapped.ok()) {
             keys.local = mapped->key;
             local->hold(Fabric::kLocal, *std::move(mapped));
         }
@@ -50,7 +50,7 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
 
 void
 LocalMemory::hold(Fabric fabric, Mapping mapping) {
-    Context &context = runtime_->context(fabric);
+    Context &context = runtime_->pool().context(fabric);
     mappings_[static_cast<size_t>(fabric)] = {new Mapping(std::move(mapping)), [&context](const Mapping *gone) {
                                                   context.unmap(gone->handle);
                                                   delete gone;
@@ -80,14 +80,14 @@ RemoteMemory::RemoteMemory(Runtime &runtime, std::shared_ptr<Connection> connect
       runtime_(runtime),
       connection_(std::move(connection)),
       keys_(std::move(keys)),
-      unpacked_(std::make_unique<ucp_rkey *[]>(runtime.workerCount() * kFabricCount)) {
+      unpacked_(std::make_unique<ucp_rkey *[]>(runtime.pool().workerCount() * kFabricCount)) {
     if (!reachable(Fabric::kLocal)) connection_->addPlainOnly();
 }
 
 RemoteMemory::~RemoteMemory() {
     if (!reachable(Fabric::kLocal)) connection_->removePlainOnly();
     for (const Fabric fabric : {Fabric::kPlain, Fabric::kLocal}) {
-        for (size_t i = 0; i < runtime_.workerCount(); ++i) {
+        for (size_t i = 0; i < runtime_.pool().workerCount(); ++i) {
             if (ucp_rkey *key = unpacked(fabric, i)) releaseKey(connection_->worker(fabric, i), key);
         }
     }

@@ -36,9 +36,9 @@ Outbox::Channel::advance() noexcept {
 Outbox::Outbox(Runtime &runtime, Connection &connection)
     : runtime_(runtime),
       connection_(connection),
-      credits_(kFabricCount * runtime.workerCount()) {
+      credits_(kFabricCount * runtime.pool().workerCount()) {
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
-        for (size_t worker = 0; worker < runtime.workerCount(); ++worker) {
+        for (size_t worker = 0; worker < runtime.pool().workerCount(); ++worker) {
             channels_.emplace_back(*this, static_cast<Fabric>(fabric), worker, channels_.size());
         }
     }
@@ -46,7 +46,7 @@ Outbox::Outbox(Runtime &runtime, Connection &connection)
 
 size_t
 Outbox::channelOf(Fabric fabric, size_t worker) const noexcept {
-    return static_cast<size_t>(fabric) * runtime_.workerCount() + worker;
+    return static_cast<size_t>(fabric) * runtime_.pool().workerCount() + worker;
 }
 
 void
@@ -138,7 +138,7 @@ Outbox::grantLocked() {
 void
 Outbox::wakeLocked(Turn &turn) {
     turn.worker.wake(turn.task);
-    runtime_.nudge(turn.worker_index);
+    runtime_.pool().nudge(turn.worker_index);
 }
 
 void
@@ -159,7 +159,7 @@ Outbox::askLocked() {
         channel.scheduled = true;
         channel.worker = &connection_.worker(channel.fabric, channel.worker_index);
         channel.worker->wake(channel);
-        runtime_.nudge(channel.worker_index);
+        runtime_.pool().nudge(channel.worker_index);
     }
 }
 

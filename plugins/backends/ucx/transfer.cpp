@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/transfer.h"
 
+#include <cassert>
+
 #include "ucx/runtime.h"
 #include "wire/notification.h"
 
@@ -37,7 +39,7 @@ Lane::Lane(Transfer &transfer, size_t worker_index, uint64_t first_block, uint64
       mark_(transfer.connection_->mark(transfer.fabric_, worker_index)),
       first_block_(first_block),
       block_count_(block_count),
-      reports_(std::make_unique<Reports>(*this)),
+      reports_(std::make_shared<Reports>(*this)),
       turn_{*this, worker_, transfer.fabric_, worker_index} {}
 
 Status
@@ -49,11 +51,31 @@ Lane::prepare() {
     return {};
 }
 
+bool
+Lane::leadsTo(Stage next) noexcept {
+    using enum Stage;
+    switch (stage_) {
+    case kIdle: return next == kIssuing || next == kAwaiting;
+    case kIssuing: return next == kDraining || next == kIdle;
+    case kDraining: return next == kSettling || next == kIdle;
+    case kSettling: return next == kIdle;
+    case kAwaiting: return next == kNotifying || next == kIdle;
+    case kNotifying: return next == kSettling || next == kIdle;
+    }
+    return false;
+}
+
+void
+Lane::enter(Stage next) noexcept {
+    assert(leadsTo(next));
+    stage_ = next;
+}
+
 void
 Lane::start(std::chrono::nanoseconds inline_time) {
     const MutexLock lock(mutex());
     rewind();
-    stage_ = Stage::kIssuing;
+    enter(Stage::kIssuing);
     if (inline_time.count() == 0) return worker_.addTask(*this);
     const auto deadline = Clock::now() + inline_time;
     // A finished lane must not be looked at again: whoever sees the final status may delete it. Here the owner itself
@@ -80,7 +102,7 @@ Lane::advance() noexcept {
     if (stage_ == Stage::kSettling) {
         settle();
     } else if (stage_ == Stage::kAwaiting) {
-        stage_ = Stage::kIdle;
+        enter(Stage::kIdle);
         if (endpoint_->failure() != kDone) transfer_.fail(endpoint_->failure(), *endpoint_);
         transfer_.allQuiet(*this);
     }
@@ -189,7 +211,7 @@ Lane::givePulse() {
 /// Nothing more will be given: the flush, then wait.
 void
 Lane::drain() {
-    stage_ = Stage::kDraining;
+    enter(Stage::kDraining);
     if (given_.blocks_left > 0) transfer_.cut_short_.store(true, std::memory_order_relaxed);
     const bool gave_some = given_.blocks_left < block_count_ || given_.offset > 0;
     if (transfer_.plan_.operation == NIXL_WRITE && gave_some) {
@@ -244,13 +266,13 @@ Lane::ended() {
     }
     if (stage_ == Stage::kNotifying || (stage_ == Stage::kDraining && reports_->outstanding == 0)) {
         // UCX ends what is left on a dying connection, flushes even with success, and reports the death afterwards.
-        stage_ = Stage::kSettling;
+        enter(Stage::kSettling);
         worker_.addTask(*this);
     }
 }
 
 void
-Lane::giveUp(bool by_force) {
+Lane::giveUp(bool by_force) noexcept {
     const MutexLock lock(mutex());
     if (!by_force && !endpoint_->isSilent()) return;
     // What the peer wrote before its death is still in our queue and may belong into the caller's memory; after this
@@ -264,24 +286,34 @@ Lane::giveUp(bool by_force) {
         if (!parked_) return; // among the tasks: it will stop by itself
         transfer_.cut_short_.store(true, std::memory_order_relaxed);
     }
-    if (reports_->outstanding > 0) {
-        reports_->lane = nullptr;
-        worker_.keep(std::move(reports_));
-        // UCX gives up its hold on the memory only when it destroys the worker.
-        const Mapping *kept = nullptr;
-        for (const nixlx::Run &run : transfer_.plan_.runs) {
-            const Mapping *mapping = transfer_.localOf(run).mapping(transfer_.fabric_);
-            if (mapping && mapping != kept) worker_.keep(mapping->shared_from_this());
-            kept = mapping;
-        }
-        reports_ = std::make_unique<Reports>(*this);
+    try {
+        if (reports_->outstanding > 0) leaveReports();
+    }
+    catch (const std::bad_alloc &) {
+        return; // tried again with the next look at the request
     }
     settle();
 }
 
+/// To the worker, with the memory they are about, which UCX lets go only when it destroys the worker.
+void
+Lane::leaveReports() {
+    auto fresh = std::make_shared<Reports>(*this);
+    std::vector<std::shared_ptr<const void>> kept{reports_};
+    const Mapping *last = nullptr;
+    for (const nixlx::Run &run : transfer_.plan_.runs) {
+        const Mapping *mapping = transfer_.localOf(run).mapping(transfer_.fabric_);
+        if (mapping && mapping != last) kept.push_back(mapping->shared_from_this());
+        last = mapping;
+    }
+    worker_.keep(kept);
+    reports_->lane = nullptr;
+    reports_ = std::move(fresh);
+}
+
 void
 Lane::settle() {
-    stage_ = Stage::kIdle;
+    enter(Stage::kIdle);
     parked_ = false;
     if (endpoint_->failure() != kDone) transfer_.fail(endpoint_->failure(), *endpoint_);
     if (transfer_.lanes_moving_.fetch_sub(1, std::memory_order_acq_rel) == 1) transfer_.allQuiet(*this);
@@ -291,18 +323,20 @@ Code
 Lane::notify(std::string_view message, uint64_t cost) {
     Outbox &outbox = transfer_.connection_->outbox();
     turn_.cost = cost;
-    stage_ = Stage::kAwaiting; // it may be continued as soon as it waits
+    enter(Stage::kAwaiting); // it may be continued as soon as it waits
     const auto place = outbox.await(turn_);
     if (place == Outbox::Place::kLater) {
         if (transfer_.stopping()) outbox.leave(turn_); // whoever stopped it may have looked too early
         return kPending;
     }
-    stage_ = Stage::kIdle;
     transfer_.notify_ = false;
-    if (place == Outbox::Place::kGone) return kNotConnected;
+    if (place == Outbox::Place::kGone) {
+        enter(Stage::kIdle);
+        return kNotConnected;
+    }
     const Code code = endpoint_->send(message, *reports_);
+    enter(code == kPending ? Stage::kNotifying : Stage::kIdle);
     if (code == kPending) {
-        stage_ = Stage::kNotifying;
         ++reports_->outstanding;
     } else if (code == kDone) {
         outbox.completed(turn_.fabric, turn_.worker_index, cost);
@@ -400,55 +434,41 @@ Transfer::post(const std::string *notification) {
         message_ = wire::encodeNotification(runtime_.agent(), *notification);
         message_cost_ = kit::messageCost(runtime_.agent(), *notification);
     }
-    if (status_.load(std::memory_order_relaxed) != NIXL_SUCCESS) {
-        const MutexLock lock(error_mutex_);
-        error_status_ = NIXL_SUCCESS;
-        error_.clear();
-    }
-    stop_.store(false, std::memory_order_relaxed);
-    cancelled_.store(false, std::memory_order_relaxed);
     cut_short_.store(false, std::memory_order_relaxed);
     lanes_moving_.store(lanes_.size(), std::memory_order_relaxed);
-    status_.store(NIXL_IN_PROG, std::memory_order_release);
+    begin();
 
     if (lanes_.size() == 1) {
-        runtime_.visit();
+        runtime_.pool().visit();
         const bool small = fabric_ == Fabric::kLocal && plan_.total_bytes <= kSmallBytes;
         lanes_[0].start(small ? std::chrono::nanoseconds(kSmallTime) : std::chrono::nanoseconds(1));
     } else {
         for (Lane &lane : lanes_) lane.start(std::chrono::nanoseconds(0));
     }
-    const nixl_status_t status = status_.load(std::memory_order_acquire);
+    const nixl_status_t status = outcome();
     if (status == NIXL_IN_PROG) {
-        for (Lane &lane : lanes_) runtime_.nudge(lane.workerIndex());
-        return status;
+        for (Lane &lane : lanes_) runtime_.pool().nudge(lane.workerIndex());
     }
-    if (status < 0) return nixlx::fail(status, error());
     return status;
 }
 
 nixl_status_t
 Transfer::check() {
-    nixl_status_t status = status_.load(std::memory_order_acquire);
-    if (status == NIXL_IN_PROG) {
+    if (!quiet()) {
         Lane &lane = lanes_.front();
         const bool shared = lane.workerIndex() < runtime_.options().num_workers;
-        runtime_.progress(shared ? &lane.worker() : nullptr);
+        runtime_.pool().progress(shared ? &lane.worker() : nullptr);
         if (fabric_ == Fabric::kLocal && connection_->gone()) {
             for (Lane &each : lanes_) each.giveUp(false);
         }
-        status = status_.load(std::memory_order_acquire);
     }
-    if (status == NIXL_ERR_NOT_POSTED) return nixlx::fail(status, "the request was never posted");
-    if (status < 0) return nixlx::fail(status, error());
-    return status;
+    return outcome();
 }
 
 void
 Transfer::cancel() {
     if (quiet()) return;
-    cancelled_.store(true, std::memory_order_relaxed);
-    stop_.store(true, std::memory_order_release);
+    RequestBase::cancel();
     for (Lane &lane : lanes_) lane.leaveTurn();
 }
 
@@ -461,7 +481,7 @@ Transfer::forceQuiet() {
                        "again");
     for (Lane &lane : lanes_) {
         if (fabric_ == Fabric::kLocal) lane.giveUp(true);
-        runtime_.nudge(lane.workerIndex());
+        runtime_.pool().nudge(lane.workerIndex());
     }
     return true;
 }
@@ -471,14 +491,6 @@ Transfer::bytesDone() const noexcept {
     uint64_t bytes = 0;
     for (const Lane &lane : lanes_) bytes += lane.bytesDone();
     return bytes;
-}
-
-std::string
-Transfer::error() const {
-    if (!quiet()) return {};
-    if (status_.load(std::memory_order_acquire) == NIXL_ERR_CANCELED) return "the request was cancelled";
-    const MutexLock lock(error_mutex_);
-    return error_;
 }
 
 void
@@ -501,40 +513,16 @@ Transfer::fail(Code code, const Endpoint &endpoint) noexcept {
 }
 
 void
-Transfer::fail(nixl_status_t status, std::string sentence) noexcept {
-    stop_.store(true, std::memory_order_release);
-    const MutexLock lock(error_mutex_);
-    if (error_status_ != NIXL_SUCCESS) return;
-    error_status_ = status;
-    error_ = std::move(sentence);
-}
-
-void
 Transfer::allQuiet(Lane &lane) {
-    const auto firstError = [&] {
-        const MutexLock lock(error_mutex_);
-        return error_status_;
-    };
-    if (const nixl_status_t error = firstError(); error != NIXL_SUCCESS) {
+    if (stopping()) {
         lane.giveTurnBack();
-        return finish(error);
-    }
-    if (cancelled_.load(std::memory_order_relaxed) && (cut_short_.load(std::memory_order_relaxed) || notify_)) {
-        lane.giveTurnBack();
-        return finish(NIXL_ERR_CANCELED);
-    }
-    if (notify_) {
+    } else if (notify_) {
         lanes_moving_.store(1, std::memory_order_relaxed); // this lane comes back
         const Code code = lane.notify(message_, message_cost_);
         if (code == kPending) return;
         if (code != kDone) fail(code, lane.endpoint());
     }
-    finish(firstError());
-}
-
-void
-Transfer::finish(nixl_status_t status) {
-    status_.store(status, std::memory_order_release);
+    finish(!cut_short_.load(std::memory_order_relaxed) && !notify_);
 }
 
 } // namespace nx::ucx

@@ -23,15 +23,18 @@
 // | stage     | meaning                                    | left when                               | for       |
 // |-----------|--------------------------------------------|-----------------------------------------|-----------|
 // | Idle      | not posted, or quiet                       | start                                   | Issuing   |
+// |           |                                            | it is the last one: the message         | Awaiting  |
 // | Issuing   | blocks are left, UCX has a window of them  | none left (then one flush for a WRITE), | Draining  |
 // |           |                                            | or the request stops                    |           |
+// |           |                                            | it is given up                          | Idle      |
 // | Draining  | waits for operations and flush             | the last has ended                      | Settling  |
-// | Settling  | is quiet; the next step tells the request, | that step                               | Idle,     |
-// |           | after UCX's last word on the endpoint      |                                         | Awaiting, |
-// |           |                                            |                                         | Notifying |
-// | Awaiting  | the request's message has no place yet     | it has one                              | Notifying |
-// |           |                                            | the request stops, the peer is gone     | Idle      |
-// | Notifying | sends the request's message                | sent or failed                          | Idle      |
+// |           |                                            | there was none, or it is given up       | Idle      |
+// | Settling  | is quiet; the next step tells the request, | that step                               | Idle      |
+// |           | after UCX's last word on the endpoint      |                                         |           |
+// | Awaiting  | takes a place for the request's message,   | UCX sends it                            | Notifying |
+// |           | or waits for one                           | it is sent, not needed, or has failed   | Idle      |
+// | Notifying | UCX sends the request's message            | sent or failed                          | Settling  |
+// |           |                                            | it is given up                          | Idle      |
 //
 // Owned by one caller at a time, as a NIXL handle is; a lane's members are guarded by its worker's lock, the members
 // of Transfer marked so are shared by the lanes. Publishing the final status is the last thing a lane does.
@@ -47,7 +50,7 @@
 
 #include "base/mutex.h"
 #include "kit/cursor.h"
-#include "nixlx/engine.h"
+#include "kit/request_base.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
 #include "ucx/memory.h"
@@ -112,10 +115,11 @@ public:
     bool
     advance() noexcept override NX_REQUIRES(mutex());
 
-    /// If nothing of the peer can arrive any more: settles without what UCX keeps for ever. `by_force`: sees to it that
-    /// nothing can; the connection is severed, and the worker serves no other peer. Takes the lock.
+    /// If nothing of the peer can arrive any more: settles without what UCX keeps for ever. Without memory for that it
+    /// does nothing. `by_force`: sees to it that nothing can; the connection is severed, and the worker serves no
+    /// other peer. Takes the lock.
     void
-    giveUp(bool by_force);
+    giveUp(bool by_force) noexcept;
 
 private:
     enum class Stage { kIdle, kIssuing, kDraining, kSettling, kAwaiting, kNotifying };
@@ -143,12 +147,21 @@ private:
         uint64_t pulses = 0; ///< among them
     };
 
+    /// Does a stage follow the current one, as the table above has it.
+    bool
+    leadsTo(Stage next) noexcept NX_REQUIRES(mutex());
+    /// The only one who writes the stage.
+    void
+    enter(Stage next) noexcept NX_REQUIRES(mutex());
+
     void
     reported(Code code) NX_REQUIRES(mutex());
     void
     ended() NX_REQUIRES(mutex());
     void
     givePulse() NX_REQUIRES(mutex());
+    void
+    leaveReports() NX_REQUIRES(mutex());
 
     void
     rewind() NX_REQUIRES(mutex());
@@ -180,9 +193,9 @@ private:
     Stage stage_ NX_GUARDED_BY(mutex()) = Stage::kIdle;
     /// The window is full; not among the worker's tasks.
     bool parked_ NX_GUARDED_BY(mutex()) = false;
-    uint64_t resume_at_ NX_GUARDED_BY(mutex()) = 0; ///< so few outstanding operations end that
-    std::unique_ptr<Reports> reports_ NX_GUARDED_BY(mutex());
-    kit::Cursor given_ NX_GUARDED_BY(mutex()); ///< behind what UCX was given
+    uint64_t resume_at_ NX_GUARDED_BY(mutex()) = 0;           ///< so few outstanding operations end that
+    std::shared_ptr<Reports> reports_ NX_GUARDED_BY(mutex()); ///< shared with a worker that keeps it
+    kit::Cursor given_ NX_GUARDED_BY(mutex());                ///< behind what UCX was given
     /// Behind as many pieces as are done, as if they ended in order.
     kit::Cursor done_ NX_GUARDED_BY(mutex());
     uint64_t pieces_outstanding_ NX_GUARDED_BY(mutex()) = 0;
@@ -192,7 +205,7 @@ private:
     std::atomic<uint64_t> bytes_done_{0}; ///< written with the lock held
 };
 
-class Transfer final : public nixlBackendReqH {
+class Transfer final : public kit::RequestBase {
 public:
     /// `plan` outlives the request, which takes the connection that the plan's remote ranges were loaded for.
     /// `worker_index`: for requests that are not split.
@@ -209,7 +222,7 @@ public:
     forceQuiet();
 
     uint64_t
-    bytesDone() const noexcept;
+    bytesDone() const noexcept override;
 
     /// Of the connection it uses.
     uint64_t
@@ -217,20 +230,10 @@ public:
         return connection_->pathMark(fabric_);
     }
 
-    /// Not posted, or final.
-    bool
-    quiet() const noexcept {
-        return status_.load(std::memory_order_acquire) != NIXL_IN_PROG;
-    }
-
     Fabric
     fabric() const noexcept {
         return fabric_;
     }
-
-    /// Why it failed; empty unless it is final and failed.
-    std::string
-    error() const;
 
 private:
     friend class Lane;
@@ -242,11 +245,6 @@ private:
     Status
     prepareLanes(size_t worker_index);
 
-    bool
-    stopping() const noexcept {
-        return stop_.load(std::memory_order_relaxed);
-    }
-
     const LocalMemory &
     localOf(const nixlx::Run &run) const noexcept {
         return *static_cast<const LocalMemory *>(plan_.local_segments[run.local_segment].metadata);
@@ -257,15 +255,12 @@ private:
         return *static_cast<RemoteMemory *>(plan_.remote_segments[run.remote_segment].metadata);
     }
 
+    using RequestBase::fail;
     void
     fail(Code code, const Endpoint &endpoint) noexcept;
-    void
-    fail(nixl_status_t status, std::string sentence) noexcept;
     /// By the last lane to become quiet, lock held.
     void
     allQuiet(Lane &lane) NX_REQUIRES(lane.mutex());
-    void
-    finish(nixl_status_t status);
 
     Runtime &runtime_;
     const nixlx::Plan &plan_;
@@ -278,14 +273,8 @@ private:
     std::string message_;
     uint64_t message_cost_ = 0;
     // Shared by the lanes:
-    std::atomic<nixl_status_t> status_{NIXL_ERR_NOT_POSTED};
-    std::atomic<bool> stop_{false}; ///< cancelled or failed: give no more blocks
-    std::atomic<bool> cancelled_{false};
     std::atomic<bool> cut_short_{false}; ///< blocks were left out
     std::atomic<size_t> lanes_moving_{0};
-    mutable Mutex error_mutex_;
-    nixl_status_t error_status_ NX_GUARDED_BY(error_mutex_) = NIXL_SUCCESS; ///< of the first failure
-    std::string error_ NX_GUARDED_BY(error_mutex_);
 };
 
 } // namespace nx::ucx
