@@ -255,6 +255,17 @@ Side::findRun(uint64_t index, size_t &hint) const noexcept {
     return runs_[hint];
 }
 
+uint64_t
+Side::bytesOf(std::span<const int> indices) const noexcept {
+    uint64_t bytes = 0;
+    size_t hint = 0;
+    for (const int signed_index : indices) {
+        const auto index = static_cast<uint64_t>(static_cast<int64_t>(signed_index));
+        if (index < size_) bytes += element(runOf(index, hint), index).length;
+    }
+    return bytes;
+}
+
 bool
 Side::stale() const noexcept {
     return std::any_of(windows_.begin(), windows_.end(), [](const Window *window) { return window->revoked(); });

@@ -100,6 +100,10 @@ public:
         return {run.address + offset * run.stride, run.length, run.window};
     }
 
+    /// Of these elements together; those outside count nothing.
+    uint64_t
+    bytesOf(std::span<const int> indices) const noexcept;
+
     /// element() of it will follow: the table is too large for the caches.
     void
     prefetch(const Run &run, uint64_t index) const noexcept {

@@ -3,6 +3,7 @@
 #include "memory/side.h"
 
 #include <algorithm>
+#include <array>
 #include <gtest/gtest.h>
 #include <random>
 
@@ -72,6 +73,15 @@ TEST(Side, AShuffledListIsOneTableOfSixteenBytesAnElement) {
     EXPECT_EQ(side->runs().size(), 1u);
     EXPECT_LE(side->memoryBytes(), 10'000 * 16u + 1024);
     expectWhole(*side, elements);
+}
+
+TEST(Side, CountsTheBytesOfElementsAsOftenAsTheyArePicked) {
+    const auto index = RangeIndex().with({window(0, 4096), window(4096, 4096)});
+    const auto side = resolve(index, {{0, 64, 0}, {128, 64, 0}, {1000, 7, 0}, {4000, 200, 0}});
+    ASSERT_TRUE(side.ok()) << side.message();
+    EXPECT_EQ(side->bytesOf(std::array{0, 1, 2, 3}), 64u + 64 + 7 + 200) << "the last one spans two windows";
+    EXPECT_EQ(side->bytesOf(std::array{2, 2, 2}), 21u);
+    EXPECT_EQ(side->bytesOf(std::array{-1, 4, 0}), 64u) << "the others are none";
 }
 
 TEST(Side, ARunEndsATableAndATableEndsARun) {
