@@ -21,8 +21,6 @@ namespace {
 constexpr size_t kNameMax = 4096;
 constexpr std::string_view kLocalSideName = "NIXL_INIT_AGENT"; // to the Python API, as "" is
 constexpr std::chrono::seconds kShutdownLimit{1};
-// What is kept of it for the end of transfers by force, and for what backends have to end then.
-constexpr auto kForcing = 2 * nx::agent::kSettleGuard;
 
 // Counts forks on the child's side, so that a child finds out that an agent is not its own.
 std::atomic<uint64_t> fork_count{0};
@@ -58,69 +56,46 @@ stallLimit() {
     return *number == 0 ? nixlx::Limits::kNone : std::chrono::milliseconds(*number);
 }
 
-// Programs repeat these calls until a peer's metadata has arrived: not finding it yet is no failure to report.
-bool
-isPolled(std::string_view call) {
-    return call == "createXferReq" || call == "prepXferDlist" || call == "genNotif" || call == "makeConnection" ||
-        call == "invalidateRemoteMD";
-}
-
 } // namespace
 
 nixlAgentData::nixlAgentData(const std::string &agent_name,
                              const nixlAgentConfig &agent_config,
-                             const nx::agent::PeerLimits &limits_of_peers)
+                             const nx::agent::PeerLimits &peer_limits)
     : name(agent_name),
       config(agent_config),
       incarnation(randomIncarnation()),
       fork_generation(forkGeneration()),
       measures(nx::agent::telemetryWanted(agent_config)),
       stall_limit(stallLimit()),
-      peer_limits(limits_of_peers),
-      watcher(agent_name, [this] { return lookAfterRequests(); }),
-      recorder(makeRecorder()) {
-    if (!agent_config.useProgThread) watcher.stop();
-}
+      backends(name, config),
+      requests(
+          name,
+          config.useProgThread,
+          [this](nixl_status_t status, const std::string &sentence) {
+              (void)finish("getXferStatus", status, sentence);
+          },
+          [this] { peers.forgetLost(); }),
+      registrations(name, backends, requests),
+      peers(name, incarnation, peer_limits, backends, requests),
+      views(name, backends, registrations, peers),
+      local_metadata(name, incarnation, backends, registrations),
+      exchange(name, incarnation, config.etcdWatchTimeout, backends, peers, local_metadata),
+      recorder(makeRecorder()) {}
 
 nixlAgentData::~nixlAgentData() {
     const auto deadline = std::chrono::steady_clock::now() + kShutdownLimit;
-    watcher.stop();
-    directory.reset(); // early: they call into the rest
-    exchange.reset();
-    std::vector<uint64_t> tokens;
-    requests.forEach([&](uint64_t token) { tokens.push_back(token); });
-    for (auto token : tokens) {
-        if (auto request = requests.find(token)) request->cancel();
-    }
-    for (auto token : tokens) {
-        auto request = requests.find(token);
-        if (request && !request->settle(deadline - kForcing, nx::agent::Force::kAlways)) {
-            NIXL_ERROR << "agent " << nx::quoted(name) << ": a transfer over backend " << request->backend()->type
-                       << " did not end within " << kShutdownLimit.count()
-                       << " s of shutdown; its memory may still be written to";
-        }
-    }
-    for (auto &[view, backend] : views) {
-        (void)backend->call<nixlx::MemoryViews>("releaseMemView",
-                                                [&](auto &views_of) { views_of.releaseMemView(view); });
-    }
+    requests.stopWatching();
+    exchange.stop(); // early: it calls into the rest
+    requests.settle(deadline);
     views.clear();
-    auto local = local_state.copy();
-    (void)leaveToUsers(std::make_shared<const nx::memory::RemovedWindows>(nx::agent::windowsOf(local.sections)),
-                       nullptr);
-    local.sections.clear();
-    const auto created = local.backends;
-    local_state.set(std::move(local));
-    for (const auto &backend : created) {
+    registrations.clear();
+    const auto created = backends.all();
+    for (const auto &backend : *created) {
         (void)backend->call("endBy", [&](auto &engine) { engine.endBy(deadline); });
     }
-    const auto known = peers.get();
-    for (const auto &[peer_name, peer] : *known) forgetPeerLocked(peer);
-
-    for (auto token : tokens) requests.remove(token);
-    tokens.clear();
-    lists.forEach([&](uint64_t token) { tokens.push_back(token); });
-    for (auto token : tokens) lists.remove(token);
+    peers.forgetAll();
+    requests.clear();
+    lists.forEach([&](uint64_t token) { lists.remove(token); });
 }
 
 nixl_status_t
@@ -132,37 +107,44 @@ nixlAgentData::enter() const noexcept {
 }
 
 nixl_status_t
-nixlAgentData::finish(const char *call, const Status &status) const {
-    return finish(call, status.code(), status.message());
-}
-
-nixl_status_t
-nixlAgentData::finish(const char *call, nixl_status_t status, const std::string &sentence) const {
+nixlAgentData::finish(const char *call,
+                      nixl_status_t status,
+                      const std::string &sentence,
+                      nx::agent::Polled polled) const noexcept {
     if (status >= 0) [[likely]]
         return status;
     recordError(status);
-    std::string whole = std::string(call) + ": " + sentence;
     const bool expected = status == NIXL_ERR_REPOST_ACTIVE || status == NIXL_ERR_CANCELED ||
-        (status == NIXL_ERR_NOT_FOUND && isPolled(call));
-    if (expected) {
-        NIXL_INFO << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
-    } else {
-        NIXL_ERROR << whole << " (" << nixlEnumStrings::statusStr(status) << ", agent " << nx::quoted(name) << ")";
+        (status == NIXL_ERR_NOT_FOUND && polled == nx::agent::Polled::kYes);
+    try {
+        std::string whole = std::string(call) + ": " + sentence;
+        const std::string line =
+            whole + " (" + nixlEnumStrings::statusStr(status) + ", agent " + nx::quoted(name) + ")";
+        if (expected) {
+            NIXL_INFO << line;
+        } else {
+            NIXL_ERROR << line;
+        }
+        nx::setLastError(std::move(whole));
     }
-    nx::setLastError(std::move(whole));
+    catch (const std::exception &) {
+        nx::setLastError({}); // out of memory for a sentence
+    }
     return status;
 }
 
 namespace {
 
 // Runs one API call that reports its outcome itself. Exceptions (memory, code of plugins) become statuses here and
-// nowhere else.
+// nowhere else; peers that backends have lost meanwhile are forgotten.
 template<class Body>
 nixl_status_t
-contained(const nixlAgentData &data, const char *what, Body body) {
+contained(nixlAgentData &data, const char *what, Body body) {
     if (const auto status = data.enter(); status != NIXL_SUCCESS) return status;
     try {
-        return body();
+        const auto status = body();
+        data.peers.forgetLost();
+        return status;
     }
     catch (const std::bad_alloc &) {
         return data.finish(what, NIXL_ERR_NO_MEMORY, "out of memory");
@@ -177,8 +159,52 @@ contained(const nixlAgentData &data, const char *what, Body body) {
 
 template<class Body>
 nixl_status_t
-call(const nixlAgentData &data, const char *what, Body body) {
-    return contained(data, what, [&] { return data.finish(what, body()); });
+call(nixlAgentData &data, const char *what, Body body, nx::agent::Polled polled = nx::agent::Polled::kNo) {
+    return contained(data, what, [&] {
+        const Status status = body();
+        return data.finish(what, status.code(), status.message(), polled);
+    });
+}
+
+/// call() with the request that the handle means.
+template<class Body>
+nixl_status_t
+requestCall(nixlAgentData &data, const char *what, const nixlXferReqH *handle, Body body) {
+    return call(data, what, [&]() -> Status {
+        const auto request = data.requests.find(handle);
+        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        return body(*request);
+    });
+}
+
+/// call() with the backend that the handle means.
+template<class Body>
+nixl_status_t
+backendCall(nixlAgentData &data, const char *what, const nixlBackendH *handle, Body body) {
+    return call(data, what, [&]() -> Status {
+        const auto backend = data.backends.find(handle);
+        if (!backend) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
+        body(*backend);
+        return {};
+    });
+}
+
+/// call() that puts what it makes into `out`.
+template<class T, class Body>
+nixl_status_t
+callInto(nixlAgentData &data, const char *what, T &out, Body body) {
+    return call(data, what, [&]() -> Status {
+        auto made = body();
+        if (!made.ok()) return std::move(made).status();
+        out = *std::move(made);
+        return {};
+    });
+}
+
+template<class Body>
+nixl_status_t
+polledCall(nixlAgentData &data, const char *what, Body body) {
+    return call(data, what, std::move(body), nx::agent::Polled::kYes);
 }
 
 } // namespace
@@ -195,7 +221,11 @@ nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
                                     "agent; give it another name");
     }
     data = std::make_unique<nixlAgentData>(name, cfg);
-    if (cfg.useListenThread) data->listen(cfg.listenPort);
+    if (!cfg.useListenThread) return;
+    const auto port = data->exchange.listen(cfg.listenPort);
+    if (!port.ok()) throw std::runtime_error("nixlAgent: MD listener: " + port.message());
+    data->listen_port = *port;
+    NIXL_INFO << "MD listener is listening on port " << *port;
 }
 
 nixlAgent::~nixlAgent() {
@@ -235,30 +265,31 @@ nixlAgent::getPluginOption(const nixl_backend_t &type, const std::string &role, 
 
 nixl_status_t
 nixlAgent::getBackendParams(const nixlBackendH *backend, nixl_mem_list_t &mems, nixl_b_params_t &params) const {
-    return call(*data, "getBackendParams", [&]() -> Status {
-        const auto found = data->backendOf(backend);
-        if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
-        params = found->params();
-        mems = found->memories();
-        return {};
+    return backendCall(*data, "getBackendParams", backend, [&](auto &found) {
+        params = found.params();
+        mems = found.memories();
     });
 }
 
 nixl_status_t
 nixlAgent::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&backend) {
-    return call(*data, "createBackend", [&] { return data->createBackend(type, params, backend); });
+    return call(*data, "createBackend", [&] {
+        auto status = data->backends.create(type, params, data->recorder != nullptr, backend);
+        if (status.ok()) data->exchange.retry(); // peers may have been quicker than this agent
+        return status;
+    });
 }
 
 nixl_status_t
 nixlAgent::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
-    const auto status = call(*data, "registerMem", [&] { return data->registerMem(descs, extra_params); });
+    const auto status = call(*data, "registerMem", [&] { return data->registrations.add(descs, extra_params); });
     if (status == NIXL_SUCCESS) data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_REGISTERED, descs);
     return status;
 }
 
 nixl_status_t
 nixlAgent::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
-    const auto status = call(*data, "deregisterMem", [&] { return data->deregisterMem(descs, extra_params); });
+    const auto status = call(*data, "deregisterMem", [&] { return data->registrations.remove(descs, extra_params); });
     // REPOST_ACTIVE: deregistered too, only not quiet yet.
     if (status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE) {
         data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_DEREGISTERED, descs);
@@ -270,12 +301,12 @@ nixl_status_t
 nixlAgent::queryMem(const nixl_reg_dlist_t &descs,
                     std::vector<nixl_query_resp_t> &resp,
                     const nixl_opt_args_t *extra_params) const {
-    return call(*data, "queryMem", [&] { return data->queryMem(descs, resp, extra_params); });
+    return call(*data, "queryMem", [&] { return data->registrations.query(descs, resp, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::makeConnection(const std::string &remote_agent, const nixl_opt_args_t *extra_params) {
-    return call(*data, "makeConnection", [&] { return data->makeConnection(remote_agent, extra_params); });
+    return polledCall(*data, "makeConnection", [&] { return data->peers.connect(remote_agent, extra_params); });
 }
 
 nixl_status_t
@@ -284,7 +315,7 @@ nixlAgent::prepXferDlist(const std::string &agent_name,
                          nixlDlistH *&dlist_hndl,
                          const nixl_opt_args_t *extra_params) const {
     dlist_hndl = nullptr;
-    return call(*data, "prepXferDlist", [&] {
+    return polledCall(*data, "prepXferDlist", [&] {
         return data->prepare<nixlBasicDesc>(agent_name.empty(), agent_name, descs.getType(),
                                             {descs.begin(), descs.end()}, dlist_hndl, extra_params);
     });
@@ -303,7 +334,7 @@ nixlAgent::prepXferDlist(const std::string &agent_name,
                          nixlDlistH *&dlist_hndl,
                          const nixl_opt_args_t *extra_params) const {
     dlist_hndl = nullptr;
-    return call(*data, "prepXferDlist", [&] {
+    return polledCall(*data, "prepXferDlist", [&] {
         return data->prepare<nixlStrideDesc>(agent_name.empty(), agent_name, descs.getType(),
                                              {descs.begin(), descs.end()}, dlist_hndl, extra_params);
     });
@@ -354,7 +385,7 @@ nixlAgent::createXferReq(const nixl_xfer_op_t &operation,
                          nixlXferReqH *&req_hndl,
                          const nixl_opt_args_t *extra_params) const {
     req_hndl = nullptr;
-    return call(*data, "createXferReq", [&] {
+    return polledCall(*data, "createXferReq", [&] {
         return data->createRequest(operation, local_descs, remote_descs, remote_agent, req_hndl, extra_params);
     });
 }
@@ -365,14 +396,12 @@ nixlAgent::estimateXferCost(const nixlXferReqH *req_hndl,
                             std::chrono::microseconds &err_margin,
                             nixl_cost_t &method,
                             const nixl_opt_args_t *extra_params) const {
-    return call(*data, "estimateXferCost", [&]() -> Status {
-        auto request = data->findRequest(req_hndl);
-        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-        if (request->peer() && !request->peer()->alive) {
-            return {NIXL_ERR_NOT_FOUND, "remote agent '" + request->peer()->name + "' is not loaded any more"};
+    return requestCall(*data, "estimateXferCost", req_hndl, [&](auto &request) -> Status {
+        if (request.peer() && !request.peer()->alive()) {
+            return {NIXL_ERR_NOT_FOUND, "remote agent '" + request.peer()->name + "' is not loaded any more"};
         }
-        const auto status = request->estimate(duration, err_margin, method, extra_params);
-        if (status < 0) return {status, "backend " + request->backend()->type + " has no cost model"};
+        const auto status = request.estimate(duration, err_margin, method, extra_params);
+        if (status < 0) return {status, "backend " + request.backend()->type + " has no cost model"};
         return {};
     });
 }
@@ -399,33 +428,31 @@ nixlAgent::getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &tel
 
 nixl_status_t
 nixlAgent::queryXferBackend(const nixlXferReqH *req_hndl, nixlBackendH *&backend) const {
-    return call(*data, "queryXferBackend", [&]() -> Status {
-        auto request = data->findRequest(req_hndl);
-        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-        backend = data->handleOf(*request->backend());
+    return requestCall(*data, "queryXferBackend", req_hndl, [&](auto &request) -> Status {
+        backend = request.backend()->handle;
         return {};
     });
 }
 
 nixl_status_t
 nixlAgent::releaseXferReq(nixlXferReqH *req_hndl) const {
-    return call(*data, "releaseXferReq", [&] { return data->release(req_hndl); });
+    return call(*data, "releaseXferReq", [&] { return data->requests.release(req_hndl); });
 }
 
 nixl_status_t
 nixlAgent::prepMemView(const nixl_remote_dlist_t &descs, nixlMemViewH &mvh, const nixl_opt_args_t *extra_params) const {
-    return call(*data, "prepMemView", [&] { return data->prepRemoteView(descs, mvh, extra_params); });
+    return call(*data, "prepMemView", [&] { return data->views.prepare(descs, mvh, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::prepMemView(const nixl_local_dlist_t &descs, nixlMemViewH &mvh, const nixl_opt_args_t *extra_params) const {
-    return call(*data, "prepMemView", [&] { return data->prepLocalView(descs, mvh, extra_params); });
+    return call(*data, "prepMemView", [&] { return data->views.prepare(descs, mvh, extra_params); });
 }
 
 void
 nixlAgent::releaseMemView(nixlMemViewH mvh) const {
     (void)contained(*data, "releaseMemView", [&] {
-        data->releaseView(mvh);
+        data->views.release(mvh);
         return NIXL_SUCCESS;
     });
 }
@@ -445,65 +472,67 @@ nixlAgent::getNotifs(nixl_notifs_t &notif_map, const nixl_opt_args_t *extra_para
 
 nixl_status_t
 nixlAgent::genNotif(const std::string &remote_agent, const nixl_blob_t &msg, const nixl_opt_args_t *args) const {
-    return call(*data, "genNotif", [&] { return data->genNotif(remote_agent, msg, args); });
+    return polledCall(*data, "genNotif", [&] { return data->genNotif(remote_agent, msg, args); });
 }
 
 nixl_status_t
 nixlAgent::getLocalMD(nixl_blob_t &str) const {
-    return call(*data, "getLocalMD", [&]() -> Status {
-        auto blob = data->localMetadata();
-        if (!blob.ok()) return std::move(blob).status();
-        str = *std::move(blob);
-        return {};
-    });
+    return callInto(*data, "getLocalMD", str, [&] { return data->local_metadata.whole(); });
 }
 
 nixl_status_t
 nixlAgent::getLocalPartialMD(const nixl_reg_dlist_t &descs,
                              nixl_blob_t &str,
                              const nixl_opt_args_t *extra_params) const {
-    return call(*data, "getLocalPartialMD", [&]() -> Status {
-        auto blob = data->localPartialMetadata(descs, extra_params);
-        if (!blob.ok()) return std::move(blob).status();
-        str = *std::move(blob);
-        return {};
-    });
+    return callInto(*data, "getLocalPartialMD", str, [&] { return data->local_metadata.part(descs, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::loadRemoteMD(const nixl_blob_t &remote_metadata, std::string &agent_name) {
-    return call(*data, "loadRemoteMD", [&] { return data->loadRemote(remote_metadata, agent_name); });
+    return call(*data, "loadRemoteMD", [&]() -> Status {
+        auto metadata = nx::agent::Peers::decode(remote_metadata);
+        if (!metadata.ok()) {
+            // A line of its own: programs count it beside the one that this call ends with.
+            if (!nx::wire::startsAsMetadata(remote_metadata)) {
+                NIXL_ERROR << "Deserialization failed, missing nixlSerDes tag";
+            }
+            return std::move(metadata).status();
+        }
+        auto status = data->peers.load(*metadata);
+        if (status.ok()) agent_name = metadata->agent;
+        return status;
+    });
 }
 
 nixl_status_t
 nixlAgent::invalidateRemoteMD(const std::string &remote_agent) {
-    return call(*data, "invalidateRemoteMD", [&] { return data->invalidateRemote(remote_agent); });
+    return polledCall(*data, "invalidateRemoteMD", [&] { return data->peers.forget(remote_agent); });
 }
 
 nixl_status_t
 nixlAgent::sendLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalMD", [&] { return data->sendLocal(extra_params); });
+    return call(*data, "sendLocalMD", [&] { return data->exchange.send(extra_params); });
 }
 
 nixl_status_t
 nixlAgent::sendLocalPartialMD(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) const {
-    return call(*data, "sendLocalPartialMD", [&] { return data->sendLocalPartial(descs, extra_params); });
+    return call(*data, "sendLocalPartialMD", [&] { return data->exchange.sendPart(descs, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::fetchRemoteMD(const std::string remote_name, const nixl_opt_args_t *extra_params) {
-    return call(*data, "fetchRemoteMD", [&] { return data->fetchRemote(remote_name, extra_params); });
+    return call(*data, "fetchRemoteMD", [&] { return data->exchange.fetch(remote_name, extra_params); });
 }
 
 nixl_status_t
 nixlAgent::invalidateLocalMD(const nixl_opt_args_t *extra_params) const {
-    return call(*data, "invalidateLocalMD", [&] { return data->invalidateLocal(extra_params); });
+    return call(*data, "invalidateLocalMD", [&] { return data->exchange.withdraw(extra_params); });
 }
 
 nixl_status_t
 nixlAgent::waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params) const {
     return contained(*data, "waitMetadata", [&] {
-        const auto outcome = data->waitMetadata(timeout, extra_params);
+        const auto outcome = data->exchange.wait(timeout, extra_params);
         // It was logged when it happened.
         if (!outcome.ok()) nx::setLastError("waitMetadata: " + outcome.message());
         return outcome.code();
@@ -529,40 +558,31 @@ nixlAgent::checkRemoteMD(const std::string remote_name, const nixl_xfer_dlist_t 
 
 nixl_status_t
 nixlAgent::getXferReport(const nixlXferReqH *req_hndl, nixlx::Report &report) const {
-    return call(*data, "getXferReport", [&]() -> Status {
-        auto request = data->findRequest(req_hndl);
-        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-        report = request->report();
+    return requestCall(*data, "getXferReport", req_hndl, [&](auto &request) -> Status {
+        report = request.report();
         return {};
     });
 }
 
 nixl_status_t
 nixlAgent::setXferLimits(const nixlXferReqH *req_hndl, const nixlx::Limits &limits) const {
-    return call(*data, "setXferLimits", [&] { return data->setLimits(req_hndl, limits); });
+    return call(*data, "setXferLimits", [&] { return data->requests.setLimits(req_hndl, limits); });
 }
 
 nixl_status_t
 nixlAgent::cancelXferReq(nixlXferReqH *req_hndl) const {
-    return call(*data, "cancelXferReq", [&]() -> Status {
-        auto request = data->findRequest(req_hndl);
-        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-        request->cancel();
+    return requestCall(*data, "cancelXferReq", req_hndl, [](auto &request) -> Status {
+        request.cancel();
         return {};
     });
 }
 
 nixl_status_t
 nixlAgent::dropXferReq(nixlXferReqH *req_hndl) const {
-    return call(*data, "dropXferReq", [&] { return data->drop(req_hndl); });
+    return call(*data, "dropXferReq", [&] { return data->requests.drop(req_hndl); });
 }
 
 nixl_status_t
 nixlAgent::getBackendType(const nixlBackendH *backend, nixl_backend_t &type) const {
-    return call(*data, "getBackendType", [&]() -> Status {
-        const auto found = data->backendOf(backend);
-        if (!found) return {NIXL_ERR_INVALID_PARAM, "the handle is no backend of this agent"};
-        type = found->type;
-        return {};
-    });
+    return backendCall(*data, "getBackendType", backend, [&](auto &found) { type = found.type; });
 }

@@ -4,52 +4,49 @@
 
 namespace nx::agent {
 
-/// What a backend is made of.
-struct Backend::Parts {
-    std::shared_ptr<const plugin::BackendPlugin> plugin;
-    nixl_backend_t type;
-    nixl_b_params_t params;
-    std::unique_ptr<nixlx::Engine> engine;
-    const LegacyEngine *legacy = nullptr;
-    MemorySet memories = 0;
-    bool local = false;
-};
+namespace {
 
-Backend::Backend(Parts parts)
-    : type(std::move(parts.type)),
-      remote(nixlx::abilityOf<nixlx::RemotePeers>(*parts.engine)),
-      local(parts.local),
-      notif(nixlx::abilityOf<nixlx::Notifications>(*parts.engine)),
-      merges_ranges(parts.plugin->capabilities() & NIXLX_CAP_MERGE_RANGES),
-      plugin_(std::move(parts.plugin)),
-      params_(std::move(parts.params)),
-      engine_(std::move(parts.engine)),
-      legacy_(parts.legacy),
-      memories_(parts.memories) {}
+template<class... Abilities>
+std::tuple<Abilities *...>
+abilitiesOf(nixlx::Engine &engine, const std::tuple<Abilities *...> &) {
+    return {nixlx::abilityOf<Abilities>(engine)...};
+}
+
+} // namespace
+
+Backend::Backend(std::shared_ptr<const plugin::BackendPlugin> plugin,
+                 nixl_backend_t type,
+                 nixl_b_params_t params,
+                 std::unique_ptr<nixlx::Engine> engine,
+                 const LegacyEngine *legacy)
+    : type(std::move(type)),
+      plugin_(std::move(plugin)),
+      params_(std::move(params)),
+      engine_(std::move(engine)),
+      legacy_(legacy),
+      abilities_(abilitiesOf(*engine_, decltype(abilities_)())),
+      memories_(setOf(legacy ? legacy->engine().getSupportedMems() : plugin_->memories())),
+      remote(std::get<nixlx::RemotePeers *>(abilities_)),
+      to_self(legacy ? legacy->engine().supportsLocal() : plugin_->capabilities() & NIXLX_CAP_LOCAL),
+      notif(std::get<nixlx::Notifications *>(abilities_)),
+      merges_ranges(plugin_->capabilities() & NIXLX_CAP_MERGE_RANGES) {}
 
 std::shared_ptr<Backend>
 Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
                 const nixlBackendInitParams &init,
                 nixl_b_params_t params) {
-    Parts parts;
-    parts.plugin = plugin;
-    parts.type = init.type;
-    parts.params = std::move(params);
-    if (plugin->isLegacy()) {
-        auto engine = plugin->createLegacy(init);
-        if (!engine) return nullptr;
-        parts.memories = setOf(engine->getSupportedMems());
-        parts.local = engine->supportsLocal();
-        auto adapter = std::make_unique<LegacyEngine>(std::move(engine));
-        parts.legacy = adapter.get();
-        parts.engine = std::move(adapter);
-    } else {
-        parts.engine = plugin->create(init);
-        if (!parts.engine) return nullptr;
-        parts.memories = setOf(plugin->memories());
-        parts.local = plugin->capabilities() & NIXLX_CAP_LOCAL;
+    std::unique_ptr<nixlx::Engine> engine;
+    const LegacyEngine *legacy = nullptr;
+    if (!plugin->isLegacy()) {
+        engine = plugin->create(init);
+    } else if (auto made = plugin->createLegacy(init)) {
+        auto adapter = std::make_unique<LegacyEngine>(std::move(made));
+        legacy = adapter.get();
+        engine = std::move(adapter);
     }
-    return std::shared_ptr<Backend>(new Backend(std::move(parts)));
+    if (!engine) return nullptr;
+    return std::shared_ptr<Backend>(
+        new Backend(std::move(plugin), init.type, std::move(params), std::move(engine), legacy));
 }
 
 } // namespace nx::agent

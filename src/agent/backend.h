@@ -8,7 +8,10 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "agent/legacy_engine.h"
 #include "base/boundary.h"
@@ -43,7 +46,7 @@ public:
             if constexpr (std::is_same_v<Ability, nixlx::Engine>) {
                 return body(*engine_);
             } else {
-                auto *ability = nixlx::abilityOf<Ability>(*engine_);
+                auto *ability = std::get<Ability *>(abilities_);
                 if (ability) return body(*ability);
                 if constexpr (!std::is_void_v<decltype(body(*ability))>) return NIXL_ERR_NOT_SUPPORTED;
             }
@@ -63,16 +66,12 @@ public:
         }
     }
 
-    /// Microseconds that a plan would take, or nothing if the engine has no model.
-    std::optional<double>
-    predict(const nixlx::Plan &plan) const noexcept {
-        return ask([&](nixlx::Engine &engine) -> std::optional<double> {
-            auto *costs = nixlx::abilityOf<nixlx::Costs>(engine);
-            if (!costs) return {};
-            const auto cost = costs->cost(plan.local_memory, plan.remote_memory, plan.remote_agent);
-            if (!cost) return {};
-            return nixlx::predict(*cost, plan);
-        });
+    /// Nothing if the engine has no model.
+    std::optional<nixlx::Cost>
+    cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const noexcept {
+        auto *costs = std::get<nixlx::Costs *>(abilities_);
+        if (!costs) return {};
+        return ask([&](nixlx::Engine &) { return costs->cost(local, remote, remote_agent); });
     }
 
     bool
@@ -109,22 +108,38 @@ public:
     }
 
     const nixl_backend_t type;
-    size_t order = 0; ///< position in the order of creation; set before the backend is shared
-    const bool remote;
-    const bool local;
-    const bool notif;
-    const bool merges_ranges;
+    // Set before the backend is shared:
+    size_t order = 0;               ///< position in the order of creation
+    nixlBackendH *handle = nullptr; ///< of the agent that has it
 
 private:
-    struct Parts;
-
-    explicit Backend(Parts parts);
+    Backend(std::shared_ptr<const plugin::BackendPlugin> plugin,
+            nixl_backend_t type,
+            nixl_b_params_t params,
+            std::unique_ptr<nixlx::Engine> engine,
+            const LegacyEngine *legacy);
 
     const std::shared_ptr<const plugin::BackendPlugin> plugin_;
     const nixl_b_params_t params_;
     std::unique_ptr<nixlx::Engine> engine_;
     const LegacyEngine *const legacy_;
+    /// Null: the engine does not have it.
+    const std::tuple<nixlx::RemotePeers *,
+                     nixlx::Notifications *,
+                     nixlx::ForcedQuiet *,
+                     nixlx::Costs *,
+                     nixlx::Queries *,
+                     nixlx::MemoryViews *>
+        abilities_;
     const MemorySet memories_;
+
+public:
+    const bool remote;  ///< it reaches other agents
+    const bool to_self; ///< it moves data within one agent
+    const bool notif;
+    const bool merges_ranges;
 };
+
+using BackendList = std::vector<std::shared_ptr<Backend>>; ///< in the order of creation
 
 } // namespace nx::agent

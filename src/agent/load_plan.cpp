@@ -9,7 +9,7 @@ namespace nx::agent {
 namespace {
 
 std::shared_ptr<Backend>
-remoteBackend(const Backends &backends, const std::string &type) {
+remoteBackend(const BackendList &backends, const std::string &type) {
     for (const auto &backend : backends) {
         if (backend->type == type && backend->remote) return backend;
     }
@@ -26,7 +26,7 @@ peerInfoFor(const wire::Metadata &metadata, const std::string &backend) {
 }
 
 std::vector<LoadPlan::Connection>
-commonConnections(const wire::Metadata &metadata, const Backends &backends) {
+commonConnections(const wire::Metadata &metadata, const BackendList &backends) {
     std::vector<LoadPlan::Connection> common;
     for (const auto &[type, info] : metadata.connections) {
         if (auto backend = remoteBackend(backends, type)) {
@@ -89,7 +89,7 @@ judgeConnections(LoadPlan &plan, std::vector<LoadPlan::Connection> offered, cons
 
 // A range that is loaded already is not loaded again, and must have a key that it has.
 Status
-judgeRanges(LoadPlan &plan, const Backends &backends, const Connections &connections, const Sections &before) {
+judgeRanges(LoadPlan &plan, const BackendList &backends, const Connections &connections, const Sections &before) {
     for (const auto &section : plan.metadata->sections) {
         const auto backend = remoteBackend(backends, section.backend);
         const auto is_new = [&](const auto &connection) { return connection.backend == backend; };
@@ -119,6 +119,27 @@ judgeRanges(LoadPlan &plan, const Backends &backends, const Connections &connect
 
 } // namespace
 
+Status
+admit(const PeerLimits &limits, const Holding &held, size_t peer_count, size_t others_bytes) {
+    const auto refused = [](const std::string &what) -> Status {
+        return {NIXL_ERR_NO_MEMORY, what + "; nothing was changed; invalidate peers that are not needed any more"};
+    };
+    if (peer_count >= limits.peers) return refused("this agent knows " + std::to_string(peer_count) + " peers already");
+    if (held.windows > limits.windows) {
+        return refused("the peer would have " + std::to_string(held.windows) + " ranges, and at most " +
+                       std::to_string(limits.windows) + " are kept of one peer");
+    }
+    if (held.bytes > limits.bytes) {
+        return refused("the peer's metadata would hold " + std::to_string(held.bytes) + " bytes, and at most " +
+                       std::to_string(limits.bytes) + " are kept of one peer");
+    }
+    if (others_bytes + held.bytes > limits.total_bytes) {
+        return refused("the metadata of all peers would hold " + std::to_string(others_bytes + held.bytes) +
+                       " bytes, and at most " + std::to_string(limits.total_bytes) + " are kept");
+    }
+    return {};
+}
+
 Holding
 LoadPlan::held() const {
     auto held = known ? known->held : Holding{};
@@ -139,12 +160,12 @@ LoadPlan::leaveOut(const Backend &backend) {
 }
 
 bool
-sharesBackend(const wire::Metadata &metadata, const Backends &backends) {
+sharesBackend(const wire::Metadata &metadata, const BackendList &backends) {
     return metadata.connections.empty() || !commonConnections(metadata, backends).empty();
 }
 
 Result<LoadPlan>
-judgeLoad(const wire::Metadata &metadata, const Backends &backends, Known known, const PeerLimits &limits) {
+judgeLoad(const wire::Metadata &metadata, const BackendList &backends, Known known, const PeerLimits &limits) {
     LoadPlan plan;
     plan.metadata = &metadata;
     auto offered = commonConnections(metadata, backends);

@@ -11,7 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "agent/sections.h"
+#include "agent/peer.h"
+#include "wire/limits.h"
 
 namespace nx::agent {
 
@@ -38,6 +39,15 @@ struct LoadPlan {
     leaveOut(const Backend &backend);
 };
 
+/// What the metadata of peers may cost an agent (docs/wire.md).
+/// Defaults are the promise; tests make them small.
+struct PeerLimits {
+    size_t peers = 16'384;
+    size_t windows = wire::kDescriptorsMax;  ///< of one peer: its ranges, over all backends
+    size_t bytes = wire::kBlobBytesMax;      ///< of one peer
+    size_t total_bytes = size_t{1024} << 20; ///< of all peers
+};
+
 /// What an agent knows before the load.
 struct Known {
     std::shared_ptr<Peer> peer; ///< of the name in the metadata; may be null
@@ -45,13 +55,18 @@ struct Known {
     size_t bytes = 0; ///< held of all peers
 };
 
+/// NO_MEMORY: a peer's metadata is to grow to `held`, and it would be too much. `peer_count` and `others_bytes`: of the
+/// other peers.
+Status
+admit(const PeerLimits &limits, const Holding &held, size_t peer_count, size_t others_bytes);
+
 /// True: the metadata offers no connection, or one that a backend of this agent could use.
 bool
-sharesBackend(const wire::Metadata &metadata, const Backends &backends);
+sharesBackend(const wire::Metadata &metadata, const BackendList &backends);
 
 /// BACKEND: no backend in common; NOT_FOUND: a section of an agent that is not known; NOT_ALLOWED: it contradicts what
 /// is known; NO_MEMORY: it would be more than the limits allow.
 Result<LoadPlan>
-judgeLoad(const wire::Metadata &metadata, const Backends &backends, Known known, const PeerLimits &limits);
+judgeLoad(const wire::Metadata &metadata, const BackendList &backends, Known known, const PeerLimits &limits);
 
 } // namespace nx::agent

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Loading a peer: what is judged before anything changes, and that a load which fails at any step leaves nothing.
+#include <array>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -60,7 +62,7 @@ protected:
     load() {
         const auto plan = judge();
         ASSERT_TRUE(plan.ok()) << plan.message();
-        peer = std::make_shared<Peer>("B");
+        peer = std::make_shared<Peer>("B", some_lost);
         peer->incarnation = metadata.trailer->incarnation;
         peer->held = plan->held();
         Connections connections;
@@ -89,7 +91,8 @@ protected:
     }
 
     wire::Metadata metadata;
-    Backends backends{backendOf("LEGACY", 0), backendOf("GATED", 1)};
+    BackendList backends{backendOf("LEGACY", 0), backendOf("GATED", 1)};
+    std::atomic<bool> some_lost{false};
     std::shared_ptr<Peer> peer;
     PeerLimits limits;
 };
@@ -211,16 +214,16 @@ protected:
         gated().reset();
         for (const auto *type : {"RECORDING", "GATED"}) {
             nixlBackendH *handle = nullptr;
-            if (!a.createBackend(type, {}, handle).ok() || !b.createBackend(type, {}, handle).ok()) {
+            if (!a.backends.create(type, {}, false, handle).ok() || !b.backends.create(type, {}, false, handle).ok()) {
                 throw std::runtime_error(type);
             }
         }
         for (const auto memory : {DRAM_SEG, VRAM_SEG}) {
             nixl_reg_dlist_t list(memory);
             list.addDesc({reinterpret_cast<uintptr_t>(bytes.data()), bytes.size(), 0, ""});
-            if (!b.registerMem(list, nullptr).ok()) throw std::runtime_error("register");
+            if (!b.registrations.add(list, nullptr).ok()) throw std::runtime_error("register");
         }
-        blob = *b.localMetadata();
+        metadata = *wire::decodeMetadata(*b.local_metadata.whole());
         test::recording().reset();
     }
 
@@ -238,17 +241,15 @@ protected:
 
     void
     expectUnknown(const std::string &what) {
-        EXPECT_EQ(a.findPeer("B"), nullptr) << what;
+        EXPECT_EQ(a.peers.find("B"), nullptr) << what;
         EXPECT_EQ(leftOver(), 0) << what;
-        const MutexLock lock(a.peers_mutex);
-        EXPECT_EQ(a.peers_bytes, 0u) << what;
+        EXPECT_EQ(a.peers.bytes(), 0u) << what;
     }
 
     std::vector<uint8_t> bytes = std::vector<uint8_t>(4096);
     nixlAgentData a{"A", nixlAgentConfig()};
     nixlAgentData b{"B", nixlAgentConfig()};
-    std::string blob;
-    std::string name;
+    wire::Metadata metadata;
 };
 
 TEST_F(Loading, AFailureAtAnyStepLeavesNothing) {
@@ -258,13 +259,13 @@ TEST_F(Loading, AFailureAtAnyStepLeavesNothing) {
             gated().reset();
             const std::string what = "call " + std::to_string(static_cast<int>(call)) + " " + std::to_string(step);
             gated().fail(call, NIXL_ERR_BACKEND, 1, step);
-            EXPECT_EQ(a.loadRemote(blob, name).code(), NIXL_ERR_BACKEND) << what;
+            EXPECT_EQ(a.peers.load(metadata).code(), NIXL_ERR_BACKEND) << what;
             expectUnknown(what);
             EXPECT_EQ(gated().count(EngineCall::kDisconnect), call == EngineCall::kLoadPeer ? 0u : 1u) << what;
             EXPECT_EQ(gated().count(EngineCall::kUnload), step) << what;
         }
     }
-    EXPECT_TRUE(a.loadRemote(blob, name).ok());
+    EXPECT_TRUE(a.peers.load(metadata).ok());
 }
 
 TEST_F(Loading, AnExceptionAtAnyStepLeavesNothing) {
@@ -272,30 +273,44 @@ TEST_F(Loading, AnExceptionAtAnyStepLeavesNothing) {
         for (const auto thrown : {test::Thrown::kBadAlloc, test::Thrown::kForeign}) {
             gated().reset();
             gated().raise(call, thrown);
-            EXPECT_FALSE(a.loadRemote(blob, name).ok());
+            EXPECT_FALSE(a.peers.load(metadata).ok());
             expectUnknown("call " + std::to_string(static_cast<int>(call)));
             EXPECT_EQ(gated().count(EngineCall::kDisconnect), call == EngineCall::kLoadPeer ? 0u : 1u);
         }
     }
-    EXPECT_TRUE(a.loadRemote(blob, name).ok());
+    EXPECT_TRUE(a.peers.load(metadata).ok());
 }
 
 TEST_F(Loading, WithoutMemoryAtAnyPointItLeavesNothing) {
-    const auto metadata = wire::decodeMetadata(blob);
-    ASSERT_TRUE(metadata.ok());
     bool loaded = false;
     for (uint64_t spared = 0; !loaded; ++spared) {
         ASSERT_LT(spared, 10'000u);
         test::recording().reset();
         try {
             const test::NoMemory none(spared);
-            loaded = a.loadRemote(*metadata).ok();
+            loaded = a.peers.load(metadata).ok();
         }
         catch (const std::bad_alloc &) {
         }
         if (!loaded) expectUnknown(std::to_string(spared) + " allocations");
     }
     EXPECT_EQ(leftOver(), 3) << "a connection and two ranges";
+}
+
+TEST(ApiCall, WithoutMemoryIsAStatus) {
+    nixlAgent agent("A", nixlAgentConfig());
+    nixlBackendH *backend = nullptr;
+    ASSERT_EQ(agent.createBackend("GATED", {}, backend), NIXL_SUCCESS);
+    const std::string peer = "a peer of whom nothing is known";
+    const nixl_xfer_dlist_t list(DRAM_SEG);
+    std::string blob;
+    nixlXferReqH *request = nullptr;
+    const auto calls = [&] {
+        const test::NoMemory none;
+        return std::array{agent.getLocalMD(blob), agent.createXferReq(NIXL_READ, list, list, peer, request),
+                          agent.genNotif(peer, peer)};
+    };
+    for (const auto status : calls()) EXPECT_EQ(status, NIXL_ERR_NO_MEMORY);
 }
 
 } // namespace

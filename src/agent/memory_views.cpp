@@ -1,14 +1,10 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-//
-// Memory views for device kernels. A view stays the engine's own pointer, because kernels dereference it; the agent
-// checks it by look-up.
-#include "agent/agent_state.h"
-#include "base/last_error.h"
+#include "agent/memory_views.h"
+
 #include "utils/common/nixl_log.h"
 
-using nx::Status;
-using nx::agent::Backend;
+namespace nx::agent {
 
 namespace {
 
@@ -22,36 +18,51 @@ reason(const Backend &backend, const std::string &why) {
     return "; " + backend.type + ": " + why;
 }
 
-Status
-viewFailed(const Backend &backend, nixl_status_t status) {
-    return {
-        status,
-        "backend " + backend.type + ": " +
-            nx::takeBackendSentence("it has no memory views for devices (" + nixlEnumStrings::statusStr(status) + ")")};
+void
+giveBack(const Backend &backend, nixlMemViewH view) {
+    (void)backend.call<nixlx::MemoryViews>("releaseMemView", [&](auto &views) { views.releaseMemView(view); });
 }
 
 } // namespace
 
+template<class List>
 Status
-nixlAgentData::prepRemoteView(const nixl_remote_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
-    return withFreshMetadata(
-        [&](std::shared_ptr<nx::agent::Peer> &lacking) { return prepRemoteViewOnce(descs, view, args, lacking); });
+MemoryViews::prepareWith(const std::shared_ptr<Backend> &backend, Peer *peer, const List &list, nixlMemViewH &view) {
+    nixlMemViewH made = nullptr;
+    const auto status = callFor<nixlx::MemoryViews>(
+        peer, *backend, "prepMemView", [&](auto &views) { return views.prepMemView(list, made, nullptr); });
+    if (status < 0) {
+        return {
+            status,
+            "backend " + backend->type + ": " +
+                takeBackendSentence("it has no memory views for devices (" + nixlEnumStrings::statusStr(status) + ")")};
+    }
+    const MutexLock lock(mutex_);
+    views_[made] = backend;
+    view = made;
+    return {};
 }
 
 Status
-nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
-                                  nixlMemViewH &view,
-                                  const nixl_opt_args_t *args,
-                                  std::shared_ptr<nx::agent::Peer> &lacking) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
+MemoryViews::prepare(const nixl_remote_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
+    return withFreshMetadata([&](std::shared_ptr<Peer> &lacking) { return prepareOnce(descs, view, args, lacking); });
+}
+
+Status
+MemoryViews::prepareOnce(const nixl_remote_dlist_t &descs,
+                         nixlMemViewH &view,
+                         const nixl_opt_args_t *args,
+                         std::shared_ptr<Peer> &lacking) {
+    auto candidates = backends_.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
     std::string reasons;
-    bool any_real = false;
-    std::shared_ptr<nx::agent::Peer> without;
-    for (const auto &backend : *usable) {
+    std::shared_ptr<Peer> without;
+    for (const auto &backend : **candidates) {
         nixl_remote_meta_dlist_t list(descs.getType());
         std::string why;
-        for (int i = 0; i < descs.descCount() && why.empty(); ++i) {
+        std::shared_ptr<Peer> peer; ///< of the last element that has one
+        bool one_peer = true;
+        for (int i = 0; i < descs.descCount(); ++i) {
             const auto &desc = descs[i];
             nixlRemoteMetaDesc element;
             static_cast<nixlBasicDesc &>(element) = desc;
@@ -60,14 +71,14 @@ nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
                 list.addDesc(element);
                 continue;
             }
-            any_real = true;
-            const auto peer = findPeer(desc.remoteAgent);
+            const auto before = std::exchange(peer, peers_.find(desc.remoteAgent));
             if (!peer) {
-                return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + nx::quoted(desc.remoteAgent) + " is loaded"};
+                return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + quoted(desc.remoteAgent) + " is loaded"};
             }
-            const auto sections_now = peer->sections.get();
-            const auto it = sections_now->find({descs.getType(), backend->order});
-            const auto *entry = it == sections_now->end() ? nullptr : it->second.covering(desc);
+            one_peer = one_peer && (!before || before == peer);
+            const auto sections = peer->sections.get();
+            const auto it = sections->find({descs.getType(), backend->order});
+            const auto *entry = it == sections->end() ? nullptr : it->second.covering(desc);
             if (!entry) {
                 without = peer;
                 why = "element " + std::to_string(i) + " is not inside memory registered with it";
@@ -76,31 +87,21 @@ nixlAgentData::prepRemoteViewOnce(const nixl_remote_dlist_t &descs,
             element.metadataP = entry->window->mapping->metadata;
             list.addDesc(element);
         }
-        if (!any_real) return refused("; the list has no element of a real agent");
-        if (!why.empty()) {
-            reasons += reason(*backend, why);
-            continue;
-        }
-        nixlMemViewH made = nullptr;
-        const auto status = backend->call<nixlx::MemoryViews>(
-            "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
-        if (status < 0) return viewFailed(*backend, status);
-        const nx::MutexLock lock(views_mutex);
-        views[made] = backend;
-        view = made;
-        return {};
+        if (!peer) return refused("; the list has no element of a real agent");
+        if (why.empty()) return prepareWith(backend, one_peer ? peer.get() : nullptr, list, view);
+        reasons += reason(*backend, why);
     }
     lacking = std::move(without);
     return refused(reasons);
 }
 
 Status
-nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
-    const auto sections = local_state.get().part(&nx::agent::Local::sections);
+MemoryViews::prepare(const nixl_local_dlist_t &descs, nixlMemViewH &view, const nixl_opt_args_t *args) {
+    auto candidates = backends_.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
+    const auto sections = registrations_.sections();
     std::string reasons;
-    for (const auto &backend : *usable) {
+    for (const auto &backend : **candidates) {
         nixl_meta_dlist_t list(descs.getType());
         const auto it = sections->find({descs.getType(), backend->order});
         for (int i = 0; it != sections->end() && i < descs.descCount(); ++i) {
@@ -108,34 +109,34 @@ nixlAgentData::prepLocalView(const nixl_local_dlist_t &descs, nixlMemViewH &view
             if (!entry) break;
             list.emplace(descs[i].addr, descs[i].len, descs[i].devId, entry->window->mapping->metadata);
         }
-        if (descs.isEmpty() || list.descCount() != descs.descCount()) {
-            reasons += reason(*backend, "the list is not inside memory registered with it");
-            continue;
+        if (!descs.isEmpty() && list.descCount() == descs.descCount()) {
+            return prepareWith(backend, nullptr, list, view);
         }
-        nixlMemViewH made = nullptr;
-        const auto status = backend->call<nixlx::MemoryViews>(
-            "prepMemView", [&](auto &views_of) { return views_of.prepMemView(list, made, nullptr); });
-        if (status < 0) return viewFailed(*backend, status);
-        const nx::MutexLock lock(views_mutex);
-        views[made] = backend;
-        view = made;
-        return {};
+        reasons += reason(*backend, "the list is not inside memory registered with it");
     }
     return refused(reasons);
 }
 
 void
-nixlAgentData::releaseView(nixlMemViewH view) {
+MemoryViews::release(nixlMemViewH view) {
     std::shared_ptr<Backend> backend;
     {
-        const nx::MutexLock lock(views_mutex);
-        const auto it = views.find(view);
-        if (it == views.end()) {
-            NIXL_WARN << "releaseMemView: agent " << nx::quoted(name) << ": the handle is no memory view of this agent";
-            return;
-        }
-        backend = it->second;
-        views.erase(it);
+        const MutexLock lock(mutex_);
+        const auto it = views_.find(view);
+        if (it != views_.end()) backend = std::move(views_.extract(it).mapped());
     }
-    (void)backend->call<nixlx::MemoryViews>("releaseMemView", [&](auto &views_of) { views_of.releaseMemView(view); });
+    if (backend) return giveBack(*backend, view);
+    NIXL_WARN << "releaseMemView: agent " << quoted(agent_) << ": the handle is no memory view of this agent";
 }
+
+void
+MemoryViews::clear() {
+    std::unordered_map<nixlMemViewH, std::shared_ptr<Backend>> views;
+    {
+        const MutexLock lock(mutex_);
+        views.swap(views_);
+    }
+    for (const auto &[view, backend] : views) giveBack(*backend, view);
+}
+
+} // namespace nx::agent

@@ -18,12 +18,12 @@ protected:
     void
     SetUp() override {
         nixlBackendH *backend = nullptr;
-        const auto created = publisher.createBackend("GATED", {}, backend);
+        const auto created = publisher.backends.create("GATED", {}, false, backend);
         ASSERT_TRUE(created.ok()) << created.message();
         nixl_reg_dlist_t memory(DRAM_SEG);
         memory.addDesc({reinterpret_cast<uintptr_t>(bytes.data()), bytes.size(), 0, ""});
-        ASSERT_TRUE(publisher.registerMem(memory, nullptr).ok());
-        auto blob = publisher.localMetadata();
+        ASSERT_TRUE(publisher.registrations.add(memory, nullptr).ok());
+        auto blob = publisher.local_metadata.whole();
         ASSERT_TRUE(blob.ok());
         auto decoded = wire::decodeMetadata(*blob);
         ASSERT_TRUE(decoded.ok());
@@ -35,7 +35,7 @@ protected:
     agent(const PeerLimits &limits) {
         auto made = std::make_unique<nixlAgentData>("full", nixlAgentConfig(), limits);
         nixlBackendH *backend = nullptr;
-        EXPECT_TRUE(made->createBackend("GATED", {}, backend).ok());
+        EXPECT_TRUE(made->backends.create("GATED", {}, false, backend).ok());
         return made;
     }
 
@@ -94,38 +94,38 @@ TEST_F(PeerLimitsTest, OnePeerTooManyIsRefusedAndThoseKnownStayAndMayGrow) {
     PeerLimits limits;
     limits.peers = 3;
     const auto full = agent(limits);
-    for (const auto *name : {"a", "b", "c"}) EXPECT_TRUE(full->loadRemote(of(name)).ok());
-    expectRefusal(full->loadRemote(of("d")), "the metadata of agent 'd' is refused: this agent knows 3 peers already");
-    EXPECT_EQ(full->findPeer("d"), nullptr);
+    for (const auto *name : {"a", "b", "c"}) EXPECT_TRUE(full->peers.load(of(name)).ok());
+    expectRefusal(full->peers.load(of("d")), "the metadata of agent 'd' is refused: this agent knows 3 peers already");
+    EXPECT_EQ(full->peers.find("d"), nullptr);
     EXPECT_TRUE(knows(*full, "a", range()));
-    EXPECT_TRUE(full->loadRemote(of("a")).ok()) << "again";
-    EXPECT_TRUE(full->loadRemote(more("a")).ok());
+    EXPECT_TRUE(full->peers.load(of("a")).ok()) << "again";
+    EXPECT_TRUE(full->peers.load(more("a")).ok());
     auto restarted = of("b");
     restarted.trailer->incarnation[0] ^= 1;
-    EXPECT_TRUE(full->loadRemote(restarted).ok()) << "another start takes the place of the one before";
-    EXPECT_TRUE(full->invalidateRemote("c").ok());
-    EXPECT_TRUE(full->loadRemote(of("d")).ok());
+    EXPECT_TRUE(full->peers.load(restarted).ok()) << "another start takes the place of the one before";
+    EXPECT_TRUE(full->peers.forget("c").ok());
+    EXPECT_TRUE(full->peers.load(of("d")).ok());
 }
 
 TEST_F(PeerLimitsTest, RangesOfOnePeerBeyondItsLimitAreRefusedWhole) {
     PeerLimits limits;
     limits.windows = 1;
     const auto full = agent(limits);
-    ASSERT_TRUE(full->loadRemote(of("a")).ok());
-    EXPECT_TRUE(full->loadRemote(of("a")).ok()) << "what is known counts once";
-    expectRefusal(full->loadRemote(more("a")), "the peer would have 2 ranges, and at most 1");
+    ASSERT_TRUE(full->peers.load(of("a")).ok());
+    EXPECT_TRUE(full->peers.load(of("a")).ok()) << "what is known counts once";
+    expectRefusal(full->peers.load(more("a")), "the peer would have 2 ranges, and at most 1");
     EXPECT_TRUE(knows(*full, "a", range()));
-    EXPECT_TRUE(full->loadRemote(of("b")).ok()) << "per peer";
+    EXPECT_TRUE(full->peers.load(of("b")).ok()) << "per peer";
 }
 
 TEST_F(PeerLimitsTest, BytesOfOnePeerBeyondItsLimitAreRefusedWhole) {
     PeerLimits limits;
     limits.bytes = bytesOfOne();
     const auto full = agent(limits);
-    ASSERT_TRUE(full->loadRemote(of("a")).ok());
-    expectRefusal(full->loadRemote(more("a")), "are kept of one peer");
+    ASSERT_TRUE(full->peers.load(of("a")).ok());
+    expectRefusal(full->peers.load(more("a")), "are kept of one peer");
     EXPECT_TRUE(knows(*full, "a", range()));
-    EXPECT_TRUE(full->loadRemote(of("b")).ok());
+    EXPECT_TRUE(full->peers.load(of("b")).ok());
 }
 
 TEST_F(PeerLimitsTest, BytesOfAllPeersAreCountedAndGivenBack) {
@@ -133,18 +133,18 @@ TEST_F(PeerLimitsTest, BytesOfAllPeersAreCountedAndGivenBack) {
     limits.total_bytes = 2 * bytesOfOne();
     const auto full = agent(limits);
     for (int round = 0; round < 3; ++round) {
-        ASSERT_TRUE(full->loadRemote(of("a")).ok()) << round;
-        ASSERT_TRUE(full->loadRemote(of("b")).ok()) << round;
-        expectRefusal(full->loadRemote(of("c")), "of all peers");
-        expectRefusal(full->loadRemote(more("a")), "of all peers");
+        ASSERT_TRUE(full->peers.load(of("a")).ok()) << round;
+        ASSERT_TRUE(full->peers.load(of("b")).ok()) << round;
+        expectRefusal(full->peers.load(of("c")), "of all peers");
+        expectRefusal(full->peers.load(more("a")), "of all peers");
         EXPECT_TRUE(knows(*full, "a", range()));
         auto restarted = of("a");
         restarted.trailer->incarnation[0] ^= 1;
-        EXPECT_TRUE(full->loadRemote(restarted).ok());
-        EXPECT_EQ(full->peers_bytes, 2 * bytesOfOne());
-        ASSERT_TRUE(full->invalidateRemote("a").ok());
-        ASSERT_TRUE(full->invalidateRemote("b").ok());
-        EXPECT_EQ(full->peers_bytes, 0u);
+        EXPECT_TRUE(full->peers.load(restarted).ok());
+        EXPECT_EQ(full->peers.bytes(), 2 * bytesOfOne());
+        ASSERT_TRUE(full->peers.forget("a").ok());
+        ASSERT_TRUE(full->peers.forget("b").ok());
+        EXPECT_EQ(full->peers.bytes(), 0u);
     }
 }
 

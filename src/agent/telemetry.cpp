@@ -55,8 +55,8 @@ nixlAgentData::makeRecorder() const {
     try {
         return std::make_unique<Recorder>(*settings, createExporter(name, *settings),
                                           [this](std::vector<nixlTelemetryEvent> &events) {
-                                              const auto local = local_state.get();
-                                              for (const auto &backend : local->backends) {
+                                              const auto all = backends.all();
+                                              for (const auto &backend : *all) {
                                                   if (!backend->legacy()) continue;
                                                   (void)backend->call("getTelemetryEvents", [&](auto &) {
                                                       const auto own = backend->legacy()->engine().getTelemetryEvents();

@@ -51,8 +51,8 @@ TransferRequest::prepare(const nixl_opt_b_args_t *args) {
     if (const auto status = beginUseLocked(Use::kPreparing, sentence); status != NIXL_SUCCESS) {
         return {status, std::move(sentence)};
     }
-    const auto status = parts_.backend->call(
-        "preparing the transfer", [&](auto &engine) { return engine.prepare(parts_.plan->plan, args, handle_); });
+    const auto status =
+        call("preparing the transfer", [&](auto &engine) { return engine.prepare(parts_.plan->plan, args, handle_); });
     endUseLocked();
     if (status >= 0) return {};
     handle_ = nullptr;
@@ -65,7 +65,7 @@ TransferRequest::~TransferRequest() {
     if (inFlight()) {
         for (const auto &removed : kept_) removed->abandon();
     } else if (handle_) {
-        (void)parts_.backend->call("releasing the transfer", [&](auto &engine) { engine.release(handle_); });
+        (void)call("releasing the transfer", [&](auto &engine) { engine.release(handle_); });
     }
 }
 
@@ -83,7 +83,7 @@ TransferRequest::memoryGone() const {
 nixl_status_t
 TransferRequest::beginUseLocked(Use use, std::string &sentence) {
     const MutexLock lock(use_mutex_);
-    if (parts_.peer && !parts_.peer->alive.load(std::memory_order_acquire)) {
+    if (parts_.peer && !parts_.peer->alive()) {
         sentence = "remote agent '" + parts_.peer->name +
             "' was disconnected after transfer request creation; load its metadata again and make a new request";
         return NIXL_ERR_NOT_FOUND;
@@ -115,26 +115,9 @@ TransferRequest::keep(const std::shared_ptr<const memory::RemovedWindows> &remov
     return use_ == Use::kPosted;
 }
 
-// The agent forgets a peer under a lock that comes before this request's. Every call that asks the engine ends here.
-void
-TransferRequest::tellIfPeerLost() const {
-    if (peer_lost_.load(std::memory_order_relaxed)) [[unlikely]]
-        parts_.peer_lost(parts_.peer);
-}
-
 nixl_status_t
 TransferRequest::post(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
-    nixl_status_t status;
-    {
-        const MutexLock lock(mutex_);
-        status = postLocked(notification, sentence);
-    }
-    tellIfPeerLost();
-    return status;
-}
-
-nixl_status_t
-TransferRequest::postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
+    const MutexLock lock(mutex_);
     if (retired_) {
         sentence = "the request was released";
         return NIXL_ERR_INVALID_PARAM;
@@ -165,9 +148,8 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
     status_ = NIXL_IN_PROG;
     error_.clear();
     severed_ = false;
-    peer_lost_.store(false, std::memory_order_relaxed);
     ++attempts_;
-    const auto engine_status = parts_.backend->call("posting the transfer", [&](auto &engine) {
+    const auto engine_status = call("posting the transfer", [&](auto &engine) {
         return engine.post(handle_, parts_.notification ? &*parts_.notification : nullptr);
     });
     if (parts_.measure) {
@@ -186,33 +168,22 @@ TransferRequest::postLocked(const std::optional<std::optional<std::string>> &not
 
 nixl_status_t
 TransferRequest::status(std::string &sentence) {
-    nixl_status_t status;
-    {
-        const MutexLock lock(mutex_);
-        status = inFlight() ? checkLocked(sentence) : status_;
-    }
-    tellIfPeerLost();
-    return status;
+    const MutexLock lock(mutex_);
+    return inFlight() ? checkLocked(sentence) : status_;
 }
 
 std::optional<nixl_status_t>
 TransferRequest::tryStatus(std::string &sentence) {
-    nixl_status_t status;
-    {
-        if (!mutex_.try_lock()) return {};
-        const MutexLock lock(mutex_, std::adopt_lock);
-        if (!inFlight()) return {};
-        status = checkLocked(sentence);
-    }
-    tellIfPeerLost();
-    return status;
+    if (!mutex_.try_lock()) return {};
+    const MutexLock lock(mutex_, std::adopt_lock);
+    if (!inFlight()) return {};
+    return checkLocked(sentence);
 }
 
 nixl_status_t
 TransferRequest::checkLocked(std::string &sentence) {
     const auto check = [&] {
-        return parts_.backend->call("asking for the transfer's status",
-                                    [&](auto &engine) { return engine.check(handle_); });
+        return call("asking for the transfer's status", [&](auto &engine) { return engine.check(handle_); });
     };
     const auto status = advanceLocked(check(), sentence);
     if (status != NIXL_IN_PROG || !enforceLimitsLocked()) return status;
@@ -275,7 +246,7 @@ TransferRequest::settleLocked(Cause cause) {
     if (state_ == State::kPosted) cause_ = cause;
     enterLocked(State::kSettling);
     if (cause_ != Cause::kAsked) look_every_ = kSettleGuard / kLooksPerLimit;
-    (void)parts_.backend->call("cancelling the transfer", [&](auto &engine) { engine.cancel(handle_); });
+    (void)call("cancelling the transfer", [&](auto &engine) { engine.cancel(handle_); });
 }
 
 // Of one that settles: dropping the connection costs the others that use it their transfers. So it is not done while
@@ -304,11 +275,11 @@ TransferRequest::forceLocked() {
     look_every_ = usualLookLocked();
     if (std::exchange(forced_, true)) return false;
     bool forced = false;
-    (void)parts_.backend->call<nixlx::ForcedQuiet>("forcing the transfer to its end",
-                                                   [&](auto &engine) { forced = engine.forceQuiet(handle_); });
+    (void)call<nixlx::ForcedQuiet>("forcing the transfer to its end",
+                                   [&](auto &engine) { forced = engine.forceQuiet(handle_); });
     if (!forced) return false;
     severed_ = true;
-    peer_lost_.store(true, std::memory_order_relaxed);
+    if (parts_.peer) parts_.peer->lose();
     return true;
 }
 
@@ -335,7 +306,6 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
     enterLocked(State::kFinal);
     if (settling) look_every_ = usualLookLocked();
     status_ = engine_status;
-    if (engine_status == NIXL_ERR_REMOTE_DISCONNECT) peer_lost_.store(true, std::memory_order_relaxed);
     endUseLocked();
     if (parts_.measure) {
         telemetry_.xferDuration =
@@ -352,7 +322,7 @@ TransferRequest::advanceLocked(nixl_status_t engine_status, std::string &sentenc
     } else if (settling && (engine_status == NIXL_ERR_CANCELED || severed_)) {
         status_ = NIXL_ERR_CANCELED;
         error_ = "the transfer was cancelled";
-    } else if (parts_.peer && !parts_.peer->alive.load() && !parts_.peer->lost.load()) {
+    } else if (parts_.peer && !parts_.peer->alive() && !parts_.peer->lost()) {
         status_ = NIXL_ERR_NOT_FOUND;
         error_ = "remote agent '" + parts_.peer->name + "' was removed while the transfer was running";
     } else {
@@ -429,7 +399,10 @@ TransferRequest::telemetry(nixl_xfer_telem_t &out) const {
 std::optional<double>
 TransferRequest::predictLocked() const {
     if (retired_ || memoryGone()) return {};
-    return parts_.backend->predict(parts_.plan->plan);
+    const auto &plan = parts_.plan->plan;
+    const auto cost = parts_.backend->cost(plan.local_memory, plan.remote_memory, plan.remote_agent);
+    if (!cost) return {};
+    return nixlx::predict(*cost, plan);
 }
 
 nixlx::Report
@@ -463,8 +436,8 @@ TransferRequest::estimate(std::chrono::microseconds &duration,
                           const nixl_opt_args_t *args) const {
     const MutexLock lock(mutex_);
     if (const auto *legacy = parts_.backend->legacy()) {
-        return parts_.backend->call(
-            "estimateXferCost", [&](auto &) { return legacy->estimate(handle_, duration, err_margin, method, args); });
+        return call("estimateXferCost",
+                    [&](auto &) { return legacy->estimate(handle_, duration, err_margin, method, args); });
     }
     const auto predicted = predictLocked();
     if (!predicted) return NIXL_ERR_NOT_SUPPORTED;

@@ -23,12 +23,11 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "agent/sections.h"
+#include "agent/peer.h"
 #include "base/handle_table.h"
 #include "base/mutex.h"
 #include "memory/plan.h"
@@ -63,12 +62,11 @@ public:
         std::vector<nixlx::Candidate> candidates;
         std::optional<std::string> notification;
         const Epoch *epoch = nullptr;
-        HandleTable<TransferRequest> *requests = nullptr;             ///< all of the agent
-        uint64_t resolved_at = 0;                                     ///< the epoch before the sides were resolved
-        uint64_t descriptor_count = 0;                                ///< for telemetry; 0: the plan's blocks
-        std::function<void(const std::shared_ptr<Peer> &)> peer_lost; ///< called without locks, perhaps repeatedly
-        bool measure = false;                                         ///< take times for telemetry
-        telemetry::Recorder *recorder = nullptr;                      ///< null: no events
+        HandleTable<TransferRequest> *requests = nullptr; ///< all of the agent
+        uint64_t resolved_at = 0;                         ///< the epoch before the sides were resolved
+        uint64_t descriptor_count = 0;                    ///< for telemetry; 0: the plan's blocks
+        bool measure = false;                             ///< take times for telemetry
+        telemetry::Recorder *recorder = nullptr;          ///< null: no events
         std::chrono::milliseconds stall_limit = nixlx::Limits::kNone;
     };
 
@@ -166,11 +164,11 @@ private:
     enum class State { kPrepared, kPosted, kSettling, kFinal };
     enum class Cause { kAsked, kDeadline, kStall }; ///< why it settles
 
+    template<class Ability = nixlx::Engine, class Body>
     nixl_status_t
-    postLocked(const std::optional<std::optional<std::string>> &notification, std::string &sentence)
-        NX_REQUIRES(mutex_);
-    void
-    tellIfPeerLost() const;
+    call(const char *function, Body body) const {
+        return callFor<Ability>(parts_.peer.get(), *parts_.backend, function, std::move(body));
+    }
 
     void
     enterLocked(State state) noexcept NX_REQUIRES(mutex_) {
@@ -242,7 +240,6 @@ private:
     std::vector<std::shared_ptr<const memory::RemovedWindows>> kept_ NX_GUARDED_BY(use_mutex_); ///< while it is used
 
     // Changed under mutex_:
-    std::atomic<bool> peer_lost_{false}; ///< by the last post, whatever its status says
     std::atomic<State> state_{State::kPrepared};
     std::atomic<std::chrono::milliseconds> look_every_{nixlx::Limits::kNone};
 };

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Prepared lists and requests.
+// Prepared lists and requests. Both ways to make a request go through the same steps: the lists are resolved for each
+// candidate backend, one is chosen, the plan is made, the backend prepares.
 #include <algorithm>
 
 #include "agent/agent_state.h"
@@ -17,18 +18,104 @@ using nx::agent::Peer;
 using nx::agent::PreparedList;
 using nx::agent::Sections;
 using nx::agent::TransferRequest;
-using nx::memory::PlanRequest;
 using nx::memory::Side;
 
 namespace {
 
-// Of a list that was prepared before.
-constexpr const char *kPrepareAgain =
-    " (if the peer may have registered since, fetch its metadata again and prepare the list again)";
+using SharedSide = std::shared_ptr<const Side>;
 
-std::string
-noSection(const std::string &whose, nixl_mem_t memory) {
-    return whose + " has no " + nixlEnumStrings::memTypeStr(memory) + " registered with it";
+Status
+noRequest() {
+    return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+}
+
+// Where the windows of one side are looked up.
+struct Place {
+    Held<Sections> sections;
+    const char *whose;
+    bool to_self = false;            ///< the own agent as remote side
+    std::shared_ptr<Peer> peer = {}; ///< another agent as remote side
+
+    const nx::memory::RangeIndex *
+    find(nixl_mem_t memory, const Backend &backend) const {
+        if ((to_self && !backend.to_self) || (peer && !backend.remote)) return nullptr;
+        const auto it = sections->find({memory, backend.order});
+        return it == sections->end() ? nullptr : &it->second;
+    }
+
+    /// Without the ranges that are not registered with the backend: NOT_FOUND.
+    template<class Desc>
+    Result<SharedSide>
+    resolve(const Backend &backend, nixl_mem_t memory, std::span<const Desc> elements) const {
+        const auto *index = find(memory, backend);
+        if (!index) {
+            return {NIXL_ERR_NOT_FOUND,
+                    std::string(whose) + " has no " + nixlEnumStrings::memTypeStr(memory) + " registered with it"};
+        }
+        auto side = Side::resolve(*index, elements, to_self ? Side::Face::kToSelf : Side::Face::kMetadata);
+        if (!side.ok()) return std::move(side).status();
+        return std::make_shared<const Side>(*std::move(side));
+    }
+};
+
+Place
+localPlace(const nixlAgentData &data) {
+    return {data.registrations.sections(), "this agent"};
+}
+
+Result<Place>
+remotePlace(const nixlAgentData &data, const std::string &agent) {
+    if (agent == data.name) return Place{data.registrations.sections(), "the remote agent", true};
+    auto peer = data.peers.find(agent);
+    if (!peer) {
+        return {NIXL_ERR_NOT_FOUND,
+                "no metadata of remote agent " + nx::quoted(agent) +
+                    " is loaded; load it (loadRemoteMD) and try again"};
+    }
+    auto sections = peer->sections.get();
+    return Place{std::move(sections), "the remote agent", false, std::move(peer)};
+}
+
+// A way to serve a request: over one backend, between two sides that it knows.
+struct Leg {
+    std::shared_ptr<Backend> backend;
+    SharedSide local;
+    SharedSide remote;
+};
+
+// A request in the making.
+struct Draft {
+    nx::memory::PlanRequest move;
+    std::span<const int> local_indices, remote_indices; ///< of the sides' elements; empty: all
+    std::shared_ptr<Peer> peer;
+    uint64_t resolved_at = 0;
+    uint64_t descriptor_count = 0; ///< for telemetry; 0: the plan's blocks
+    uint64_t total_bytes = 0;      ///< of all elements
+    std::optional<std::string> notification = {};
+    std::string custom_param = {};
+    bool hinted = false;
+    nixl_status_t unserved = NIXL_ERR_NOT_FOUND; ///< the status if no backend can, and the sentence
+    const char *unserved_sentence = "";
+
+    // One for each candidate backend:
+    std::vector<nx::route::Option> options = {};
+    std::vector<Leg> legs = {};
+    size_t usable = 0;
+
+    /// `obstacle`: why the backend cannot serve; empty: it can.
+    void
+    add(const std::shared_ptr<Backend> &backend, std::string obstacle, SharedSide local, SharedSide remote) {
+        const bool can = obstacle.empty();
+        usable += can;
+        options.push_back({backend->type, can, std::move(obstacle), {}});
+        legs.push_back({backend, std::move(local), std::move(remote)});
+    }
+};
+
+Status
+checkOperation(nixl_xfer_op_t operation) {
+    if (operation == NIXL_READ || operation == NIXL_WRITE) return {};
+    return {NIXL_ERR_INVALID_PARAM, "operation " + std::to_string(operation) + " is neither READ nor WRITE"};
 }
 
 std::string
@@ -37,54 +124,131 @@ doesNotMove(nixl_mem_t own, nixl_mem_t other) {
 }
 
 Status
-unknownAgent(const std::string &agent) {
-    return {NIXL_ERR_NOT_FOUND,
-            "no metadata of remote agent " + nx::quoted(agent) + " is loaded; load it (loadRemoteMD) and try again"};
-}
-
-// Where the windows of one side are looked up.
-struct Place {
-    Held<Sections> sections;
-    bool to_self = false;            ///< the own agent as remote side
-    std::shared_ptr<Peer> peer = {}; ///< another agent as remote side
-
-    const nx::memory::RangeIndex *
-    find(nixl_mem_t memory, const Backend &backend) const {
-        if ((to_self && !backend.local) || (peer && !backend.remote)) return nullptr;
-        const auto it = sections->find({memory, backend.order});
-        return it == sections->end() ? nullptr : &it->second;
-    }
-
-    Side::Face
-    face() const noexcept {
-        return to_self ? Side::Face::kToSelf : Side::Face::kMetadata;
-    }
-};
-
-Place
-localPlace(const nixlAgentData &data) {
-    return {data.local_state.get().part(&nx::agent::Local::sections)};
-}
-
-Result<Place>
-remotePlace(const nixlAgentData &data, const std::string &agent) {
-    if (agent == data.name) {
-        auto place = localPlace(data);
-        place.to_self = true;
-        return place;
-    }
-    auto peer = data.findPeer(agent);
-    if (!peer) return unknownAgent(agent);
-    auto sections = peer->sections.get();
-    return Place{std::move(sections), false, std::move(peer)};
-}
-
-Status
-noBackend(const std::vector<nixlx::Candidate> &candidates, nixl_status_t code, const std::string &what) {
-    std::string sentence = what;
+noBackend(nixl_status_t code, std::string sentence, const std::vector<nixlx::Candidate> &candidates) {
     for (const auto &candidate : candidates) sentence += "; " + candidate.backend + ": " + candidate.reason;
     if (candidates.empty()) sentence += "; this agent has no backend";
     return {code, std::move(sentence)};
+}
+
+// Costs are asked for and compared where they decide. Elements that merge into one block count one by one.
+void
+predict(Draft &draft) {
+    nixlx::Plan outline{};
+    outline.block_count = draft.descriptor_count;
+    outline.total_bytes = draft.total_bytes;
+    for (size_t i = 0; i < draft.legs.size(); ++i) {
+        const auto &leg = draft.legs[i];
+        if (!draft.options[i].usable) continue;
+        if (!draft.local_indices.empty()) {
+            outline.block_count = draft.local_indices.size();
+            outline.total_bytes = leg.local->bytesOf(draft.local_indices);
+        }
+        const auto &move = draft.move;
+        const auto cost = leg.backend->cost(move.local_memory, move.remote_memory, move.remote_agent);
+        if (cost) draft.options[i].predicted_us = nixlx::predict(*cost, outline);
+    }
+}
+
+Result<std::unique_ptr<nx::memory::OwnedPlan>>
+planOf(const Draft &draft, const Leg &leg) {
+    if (draft.local_indices.empty()) return nx::memory::planAll(draft.move, leg.local, leg.remote);
+    return nx::memory::planIndexed(draft.move, leg.local, draft.local_indices, leg.remote, draft.remote_indices);
+}
+
+// Chooses, plans, prepares.
+Status
+serve(nixlAgentData &data, Draft draft, nixlXferReqH *&handle) {
+    if (draft.usable > 1 && !draft.hinted) predict(draft);
+    auto choice = nx::route::choose(draft.options, draft.hinted);
+    if (!choice.chosen) return noBackend(draft.unserved, draft.unserved_sentence, choice.candidates);
+    const auto &leg = draft.legs[*choice.chosen];
+    if (draft.notification && !leg.backend->notif) {
+        return {NIXL_ERR_BACKEND,
+                "a notification was asked for, and backend " + leg.backend->type + " cannot send one"};
+    }
+    if (auto status = nx::agent::checkNotification(draft.notification); !status.ok()) return status;
+    if (draft.local_indices.empty()) {
+        NIXL_INFO << "createXferReq: Selected backend " << leg.backend->type << " for "
+                  << nixlEnumStrings::xferOpStr(draft.move.operation) << " with agent "
+                  << nx::quoted(draft.move.remote_agent);
+    }
+    auto plan = planOf(draft, leg);
+    if (!plan.ok()) return std::move(plan).status();
+
+    nixl_opt_b_args_t args;
+    args.customParam = std::move(draft.custom_param);
+    args.hasNotif = draft.notification.has_value();
+    if (leg.backend->legacy()) args.notifMsg = draft.notification.value_or(""); // ours do not look at it
+    TransferRequest::Parts parts;
+    parts.backend = leg.backend;
+    parts.peer = std::move(draft.peer);
+    parts.plan = *std::move(plan);
+    parts.candidates = std::move(choice.candidates);
+    parts.notification = std::move(draft.notification);
+    parts.epoch = &data.registrations.epoch();
+    parts.resolved_at = draft.resolved_at;
+    parts.descriptor_count = draft.descriptor_count;
+    parts.measure = data.measures;
+    parts.recorder = data.recorder.get();
+    parts.stall_limit = data.stall_limit;
+    return data.requests.add(std::move(parts), args, handle);
+}
+
+Status
+checkLists(const PreparedList *local, const PreparedList *remote) {
+    if (!local || !remote) {
+        return {NIXL_ERR_INVALID_PARAM,
+                std::string("the ") + (local ? "remote" : "local") + " handle is no prepared list of this agent"};
+    }
+    if (!local->is_local || remote->is_local) {
+        return {NIXL_ERR_INVALID_PARAM,
+                !local->is_local ? "the list given for the local side was prepared for a remote agent"
+                                 : "the list given for the remote side was prepared for local memory; name an agent in "
+                                   "prepXferDlist"};
+    }
+    if (remote->peer && !remote->peer->alive()) {
+        return {NIXL_ERR_NOT_FOUND,
+                "remote agent " + nx::quoted(remote->agent) +
+                    " was disconnected after the list was prepared; prepare it again"};
+    }
+    return {};
+}
+
+// A side of a deregistered range is refused, never dereferenced. `now`: the epoch.
+Status
+checkWhole(const PreparedList &list, uint64_t now) {
+    if (list.epoch.load(std::memory_order_acquire) == now) return {};
+    if (std::any_of(list.resolved.begin(), list.resolved.end(), [](const auto &r) { return r.side->stale(); })) {
+        return {NIXL_ERR_NOT_FOUND,
+                std::string("memory of the ") + (list.is_local ? "local" : "remote") +
+                    " list was deregistered after the list was prepared; prepare it again"};
+    }
+    list.epoch.store(now, std::memory_order_release); // not to be looked at again by each of its requests
+    return {};
+}
+
+SharedSide
+sideOf(const PreparedList &list, const Backend &backend) {
+    for (const auto &resolved : list.resolved) {
+        if (resolved.backend.get() == &backend) return resolved.side;
+    }
+    return nullptr;
+}
+
+Status
+checkPairs(const nixl_xfer_dlist_t &local, const nixl_xfer_dlist_t &remote) {
+    if (local.descCount() != remote.descCount()) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "the local list has " + std::to_string(local.descCount()) + " elements, the remote list " +
+                    std::to_string(remote.descCount())};
+    }
+    for (int i = 0; i < local.descCount(); ++i) {
+        if (local[i].len == remote[i].len) continue;
+        return {NIXL_ERR_INVALID_PARAM,
+                "pair " + std::to_string(i) + ": the local element has " + std::to_string(local[i].len) +
+                    " bytes, the remote one " + std::to_string(remote[i].len)};
+    }
+    return {};
 }
 
 } // namespace
@@ -97,7 +261,7 @@ nixlAgentData::prepare(bool is_local,
                        std::span<const Desc> elements,
                        nixlDlistH *&handle,
                        const nixl_opt_args_t *args) {
-    return withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
+    return nx::agent::withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
         return prepareOnce(is_local, agent, memory, elements, handle, args, lacking);
     });
 }
@@ -111,41 +275,35 @@ nixlAgentData::prepareOnce(bool is_local,
                            nixlDlistH *&handle,
                            const nixl_opt_args_t *args,
                            std::shared_ptr<Peer> &lacking) {
-    if (dropped_count.load(std::memory_order_relaxed)) reapDropped();
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
+    requests.reap();
+    auto candidates = backends.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
     if (elements.empty()) return {NIXL_ERR_INVALID_PARAM, "the list is empty"};
 
     auto list = std::make_unique<PreparedList>();
     list->is_local = is_local;
     list->agent = is_local ? name : agent;
     list->memory = memory;
-    list->epoch = epoch.load(); // before the snapshot: a removal in between is noticed later
+    list->epoch = registrations.epoch().load(); // before the sections: a removal in between is noticed later
     auto place = is_local ? Result<Place>(localPlace(*this)) : remotePlace(*this, agent);
     if (!place.ok()) return std::move(place).status();
     list->peer = place->peer;
 
     Status invalid;
-    for (const auto &backend : *usable) {
-        const auto *index = place->find(memory, *backend);
-        if (!index) {
-            list->refused.emplace_back(backend->type, noSection(is_local ? "this agent" : "the remote agent", memory));
-            continue;
-        }
-        auto side = Side::resolve(*index, elements, place->face());
+    std::vector<nixlx::Candidate> refused;
+    for (const auto &backend : **candidates) {
+        auto side = place->resolve(*backend, memory, elements);
         if (side.ok()) {
-            list->faces.push_back({backend, std::make_shared<const Side>(*std::move(side))});
+            list->resolved.push_back({backend, *std::move(side)});
         } else {
-            list->refused.emplace_back(backend->type, side.message());
+            refused.push_back({backend->type, false, -1, side.message()});
             if (side.code() == NIXL_ERR_INVALID_PARAM) invalid = std::move(side).status();
         }
     }
-    if (list->faces.empty()) {
+    if (list->resolved.empty()) {
         if (!invalid.ok()) return invalid;
         lacking = place->peer;
-        std::vector<nixlx::Candidate> reasons;
-        for (const auto &[backend, why] : list->refused) reasons.push_back({backend, false, -1, why});
-        return noBackend(reasons, NIXL_ERR_NOT_FOUND, "no backend covers the whole list");
+        return noBackend(NIXL_ERR_NOT_FOUND, "no backend covers the whole list", refused);
     }
     const uint64_t token = lists.insert(std::move(list));
     if (!token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a prepared list"};
@@ -176,116 +334,50 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
                            std::span<const int> remote_indices,
                            nixlXferReqH *&handle,
                            const nixl_opt_args_t *args) {
-    if (operation != NIXL_READ && operation != NIXL_WRITE) {
-        return {NIXL_ERR_INVALID_PARAM, "operation " + std::to_string(operation) + " is neither READ nor WRITE"};
-    }
+    if (auto status = checkOperation(operation); !status.ok()) return status;
     const auto local_list = lists.find(reinterpret_cast<uint64_t>(local));
     const auto remote_list = lists.find(reinterpret_cast<uint64_t>(remote));
-    if (!local_list || !remote_list) {
-        return {NIXL_ERR_INVALID_PARAM,
-                std::string("the ") + (local_list ? "remote" : "local") + " handle is no prepared list of this agent"};
-    }
-    if (!local_list->is_local || remote_list->is_local) {
-        return {NIXL_ERR_INVALID_PARAM,
-                !local_list->is_local
-                    ? "the list given for the local side was prepared for a remote agent"
-                    : "the list given for the remote side was prepared for local memory; name an agent in "
-                      "prepXferDlist"};
-    }
+    if (auto status = checkLists(local_list.get(), remote_list.get()); !status.ok()) return status;
     if (local_indices.empty() || local_indices.size() != remote_indices.size()) {
         return {NIXL_ERR_INVALID_PARAM,
                 std::to_string(local_indices.size()) + " local and " + std::to_string(remote_indices.size()) +
                     " remote indices: the counts must be equal and not zero"};
     }
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
-    const auto notification = nx::agent::requestedNotification(args);
-
-    const auto faceOf = [](const PreparedList &list, const Backend &backend) -> const PreparedList::Face * {
-        for (const auto &face : list.faces) {
-            if (face.backend.get() == &backend) return &face;
-        }
-        return nullptr;
-    };
-    const bool hinted = args && !args->backends.empty();
-    std::vector<nx::route::Option> options;
-    std::vector<std::pair<const PreparedList::Face *, const PreparedList::Face *>> faces;
-    size_t common = 0;
-    for (const auto &backend : *usable) {
-        const auto *l = faceOf(*local_list, *backend);
-        const auto *r = faceOf(*remote_list, *backend);
-        nx::route::Option option{backend->type, false, "", {}};
-        if (!l) option.obstacle = "does not cover the local list";
-        else if (!r)
-            option.obstacle = "does not cover the remote list" + std::string(remote_list->peer ? kPrepareAgain : "");
-        else if (!backend->moves(local_list->memory, remote_list->memory))
-            option.obstacle = doesNotMove(local_list->memory, remote_list->memory);
-        else option.usable = ++common;
-        options.push_back(std::move(option));
-        faces.emplace_back(l, r);
+    auto candidates = backends.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
+    const uint64_t now = registrations.epoch().load();
+    for (const auto *list : {local_list.get(), remote_list.get()}) {
+        if (auto status = checkWhole(*list, now); !status.ok()) return status;
     }
 
-    PlanRequest plan_request;
-    plan_request.operation = operation;
-    plan_request.local_memory = local_list->memory;
-    plan_request.remote_memory = remote_list->memory;
-    plan_request.remote_agent = remote_list->agent;
-    plan_request.merge = !(args && args->skipDescMerge);
-
-    if (remote_list->peer && !remote_list->peer->alive.load()) {
-        return {NIXL_ERR_NOT_FOUND,
-                "remote agent " + nx::quoted(remote_list->agent) +
-                    " was disconnected after the list was prepared; prepare it again"};
-    }
-    // A face of a deregistered range is refused, never dereferenced.
-    const uint64_t now = epoch.load();
-    for (const auto *list : {&*local_list, &*remote_list}) {
-        if (list->epoch.load(std::memory_order_acquire) == now) continue;
-        for (const auto &face : list->faces) {
-            if (face.side->stale()) {
-                return {NIXL_ERR_NOT_FOUND,
-                        std::string("memory of the ") + (list->is_local ? "local" : "remote") +
-                            " list was deregistered after the list was prepared; prepare it again"};
+    Draft draft{
+        {operation, local_list->memory, remote_list->memory, remote_list->agent, !(args && args->skipDescMerge)},
+        local_indices,
+        remote_indices,
+        remote_list->peer,
+        now}; // nothing of the lists was deregistered until then
+    draft.notification = nx::agent::requestedNotification(args);
+    draft.hinted = nx::agent::isHinted(args);
+    draft.unserved = NIXL_ERR_INVALID_PARAM;
+    draft.unserved_sentence = "no backend serves both prepared lists";
+    for (const auto &backend : **candidates) {
+        auto l = sideOf(*local_list, *backend);
+        auto r = sideOf(*remote_list, *backend);
+        std::string obstacle;
+        if (!l) {
+            obstacle = "does not cover the local list";
+        } else if (!r) {
+            obstacle = "does not cover the remote list";
+            if (remote_list->peer) {
+                obstacle += " (if the peer may have registered since, fetch its metadata again and prepare the list "
+                            "again)";
             }
+        } else if (!backend->moves(local_list->memory, remote_list->memory)) {
+            obstacle = doesNotMove(local_list->memory, remote_list->memory);
         }
-        list->epoch.store(now, std::memory_order_release); // not to be looked at again by each of its requests
+        draft.add(backend, std::move(obstacle), std::move(l), std::move(r));
     }
-
-    // One plan per usable backend only where their predictions decide.
-    std::vector<std::unique_ptr<nx::memory::OwnedPlan>> plans(options.size());
-    const auto plan = [&](size_t i) -> Status {
-        if (plans[i]) return {};
-        const auto &[l, r] = faces[i];
-        auto made = nx::memory::planIndexed(plan_request, l->side, local_indices, r->side, remote_indices);
-        if (!made.ok()) return std::move(made).status();
-        plans[i] = *std::move(made);
-        return {};
-    };
-    if (common > 1 && !hinted) {
-        for (size_t i = 0; i < options.size(); ++i) {
-            if (!options[i].usable) continue;
-            if (auto status = plan(i); !status.ok()) return status;
-            options[i].predicted_us = (*usable)[i]->predict(plans[i]->plan);
-        }
-    }
-    auto choice = nx::route::choose(options, hinted);
-    if (!choice.chosen) {
-        return noBackend(choice.candidates, NIXL_ERR_INVALID_PARAM, "no backend serves both prepared lists");
-    }
-    const auto &backend = (*usable)[*choice.chosen];
-    if (notification && !backend->notif) {
-        return {NIXL_ERR_BACKEND, "a notification was asked for, and backend " + backend->type + " cannot send one"};
-    }
-    if (auto status = plan(*choice.chosen); !status.ok()) return status;
-
-    TransferRequest::Parts parts;
-    parts.backend = backend;
-    parts.peer = remote_list->peer;
-    parts.plan = std::move(plans[*choice.chosen]);
-    parts.candidates = std::move(choice.candidates);
-    parts.notification = notification;
-    parts.resolved_at = now; // nothing of the lists was deregistered until then
-    return finishRequest(std::move(parts), handle, nullptr);
+    return serve(*this, std::move(draft), handle);
 }
 
 Status
@@ -295,11 +387,9 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
                              const std::string &agent,
                              nixlXferReqH *&handle,
                              const nixl_opt_args_t *args) {
-    if (operation != NIXL_READ && operation != NIXL_WRITE) {
-        return {NIXL_ERR_INVALID_PARAM, "operation " + std::to_string(operation) + " is neither READ nor WRITE"};
-    }
-    if (dropped_count.load(std::memory_order_relaxed)) reapDropped();
-    return withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
+    if (auto status = checkOperation(operation); !status.ok()) return status;
+    requests.reap();
+    return nx::agent::withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
         return createOnce(operation, local, remote, agent, handle, args, lacking);
     });
 }
@@ -312,144 +402,49 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
                           nixlXferReqH *&handle,
                           const nixl_opt_args_t *args,
                           std::shared_ptr<Peer> &lacking) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
-    if (local.descCount() != remote.descCount()) {
-        return {NIXL_ERR_INVALID_PARAM,
-                "the local list has " + std::to_string(local.descCount()) + " elements, the remote list " +
-                    std::to_string(remote.descCount())};
-    }
-    for (int i = 0; i < local.descCount(); ++i) {
-        if (local[i].len == remote[i].len) continue;
-        return {NIXL_ERR_INVALID_PARAM,
-                "pair " + std::to_string(i) + ": the local element has " + std::to_string(local[i].len) +
-                    " bytes, the remote one " + std::to_string(remote[i].len)};
-    }
-    const uint64_t resolved_at = epoch.load(); // before the snapshots: a removal in between is noticed later
-    auto place = remotePlace(*this, agent);
-    if (!place.ok()) return std::move(place).status();
+    auto candidates = backends.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
+    if (auto status = checkPairs(local, remote); !status.ok()) return status;
+    Draft draft{{operation, local.getType(), remote.getType(), agent},
+                {},
+                {},
+                nullptr,
+                registrations.epoch().load()}; // before the sections: a removal in between is noticed later
+    auto there = remotePlace(*this, agent);
+    if (!there.ok()) return std::move(there).status();
     if (local.isEmpty()) return {NIXL_ERR_NOT_FOUND, "the lists are empty"};
+    draft.peer = there->peer;
+    draft.descriptor_count = static_cast<uint64_t>(local.descCount());
+    for (const auto &element : local) draft.total_bytes += element.len;
+    draft.notification = nx::agent::requestedNotification(args);
+    if (args) draft.custom_param = args->customParam;
+    draft.hinted = nx::agent::isHinted(args);
+    draft.unserved_sentence = "no backend reaches both sides";
 
-    PlanRequest plan_request;
-    plan_request.operation = operation;
-    plan_request.local_memory = local.getType();
-    plan_request.remote_memory = remote.getType();
-    plan_request.remote_agent = agent;
-
-    const bool hinted = args && !args->backends.empty();
-    const auto own = localPlace(*this);
-    const std::span<const nixlBasicDesc> local_elements(local.begin(), local.end());
-    const std::span<const nixlBasicDesc> remote_elements(remote.begin(), remote.end());
-    std::vector<nx::route::Option> options;
-    std::vector<std::unique_ptr<nx::memory::OwnedPlan>> plans;
+    const auto here = localPlace(*this);
     bool remote_lacks = false;
-    for (const auto &backend : *usable) {
-        nx::route::Option option{backend->type, false, "", {}};
-        auto &made = plans.emplace_back();
-        const auto *local_index = own.find(local.getType(), *backend);
-        const auto *remote_index = place->find(remote.getType(), *backend);
-        if (!local_index || !remote_index) {
-            remote_lacks |= local_index != nullptr;
-            option.obstacle = noSection(local_index ? "the remote agent" : "this agent",
-                                        local_index ? remote.getType() : local.getType());
+    for (const auto &backend : **candidates) {
+        auto l = here.resolve<nixlBasicDesc>(*backend, local.getType(), {local.begin(), local.end()});
+        if (!l.ok()) {
+            draft.add(backend, "local list: " + l.message(), {}, {});
         } else if (!backend->moves(local.getType(), remote.getType())) {
-            option.obstacle = doesNotMove(local.getType(), remote.getType());
+            draft.add(backend, doesNotMove(local.getType(), remote.getType()), {}, {});
+        } else if (auto r = there->resolve<nixlBasicDesc>(*backend, remote.getType(), {remote.begin(), remote.end()});
+                   !r.ok()) {
+            remote_lacks |= r.code() == NIXL_ERR_NOT_FOUND;
+            draft.add(backend, "remote list: " + r.message(), {}, {});
         } else {
-            auto l = Side::resolve(*local_index, local_elements);
-            auto r = l.ok() ? Side::resolve(*remote_index, remote_elements, place->face()) : Result<Side>(Status());
-            if (!l.ok()) {
-                option.obstacle = "local list: " + l.message();
-            } else if (!r.ok()) {
-                option.obstacle = "remote list: " + r.message();
-                remote_lacks |= r.code() == NIXL_ERR_NOT_FOUND;
-            } else {
-                auto plan = nx::memory::planAll(plan_request, std::make_shared<const Side>(*std::move(l)),
-                                                std::make_shared<const Side>(*std::move(r)));
-                if (!plan.ok()) return std::move(plan).status();
-                made = *std::move(plan);
-                option.usable = true;
-            }
+            draft.add(backend, {}, *std::move(l), *std::move(r));
         }
-        options.push_back(std::move(option));
     }
-    const auto usable_count = std::count_if(options.begin(), options.end(), [](const auto &o) { return o.usable; });
-    for (size_t i = 0; i < options.size() && usable_count > 1; ++i) {
-        if (options[i].usable) options[i].predicted_us = (*usable)[i]->predict(plans[i]->plan);
-    }
-    auto choice = nx::route::choose(options, hinted);
-    if (!choice.chosen) {
-        if (remote_lacks) lacking = place->peer;
-        return noBackend(choice.candidates, NIXL_ERR_NOT_FOUND, "no backend reaches both sides");
-    }
-    const auto &backend = (*usable)[*choice.chosen];
-    const auto notification = nx::agent::requestedNotification(args);
-    if (notification && !backend->notif) {
-        return {NIXL_ERR_BACKEND, "a notification was asked for, and backend " + backend->type + " cannot send one"};
-    }
-    NIXL_INFO << "createXferReq: Selected backend " << backend->type << " for " << nixlEnumStrings::xferOpStr(operation)
-              << " with agent " << nx::quoted(agent);
-
-    TransferRequest::Parts parts;
-    parts.backend = backend;
-    parts.peer = place->peer;
-    parts.plan = std::move(plans[*choice.chosen]);
-    parts.candidates = std::move(choice.candidates);
-    parts.notification = notification;
-    parts.resolved_at = resolved_at;
-    parts.descriptor_count = static_cast<uint64_t>(local.descCount());
-    return finishRequest(std::move(parts), handle, args);
-}
-
-Status
-nixlAgentData::finishRequest(TransferRequest::Parts parts, nixlXferReqH *&handle, const nixl_opt_args_t *args) {
-    if (auto status = nx::agent::checkNotification(parts.notification); !status.ok()) return status;
-    parts.epoch = &epoch;
-    parts.requests = &requests;
-    parts.measure = measures;
-    parts.recorder = recorder.get();
-    parts.stall_limit = stall_limit;
-    parts.peer_lost = [this](const std::shared_ptr<Peer> &peer) { peerLost(peer); };
-    nixl_opt_b_args_t backend_args;
-    if (args) backend_args.customParam = args->customParam;
-    backend_args.hasNotif = parts.notification.has_value();
-    backend_args.notifMsg = parts.notification.value_or("");
-    const auto peer = parts.peer;
-    // In the table before the backend sees its memory: whoever removes memory looks there for who uses it.
-    struct Entry {
-        ~Entry() {
-            if (token) table.remove(token);
-        }
-        nx::HandleTable<TransferRequest> &table;
-        uint64_t token;
-    } entry{requests, requests.insert(std::make_unique<TransferRequest>(std::move(parts)))};
-    if (!entry.token) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a request"};
-    const auto request = requests.find(entry.token);
-    auto status = request->prepare(&backend_args);
-    // Of a peer that was removed or replaced meanwhile, the backend may have joined the old ranges with the new
-    // connection.
-    if (peer && !peer->alive.load() && (status.ok() || !peer->lost.load())) {
-        return {NIXL_ERR_NOT_FOUND,
-                "remote agent " + nx::quoted(peer->name) + " was removed while the request was being made"};
-    }
-    if (!status.ok()) {
-        if (status.code() == NIXL_ERR_REMOTE_DISCONNECT) peerLost(peer);
-        return status;
-    }
-    handle = reinterpret_cast<nixlXferReqH *>(std::exchange(entry.token, 0));
-    return {};
-}
-
-nx::HandleTable<TransferRequest>::Pin
-nixlAgentData::findRequest(const nixlXferReqH *handle) {
-    auto request = requests.find(reinterpret_cast<uint64_t>(handle));
-    if (request && request->dropped.load(std::memory_order_relaxed)) return {};
-    return request;
+    if (draft.usable == 0 && remote_lacks) lacking = there->peer;
+    return serve(*this, std::move(draft), handle);
 }
 
 nixl_status_t
 nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
-    auto request = findRequest(handle);
-    if (!request) return finish("postXferReq", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
+    const auto request = requests.find(handle);
+    if (!request) return finish("postXferReq", NIXL_ERR_INVALID_PARAM, noRequest().message());
     std::string sentence;
     nixl_status_t status;
     if (args) {
@@ -461,7 +456,7 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
         status = request->post({}, sentence);
     }
     if (status >= 0) [[likely]] {
-        if (status == NIXL_IN_PROG) watcher.expect(request->lookEvery());
+        if (status == NIXL_IN_PROG) requests.watch(*request);
         return status;
     }
     return finish("postXferReq", status, sentence);
@@ -469,8 +464,8 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
 
 nixl_status_t
 nixlAgentData::status(nixlXferReqH *handle) {
-    auto request = findRequest(handle);
-    if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
+    const auto request = requests.find(handle);
+    if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, noRequest().message());
     std::string sentence;
     const auto status = request->status(sentence);
     if (status >= 0) [[likely]]
@@ -481,8 +476,8 @@ nixlAgentData::status(nixlXferReqH *handle) {
 
 nixl_status_t
 nixlAgentData::telemetry(const nixlXferReqH *handle, nixl_xfer_telem_t &out) {
-    auto request = findRequest(handle);
-    if (!request) return finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent");
+    const auto request = requests.find(handle);
+    if (!request) return finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, noRequest().message());
     const auto status = request->telemetry(out);
     return status >= 0 ? status : repeatFailure("getXferTelemetry", *request, status);
 }
@@ -495,94 +490,22 @@ nixlAgentData::repeatFailure(const char *call, const TransferRequest &request, n
     return status;
 }
 
-Status
-nixlAgentData::release(nixlXferReqH *handle) {
-    auto request = findRequest(handle);
-    if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
-    request->cancel();
-    const bool quiet = request->settle(std::chrono::steady_clock::now() + nx::agent::kSettleGuard);
-    if (!quiet) {
-        return {NIXL_ERR_REPOST_ACTIVE,
-                "the transfer was cancelled but backend " + request->backend()->type +
-                    " still uses its buffers; the handle stays valid, release it again later"};
+bool
+nixlAgentData::remoteResolves(const std::string &agent, const nixl_xfer_dlist_t &descs) const {
+    const auto place = remotePlace(*this, agent);
+    if (!place.ok()) return false;
+    const auto &sections = place->sections;
+    if (place->to_self) {
+        const auto all = backends.all();
+        return descs.isEmpty() && std::any_of(sections->begin(), sections->end(), [&](const auto &section) {
+                   return (*all)[section.first.second]->to_self;
+               });
     }
-    switch (request->retire()) {
-    case NIXL_SUCCESS: break;
-    case NIXL_ERR_REPOST_ACTIVE: return {NIXL_ERR_REPOST_ACTIVE, "another thread posted the request meanwhile"};
-    default: return {NIXL_ERR_INVALID_PARAM, "another thread released the request meanwhile"};
+    if (descs.isEmpty()) return true;
+    const std::span<const nixlBasicDesc> elements(descs.begin(), descs.end());
+    for (const auto &[key, index] : *sections) {
+        if (key.first == descs.getType() && Side::resolve(index, elements).ok()) return true;
     }
-    requests.remove(reinterpret_cast<uint64_t>(handle));
-    return {};
-}
-
-Status
-nixlAgentData::drop(nixlXferReqH *handle) {
-    auto request = findRequest(handle);
-    if (!request || request->dropped.exchange(true)) {
-        return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
-    }
-    request->cancel();
-    {
-        const nx::MutexLock lock(dropped_mutex);
-        dropped.push_back(reinterpret_cast<uint64_t>(handle));
-        dropped_count.store(dropped.size());
-    }
-    reapDropped();
-    return {};
-}
-
-Status
-nixlAgentData::setLimits(const nixlXferReqH *handle, const nixlx::Limits &limits) {
-    auto request = findRequest(handle);
-    if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-    for (const auto &[limit, what] : {std::pair(limits.deadline, "deadline"), std::pair(limits.stall, "stall limit")}) {
-        if (!limit || *limit == nixlx::Limits::kNone) continue;
-        if (*limit >= nx::agent::kLimitMin && *limit <= nx::agent::kLimitMax) continue;
-        return {NIXL_ERR_INVALID_PARAM,
-                std::string("a ") + what + " of " + std::to_string(limit->count()) +
-                    " ms is neither from 1 ms to 24 h nor none; no limit was changed"};
-    }
-    if (request->setLimits(limits) == NIXL_SUCCESS) return {};
-    return {NIXL_ERR_REPOST_ACTIVE, "the request is running; set its limits before it is posted again"};
-}
-
-void
-nixlAgentData::reapDropped() {
-    std::vector<uint64_t> tokens;
-    {
-        const nx::MutexLock lock(dropped_mutex);
-        tokens.swap(dropped);
-    }
-    std::erase_if(tokens, [&](uint64_t token) {
-        auto request = requests.find(token);
-        if (!request) return true;
-        std::string ignored;
-        const auto status = request->status(ignored);
-        if (status == NIXL_IN_PROG) return false;
-        (void)request->retire();
-        requests.remove(token);
-        return true;
-    });
-    const nx::MutexLock lock(dropped_mutex);
-    dropped.insert(dropped.end(), tokens.begin(), tokens.end());
-    dropped_count.store(dropped.size());
-}
-
-std::optional<std::chrono::milliseconds>
-nixlAgentData::lookAfterRequests() noexcept {
-    std::optional<std::chrono::milliseconds> soonest;
-    requests.forEach([&](uint64_t token) {
-        const auto request = requests.find(token);
-        if (!request || !request->inFlight()) return;
-        try {
-            std::string sentence;
-            const auto status = request->tryStatus(sentence);
-            if (status && *status < 0 && !request->dropped) (void)finish("getXferStatus", *status, sentence);
-        }
-        catch (const std::exception &) {
-            // Out of memory for a sentence; whoever asks for the status gets what is there.
-        }
-        if (request->inFlight()) soonest = std::min(soonest.value_or(request->lookEvery()), request->lookEvery());
-    });
-    return soonest == nixlx::Limits::kNone ? std::nullopt : soonest;
+    nx::agent::beginRefetch(place->peer); // programs ask until it has come
+    return false;
 }

@@ -1,22 +1,18 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-//
-// Registering, deregistering and querying memory.
-#include <algorithm>
+#include "agent/registrations.h"
 
-#include "agent/agent_state.h"
-#include "base/last_error.h"
+#include <algorithm>
+#include <optional>
+
 #include "utils/common/nixl_log.h"
 
-using nx::Result;
-using nx::Status;
-using nx::agent::Backend;
-using nx::agent::Peer;
-using nx::agent::TransferRequest;
-using nx::memory::MappingOwner;
-using nx::memory::RangeIndex;
-using nx::memory::RemovedWindows;
-using nx::memory::Window;
+namespace nx::agent {
+
+using memory::MappingOwner;
+using memory::RangeIndex;
+using memory::RemovedWindows;
+using memory::Window;
 
 namespace {
 
@@ -88,11 +84,6 @@ unions(const nixl_reg_dlist_t &descs) {
     return groups;
 }
 
-std::string
-failure(const std::string &what, nixl_status_t status) {
-    return nx::takeBackendSentence(what + " failed with " + nixlEnumStrings::statusStr(status));
-}
-
 // The registrations that a list names: each element takes one of its range, a repeated element another one.
 struct Named {
     std::vector<std::shared_ptr<Window>> windows;
@@ -126,6 +117,49 @@ findNamed(const RangeIndex &index, const nixl_reg_dlist_t &descs) {
     return named;
 }
 
+// Takes the registrations that the list names out of `sections`, of all candidates or of none.
+Status
+takeOut(const nixl_reg_dlist_t &descs,
+        const BackendList &candidates,
+        bool hinted,
+        Sections &sections,
+        std::vector<std::shared_ptr<Window>> &ended) {
+    const auto memory = descs.getType();
+    Status refusal;
+    bool all_of_it = descs.isEmpty();
+    for (const auto &backend : candidates) {
+        const auto section = sections.find({memory, backend->order});
+        if (section == sections.end()) {
+            if (!hinted) continue;
+            return {NIXL_ERR_NOT_FOUND,
+                    "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
+                        " registered; nothing was deregistered"};
+        }
+        auto named = findNamed(section->second, descs);
+        if (named.missing) {
+            const auto range = normalised(descs[*named.missing], memory);
+            Status missing(NIXL_ERR_NOT_FOUND,
+                           "backend " + backend->type + ": range " + std::to_string(*named.missing) + " (address " +
+                               std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
+                               std::to_string(range.devId) +
+                               ") is not registered exactly so; nothing was deregistered");
+            if (hinted || !named.windows.empty()) return missing;
+            // It never took this memory. That is no failure if another backend has all of it.
+            refusal = std::move(missing);
+            continue;
+        }
+        all_of_it = true;
+        section->second = section->second.without(named.windows);
+        if (section->second.empty()) sections.erase(section);
+        ended.insert(ended.end(), named.windows.begin(), named.windows.end());
+    }
+    if (!all_of_it) {
+        if (!refusal.ok()) return refusal;
+        return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
+    }
+    return {};
+}
+
 // What one registration has with a backend, given back in the order that undoes it.
 void
 giveBack(const Backend &backend, nixlBackendMD *metadata, nixlBackendMD *remote_face) {
@@ -142,14 +176,14 @@ registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range
     nixlBackendMD *remote_face = nullptr;
     const auto registered =
         backend->call("registerMem", [&](auto &engine) { return engine.registerMem(range, memory, metadata); });
-    if (registered < 0) return {registered, failure("registerMem", registered)};
+    if (registered < 0) return {registered, backendFailure("registerMem", registered)};
 
     const auto refused = [&](const char *method, nixl_status_t status) -> Status {
-        Status why(status, failure(method, status));
+        Status why(status, backendFailure(method, status));
         giveBack(*backend, metadata, remote_face);
         return why;
     };
-    if (backend->local) {
+    if (backend->to_self) {
         const auto status =
             backend->call("loadLocalMD", [&](auto &engine) { return engine.loadLocalMD(metadata, remote_face); });
         if (status < 0) {
@@ -163,21 +197,18 @@ registerRange(const std::shared_ptr<Backend> &backend, const nixlBlobDesc &range
             "getPublicData", [&](auto &peers) { return peers.getPublicData(metadata, key); });
         if (status < 0) return refused("getPublicData", status);
     }
-    return nx::memory::ownMapping(metadata, remote_face, key, [backend](nixlBackendMD *local, nixlBackendMD *remote) {
+    return memory::ownMapping(metadata, remote_face, key, [backend](nixlBackendMD *local, nixlBackendMD *remote) {
         giveBack(*backend, local, remote);
     });
 }
 
-} // namespace
-
-Status
-nixlAgentData::registerWith(const std::shared_ptr<Backend> &backend,
-                            const nixl_reg_dlist_t &descs,
-                            std::vector<std::shared_ptr<Window>> &windows) {
+// All of the list with one backend, or nothing.
+Result<std::vector<std::shared_ptr<Window>>>
+registerWith(const std::shared_ptr<Backend> &backend, const nixl_reg_dlist_t &descs) {
     const auto memory = descs.getType();
     const bool plain = std::all_of(descs.begin(), descs.end(), [](const auto &d) { return d.metaInfo.empty(); });
     const bool merge = backend->merges_ranges && plain && !isStorage(memory) && descs.descCount() > 1;
-    windows.resize(descs.descCount());
+    std::vector<std::shared_ptr<Window>> windows(descs.descCount());
     for (const auto &group : merge ? unions(descs) : singles(descs)) {
         auto owner = registerRange(backend, group.whole, memory);
         if (owner.ok()) {
@@ -187,154 +218,115 @@ nixlAgentData::registerWith(const std::shared_ptr<Backend> &backend,
             continue;
         }
         if (group.members.size() == 1) {
-            windows.clear();
             return std::move(owner).status().withContext("range " + std::to_string(group.members[0]));
         }
         // Neighbours in the address space may be strangers underneath (two device allocations): one by one then.
         for (int i : group.members) {
             auto single = registerRange(backend, descs[i], memory);
-            if (!single.ok()) {
-                windows.clear();
-                return std::move(single).status().withContext("range " + std::to_string(i));
-            }
+            if (!single.ok()) return std::move(single).status().withContext("range " + std::to_string(i));
             windows[i] = std::make_shared<Window>(normalised(descs[i], memory), *single);
         }
     }
-    return {};
+    return windows;
 }
 
+} // namespace
+
 void
-nixlAgentData::commitWindows(nixl_mem_t memory, size_t order, std::vector<std::shared_ptr<Window>> windows) {
-    const nx::MutexLock lock(local_mutex);
-    auto next = local_state.copy();
-    auto &index = next.sections[{memory, order}];
+Registrations::commit(SectionKey key, std::vector<std::shared_ptr<Window>> windows) {
+    const MutexLock lock(mutex_);
+    auto next = sections_.copy();
+    auto &index = next[key];
     index = index.with(std::move(windows));
-    local_state.set(std::move(next));
+    sections_.set(std::move(next));
 }
 
 Status
-nixlAgentData::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
+Registrations::add(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+    auto candidates = backends_.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
     if (auto valid = checkRanges(descs); !valid.ok()) return valid;
     const auto memory = descs.getType();
-    if (!args || args->backends.empty()) {
-        std::erase_if(*usable, [&](const auto &backend) { return !backend->supports(memory); });
+    bool any = false;
+    std::string refusals;
+    const auto refused = [&](const Backend &backend, const std::string &why) {
+        refusals += (refusals.empty() ? "" : "; ") + backend.type + ": " + why;
+    };
+    for (const auto &backend : **candidates) {
+        if (!backend->supports(memory)) {
+            if (isHinted(args)) refused(*backend, "it does not take " + nixlEnumStrings::memTypeStr(memory));
+            continue;
+        }
+        auto windows = registerWith(backend, descs);
+        if (!windows.ok()) {
+            refused(*backend, windows.message());
+            continue;
+        }
+        any = true;
+        // An empty list registers nothing: an empty section would break peers of NIXL 1.4.
+        if (!windows->empty()) commit({memory, backend->order}, *std::move(windows));
     }
-    if (usable->empty()) {
+    if (!any && refusals.empty()) {
         return {NIXL_ERR_NOT_FOUND,
                 "no backend of this agent takes " + nixlEnumStrings::memTypeStr(memory) + "; create one that does"};
     }
-
-    bool any = false;
-    std::string refusals;
-    for (const auto &backend : *usable) {
-        std::vector<std::shared_ptr<Window>> windows;
-        Status status = backend->supports(memory)
-            ? registerWith(backend, descs, windows)
-            : Status(NIXL_ERR_NOT_SUPPORTED, "it does not take " + nixlEnumStrings::memTypeStr(memory));
-        if (status.ok()) {
-            any = true;
-            // An empty list registers nothing: an empty section would break peers of NIXL 1.4.
-            if (!windows.empty()) commitWindows(memory, backend->order, std::move(windows));
-        } else {
-            refusals += (refusals.empty() ? "" : "; ") + backend->type + ": " + status.message();
-        }
-    }
     if (!any) return {NIXL_ERR_BACKEND, "registration failed with every candidate: " + refusals};
     if (!refusals.empty()) {
-        NIXL_INFO << "registerMem: agent " << nx::quoted(name) << ": registered without " << refusals;
+        NIXL_INFO << "registerMem: agent " << quoted(agent_) << ": registered without " << refusals;
     }
     return {};
 }
 
-std::vector<nx::HandleTable<TransferRequest>::Pin>
-nixlAgentData::leaveToUsers(const std::shared_ptr<const RemovedWindows> &removed, const Peer *peer) const {
-    std::vector<nx::HandleTable<TransferRequest>::Pin> in_flight;
-    requests.forEach([&](uint64_t token) {
-        auto request = requests.find(token);
-        if (request && request->keep(removed, peer)) in_flight.push_back(std::move(request));
-    });
-    return in_flight;
-}
-
 Status
-nixlAgentData::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
-    auto usable = candidates(args);
-    if (!usable.ok()) return std::move(usable).status();
-    const auto memory = descs.getType();
-    const bool hinted = args && !args->backends.empty();
-
-    // All backends are judged before anything changes.
+Registrations::remove(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+    auto candidates = backends_.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
     std::vector<std::shared_ptr<Window>> ended;
     {
-        const nx::MutexLock lock(local_mutex);
-        auto next = local_state.copy();
-        Status refusal;
-        bool all_of_it = descs.isEmpty();
-        for (const auto &backend : *usable) {
-            const auto section = next.sections.find({memory, backend->order});
-            if (section == next.sections.end()) {
-                if (!hinted) continue;
-                return {NIXL_ERR_NOT_FOUND,
-                        "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
-                            " registered; nothing was deregistered"};
-            }
-            auto named = findNamed(section->second, descs);
-            if (named.missing) {
-                const auto range = normalised(descs[*named.missing], memory);
-                Status missing(NIXL_ERR_NOT_FOUND,
-                               "backend " + backend->type + ": range " + std::to_string(*named.missing) + " (address " +
-                                   std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
-                                   std::to_string(range.devId) +
-                                   ") is not registered exactly so; nothing was deregistered");
-                if (hinted || !named.windows.empty()) return missing;
-                // It never took this memory. That is no failure if another backend has all of it.
-                refusal = std::move(missing);
-                continue;
-            }
-            all_of_it = true;
-            section->second = section->second.without(named.windows);
-            if (section->second.empty()) next.sections.erase(section);
-            ended.insert(ended.end(), named.windows.begin(), named.windows.end());
-        }
-        if (!all_of_it) {
-            if (!refusal.ok()) return refusal;
-            return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
-        }
-        local_state.set(std::move(next));
+        const MutexLock lock(mutex_);
+        auto next = sections_.copy();
+        if (auto status = takeOut(descs, **candidates, isHinted(args), next, ended); !status.ok()) return status;
+        sections_.set(std::move(next));
     }
-    if (!ended.empty()) {
-        const auto removed = std::make_shared<const RemovedWindows>(std::move(ended)); // the backends let go at its end
-        epoch.fetch_add(1); // lists and requests of before look again before they are used
-        // Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
-        const auto in_flight = leaveToUsers(removed, nullptr);
-        for (const auto &request : in_flight) request->cancel();
-        const auto deadline = std::chrono::steady_clock::now() + nx::agent::kSettleGuard;
-        bool quiet = true;
-        for (const auto &request : in_flight) quiet = request->settle(deadline) && quiet;
-        if (!quiet) {
-            return {NIXL_ERR_REPOST_ACTIVE,
-                    "the memory is deregistered for new requests, but a transfer in flight that was cancelled still "
-                    "uses it; do not free it before that request's status is final"};
-        }
-    }
-    return {};
+    if (ended.empty()) return {};
+    const auto removed = std::make_shared<const RemovedWindows>(std::move(ended)); // the backends let go at its end
+    epoch_.fetch_add(1); // lists and requests of before look again before they are used
+    // Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
+    const auto in_flight = requests_.leaveTo(removed, nullptr);
+    for (const auto &request : in_flight) request->cancel();
+    const auto deadline = std::chrono::steady_clock::now() + kSettleGuard;
+    bool quiet = true;
+    for (const auto &request : in_flight) quiet = request->settle(deadline) && quiet;
+    if (quiet) return {};
+    return {
+        NIXL_ERR_REPOST_ACTIVE,
+        "the memory is deregistered for new requests, but a transfer in flight that was cancelled still uses it; do "
+        "not free it before that request's status is final"};
+}
+
+void
+Registrations::clear() {
+    const auto ended = sections_.get();
+    (void)requests_.leaveTo(std::make_shared<const RemovedWindows>(windowsOf(*ended)), nullptr);
+    const MutexLock lock(mutex_);
+    sections_.set(Sections());
 }
 
 Status
-nixlAgentData::queryMem(const nixl_reg_dlist_t &descs,
-                        std::vector<nixl_query_resp_t> &resp,
-                        const nixl_opt_args_t *args) const {
+Registrations::query(const nixl_reg_dlist_t &descs,
+                     std::vector<nixl_query_resp_t> &resp,
+                     const nixl_opt_args_t *args) const {
     if (!args || args->backends.size() != 1) {
         return {NIXL_ERR_INVALID_PARAM, "exactly one backend must be given"};
     }
-    const auto backend = backendOf(args->backends[0]);
+    const auto backend = backends_.find(args->backends[0]);
     if (!backend) return {NIXL_ERR_INVALID_PARAM, "the backend hint is no backend of this agent"};
     std::vector<nixl_query_resp_t> answers;
     const auto status =
         backend->call<nixlx::Queries>("queryMem", [&](auto &queries) { return queries.queryMem(descs, answers); });
-    if (status < 0) return {status, "backend " + backend->type + ": " + failure("queryMem", status)};
+    if (status < 0) return {status, "backend " + backend->type + ": " + backendFailure("queryMem", status)};
     resp = std::move(answers);
     return {};
 }
+
+} // namespace nx::agent

@@ -1,0 +1,151 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/local_metadata.h"
+
+#include "agent/peer.h"
+#include "wire/limits.h"
+
+namespace nx::agent {
+
+using memory::RangeIndex;
+using metadata::Blob;
+
+namespace {
+
+Status
+addConnection(const Backend &backend, wire::Metadata &metadata) {
+    std::string info;
+    auto status = backend.call<nixlx::RemotePeers>("getConnInfo", [&](auto &peers) { return peers.getConnInfo(info); });
+    if (status < 0) return {status, "backend " + backend.type + ": " + backendFailure("getConnInfo", status)};
+    metadata.connections.push_back({backend.type, std::move(info)});
+    std::string peer_info;
+    status = backend.call<nixlx::RemotePeers>("getPeerInfo", [&](auto &peers) { return peers.getPeerInfo(peer_info); });
+    if (status < 0) return {status, "backend " + backend.type + ": " + backendFailure("getPeerInfo", status)};
+    if (!peer_info.empty()) metadata.trailer->peer_info.push_back({backend.type, std::move(peer_info)});
+    return {};
+}
+
+// What no peer would take is refused here, where something can be done about it.
+Result<std::string>
+encodedForPeers(const wire::Metadata &metadata) {
+    auto status = wire::checkLimits(metadata);
+    if (!status.ok()) return status;
+    auto blob = wire::encodeMetadata(metadata);
+    if (blob.size() > wire::kBlobBytesMax) {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                "the metadata has " + std::to_string(blob.size()) + " bytes, and peers take at most " +
+                    std::to_string(wire::kBlobBytesMax) +
+                    "; publish it in parts (getLocalPartialMD) or register fewer, larger ranges"};
+    }
+    return blob;
+}
+
+} // namespace
+
+wire::Metadata
+LocalMetadata::empty() const {
+    wire::Metadata metadata;
+    metadata.agent = agent_;
+    metadata.trailer.emplace();
+    metadata.trailer->incarnation = incarnation_;
+    metadata.trailer->features = wire::kFeatureAnswers;
+    return metadata;
+}
+
+Result<std::string>
+LocalMetadata::whole() const {
+    auto metadata = empty();
+    const auto sections = registrations_.sections(); // first: their backends are among those that come after
+    const auto backends = backends_.all();
+    for (const auto &backend : *backends) {
+        if (!backend->remote) continue;
+        if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
+    }
+    if (metadata.connections.empty()) {
+        return {NIXL_ERR_INVALID_PARAM, "no backend of this agent reaches other agents; there is nothing to publish"};
+    }
+    for (const auto &[key, index] : *sections) {
+        const auto &backend = (*backends)[key.second];
+        if (!backend->remote) continue;
+        wire::Section section{backend->type, key.first, {}};
+        section.descs.reserve(index.size());
+        index.forEach([&](const RangeIndex::Entry &entry) {
+            section.descs.emplace_back(entry.range, entry.window->mapping->public_data);
+        });
+        metadata.sections.push_back(std::move(section));
+    }
+    return encodedForPeers(metadata);
+}
+
+Result<Blob>
+LocalMetadata::shared() {
+    // Before it is made: what changes meanwhile makes the next one.
+    const auto sections = registrations_.sections();
+    const auto backends = backends_.all();
+    {
+        const MutexLock lock(mutex_);
+        if (shared_.blob && backends.is(shared_.backends) && sections.is(shared_.sections)) return shared_.blob;
+    }
+    auto made = whole();
+    if (!made.ok()) return std::move(made).status();
+    auto blob = std::make_shared<const std::string>(*std::move(made));
+    const MutexLock lock(mutex_);
+    shared_ = {blob, backends.identity(), sections.identity()};
+    return blob;
+}
+
+Result<std::string>
+LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const {
+    auto candidates = backends_.candidates(args);
+    if (!candidates.ok()) return std::move(candidates).status();
+    const auto kind = descs.getType();
+    const std::string prefix = "serialization failed: ";
+    BackendList usable;
+    bool taken = descs.isEmpty() || isHinted(args);
+    for (const auto &backend : **candidates) {
+        if (!descs.isEmpty() && !isHinted(args) && !backend->supports(kind)) continue;
+        taken = true;
+        if (backend->remote) usable.push_back(backend);
+    }
+    if (!taken) {
+        return {NIXL_ERR_NOT_FOUND, prefix + "no backend of this agent takes " + nixlEnumStrings::memTypeStr(kind)};
+    }
+    if (usable.empty() && !descs.isEmpty()) {
+        return {NIXL_ERR_BACKEND, prefix + "none of the candidate backends reaches other agents"};
+    }
+
+    auto metadata = empty();
+    if (descs.isEmpty() || (args && args->includeConnInfo)) {
+        for (const auto &backend : usable) {
+            if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
+        }
+    }
+    const auto sections = registrations_.sections();
+    bool found_section = descs.isEmpty();
+    for (const auto &backend : usable) {
+        if (descs.isEmpty()) break;
+        const auto it = sections->find({kind, backend->order});
+        if (it == sections->end()) continue;
+        found_section = true;
+        wire::Section section{backend->type, kind, {}};
+        for (int i = 0; i < descs.descCount(); ++i) {
+            const nixlBasicDesc &range = descs[i];
+            std::vector<std::shared_ptr<memory::Window>> same;
+            it->second.equal(range, same);
+            if (same.empty()) {
+                return {NIXL_ERR_NOT_FOUND,
+                        prefix + "range " + std::to_string(i) + " (address " + std::to_string(range.addr) +
+                            ", length " + std::to_string(range.len) + ", device " + std::to_string(range.devId) +
+                            ") is not registered exactly so with backend " + backend->type};
+            }
+            section.descs.emplace_back(range, same.back()->mapping->public_data);
+        }
+        metadata.sections.push_back(std::move(section));
+    }
+    if (!found_section) {
+        return {NIXL_ERR_NOT_FOUND, prefix + "no " + nixlEnumStrings::memTypeStr(kind) + " is registered"};
+    }
+    return encodedForPeers(metadata);
+}
+
+} // namespace nx::agent
