@@ -6,7 +6,8 @@ target_compile_features(nixl INTERFACE cxx_std_20)
 install(TARGETS nixl EXPORT nixl LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 
 # nixl::kit, what backends share, for those built elsewhere: static, so that it goes into the plugin, hidden there.
-add_library(nixl_kit STATIC $<TARGET_OBJECTS:nx_kit> $<TARGET_OBJECTS:nx_wire> $<TARGET_OBJECTS:nx_base_leaf>)
+add_library(nixl_kit STATIC $<TARGET_OBJECTS:nx_kit> $<TARGET_OBJECTS:nx_loop> $<TARGET_OBJECTS:nx_wire>
+            $<TARGET_OBJECTS:nx_base_leaf>)
 set_target_properties(nixl_kit PROPERTIES EXPORT_NAME kit)
 target_compile_features(nixl_kit INTERFACE cxx_std_20)
 target_include_directories(nixl_kit INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit>)
@@ -14,7 +15,7 @@ target_link_libraries(nixl_kit INTERFACE nixl Threads::Threads)
 install(TARGETS nixl_kit EXPORT nixl ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/plugins/kit/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/kit
         FILES_MATCHING PATTERN "*.h")
-foreach(header IN ITEMS base/boundary base/error base/fd base/memory_set base/mutex base/thread wire/limits
+foreach(header IN ITEMS base/boundary base/error base/fd base/memory_set base/mutex base/thread loop/loop wire/limits
                          wire/metadata)
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES ${CMAKE_SOURCE_DIR}/src/${header}.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/nixl_kit/${folder})

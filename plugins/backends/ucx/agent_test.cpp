@@ -103,7 +103,7 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatOffersNothingSoundOverItsLink) {
     for (const std::string &offer : {std::string("garbage"), sound.substr(0, sound.size() - 2), encodeOffer({}),
                                      encodeOffer({std::string("\x20", 1) + "1234567"}), sound, std::string()}) {
         SCOPED_TRACE("an offer of " + std::to_string(offer.size()) + " bytes");
-        auto listener = LinkListener::create();
+        auto listener = kit::LocalListener::create(kLinks);
         ASSERT_TRUE(listener.ok()) << listener.message();
         auto metadata = *genuine;
         metadata.trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
@@ -128,7 +128,7 @@ TEST_F(AgentOverUcx, UsesTheNetworkWithAPeerThatServesTooManyAlready) {
     std::vector<Fd> links;
     for (bool served = true; served;) {
         ASSERT_LT(links.size(), 300u);
-        auto link = connectLink(info->link);
+        auto link = kit::connectLocal(kLinks, info->link);
         ASSERT_TRUE(link.ok()) << link.message();
         const auto offer = receiveOffer(*link, std::chrono::seconds(20));
         ASSERT_TRUE(offer.ok()) << offer.message();
@@ -156,7 +156,7 @@ TEST_F(AgentOverUcx, TakesAPeerForGoneWhoseLinkEnds) {
     auto info = decodePeerInfo(metadata->trailer->peer_info.at(0).info);
     ASSERT_TRUE(info.ok()) << info.message();
     if (info->link.empty()) GTEST_SKIP() << "UCX has no shared memory here";
-    auto listener = LinkListener::create();
+    auto listener = kit::LocalListener::create(kLinks);
     ASSERT_TRUE(listener.ok()) << listener.message();
     metadata->trailer->peer_info.at(0).info = encodePeerInfo({info->host, listener->name()});
     pair.a.load(wire::encodeMetadata(*metadata));

@@ -39,7 +39,7 @@ Connection::~Connection() {
     if (local_workers_) {
         runtime_.links().part(std::move(link_), std::move(local_workers_));
     } else if (link_) {
-        endLink(link_);
+        kit::endSocket(link_);
     }
 }
 
@@ -64,7 +64,7 @@ Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
 
 Status
 Connection::connect(const std::string &link_name) {
-    auto link = connectLink(link_name);
+    auto link = kit::connectLocal(kLinks, link_name);
     if (!link.ok()) return std::move(link).status();
     link_ = *std::move(link);
     runtime_.links().watch(link_, [this] { abandon("it has ended"); });
@@ -205,7 +205,7 @@ Connection::setGone(std::string_view reason) noexcept {
 
 void
 Connection::setGone(Code code) noexcept {
-    if (link_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && refusesCopies(link_)) {
+    if (link_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && kit::refusesCopies(link_)) {
         const MutexLock lock(mutex_);
         copies_refused_ = true;
     }
@@ -222,7 +222,7 @@ Connection::setGone(Code code) noexcept {
 
 void
 Connection::close(bool orderly) {
-    if (link_ && hasEnded(link_)) return abandon("it has ended"); // nothing can be waited for
+    if (link_ && kit::hasEnded(link_)) return abandon("it has ended"); // nothing can be waited for
     setGone("this agent has disconnected it; load its metadata again");
     forEachEndpoint([&](Endpoint &endpoint) { endpoint.close(orderly); });
 }

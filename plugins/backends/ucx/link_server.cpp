@@ -4,7 +4,6 @@
 
 #include <future>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include "ucx/runtime.h"
 #include "utils/common/nixl_log.h"
@@ -15,7 +14,6 @@ namespace {
 
 // Each costs shared memory, up to 2 MB. Further peers are told to use the network.
 constexpr size_t kServedMax = 256;
-constexpr auto kListenAgain = std::chrono::milliseconds(100);
 constexpr auto kPartingLimit = std::chrono::seconds(1);
 constexpr auto kPartingLook = std::chrono::milliseconds(1);
 
@@ -23,15 +21,22 @@ constexpr auto kPartingLook = std::chrono::milliseconds(1);
 
 Result<std::unique_ptr<LinkServer>>
 LinkServer::create(Runtime &runtime) {
-    auto listener = LinkListener::create();
+    auto listener = kit::LocalListener::create(kLinks);
     if (!listener.ok()) return std::move(listener).status();
     auto loop = Loop::create();
     if (!loop.ok()) return std::move(loop).status();
     std::unique_ptr<LinkServer> server(new LinkServer(runtime, *std::move(listener), *std::move(loop)));
-    server->listen();
+    server->acceptor_.start();
     server->thread_ = Thread("nixl-ucx-links", [&self = *server] { self.loop_->run(); });
     return server;
 }
+
+LinkServer::LinkServer(Runtime &runtime, kit::LocalListener listener, std::unique_ptr<Loop> loop)
+    : runtime_(runtime),
+      loop_(std::move(loop)),
+      acceptor_(*loop_, std::move(listener), "ucx: agent " + quoted(runtime.agent()), [this](Fd socket) {
+          meet(std::move(socket));
+      }) {}
 
 LinkServer::~LinkServer() {
     stop();
@@ -39,10 +44,7 @@ LinkServer::~LinkServer() {
 
 void
 LinkServer::refuse() {
-    onLoop([this] {
-        refusing_ = true;
-        loop_->unwatch(listener_.get());
-    });
+    onLoop([this] { acceptor_.stop(); });
 }
 
 void
@@ -70,36 +72,8 @@ LinkServer::onLoop(const std::function<void()> &task) {
 }
 
 void
-LinkServer::listen() {
-    if (refusing_) return;
-    // Without it peers wait for an answer in vain, and use the network.
-    if (!loop_->watch(listener_.get(), EPOLLIN, [this](uint32_t) { meet(); }).ok()) {
-        loop_->after(kListenAgain, [this] { listen(); });
-    }
-}
-
-/// One at a time: what else the thread is to do comes in between, however many connect.
-void
-LinkServer::meet() {
-    Status status;
-    try {
-        status = meetNext();
-    }
-    catch (const std::exception &error) {
-        status = {NIXL_ERR_BACKEND, error.what()};
-    }
-    if (status.ok()) return;
-    NIXL_INFO << "ucx: agent " << quoted(runtime_.agent()) << " cannot meet a peer of this host: " << status.message();
-    loop_->unwatch(listener_.get());
-    loop_->after(kListenAgain, [this] { listen(); });
-}
-
-Status
-LinkServer::meetNext() {
-    auto socket = listener_.accept();
-    if (!socket.ok()) return std::move(socket).status();
-    if (!*socket) return {};
-    Link link{*std::move(socket), nullptr};
+LinkServer::meet(Fd socket) {
+    Link link{std::move(socket), nullptr};
     Result<std::unique_ptr<LocalWorkers>> workers(
         NIXL_ERR_NOT_SUPPORTED, std::to_string(kServedMax) + " are served over shared memory already");
     if (served_ < kServedMax) {
@@ -118,10 +92,9 @@ LinkServer::meetNext() {
         --served_;
         addParting(std::move(link));
     };
-    if (!sent.ok() || !watchHere(fd, ended)) return {}; // it has left already
+    if (!sent.ok() || !watchHere(fd, ended)) return; // it has left already
     served_ += link.workers != nullptr;
     links_.emplace(fd, std::move(link));
-    return {};
 }
 
 /// On the thread. Calls `ended` once.
@@ -132,7 +105,7 @@ LinkServer::watchHere(int socket, std::function<void()> ended) {
         ended();
     };
     if (!loop_->watch(socket, EPOLLRDHUP, once).ok()) return false;
-    Fd process = processOf(socket);
+    Fd process = kit::processOf(socket);
     if (process && loop_->watch(process.get(), EPOLLIN, once).ok()) processes_.emplace(socket, std::move(process));
     return true;
 }
@@ -177,7 +150,7 @@ LinkServer::lookAtParting() {
         if (!isOver(parting)) return false;
         const bool here = parting.link.workers->side() == LocalWorkers::Side::kInitiator;
         parting.link.workers.reset();
-        endLink(parting.link.socket);
+        kit::endSocket(parting.link.socket);
         if (here) --parting_here_;
         return true;
     });
@@ -193,7 +166,7 @@ bool
 LinkServer::isOver(const Parting &parting) const {
     LocalWorkers &workers = *parting.link.workers;
     if (Clock::now() >= parting.deadline) return true;
-    const bool alone = isClosed(parting.link.socket); // looked at before the last of it is taken in
+    const bool alone = kit::isClosed(parting.link.socket); // looked at before the last of it is taken in
     const bool happened = workers.drive();
     if (workers.side() == LocalWorkers::Side::kInitiator) return alone;
     return !happened && (alone || workers.idle());

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/thread.h"
+#include "kit/acceptor.h"
 #include "loop/loop.h"
 #include "ucx/link.h"
 #include "ucx/local_workers.h"
@@ -35,7 +36,7 @@ public:
     /// What peers are told.
     const std::string &
     name() const noexcept {
-        return listener_.name();
+        return acceptor_.name();
     }
 
     /// Calls `ended` once, on the server's thread, when the other side of the link is gone.
@@ -81,7 +82,7 @@ private:
         operator=(Link &&) = default;
         ~Link() {
             workers.reset();
-            if (socket) endLink(socket);
+            if (socket) kit::endSocket(socket);
         }
 
         Fd socket;
@@ -95,19 +96,12 @@ private:
         Clock::time_point deadline;
     };
 
-    LinkServer(Runtime &runtime, LinkListener listener, std::unique_ptr<Loop> loop)
-        : runtime_(runtime),
-          listener_(std::move(listener)),
-          loop_(std::move(loop)) {}
+    LinkServer(Runtime &runtime, kit::LocalListener listener, std::unique_ptr<Loop> loop);
 
     void
     onLoop(const std::function<void()> &task);
     void
-    listen();
-    void
-    meet();
-    Status
-    meetNext();
+    meet(Fd socket);
     bool
     watchHere(int socket, std::function<void()> ended);
     void
@@ -120,14 +114,13 @@ private:
     isOver(const Parting &parting) const;
 
     Runtime &runtime_;
-    LinkListener listener_;
     const std::unique_ptr<Loop> loop_;
     std::atomic<size_t> parting_here_{0};
     // Confined to the thread while it runs:
+    kit::Acceptor acceptor_;
     std::unordered_map<int, Link> links_;   ///< served ones, by descriptor
     std::unordered_map<int, Fd> processes_; ///< of links that are watched, by descriptor
     size_t served_ = 0;                     ///< links with workers
-    bool refusing_ = false;
     std::vector<Parting> parting_;
     bool waiting_ = false; ///< a look at them is due
     Thread thread_;

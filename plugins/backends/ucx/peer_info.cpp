@@ -3,10 +3,6 @@
 #include "ucx/peer_info.h"
 
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <random>
-#include <unistd.h>
 
 #include "ucx/address.h"
 #include "wire/writer.h"
@@ -21,22 +17,6 @@ constexpr std::string_view kKeyMagic{"\x8bnxkeys\x01", 8};
 constexpr size_t kTailBytes = 2 * sizeof(uint32_t) + kKeyMagic.size();
 
 } // namespace
-
-std::string
-hostIdentity() {
-    std::string identity;
-    std::ifstream("/proc/sys/kernel/random/boot_id") >> identity;
-    if (identity.empty()) { // no other process is known to be of this host
-        std::random_device random;
-        for (int i = 0; i < 4; ++i) identity += std::to_string(random());
-    }
-    for (const char *kind : {"net", "ipc", "pid", "mnt", "user"}) {
-        std::error_code error;
-        identity += '/';
-        identity += std::filesystem::read_symlink(std::string("/proc/self/ns/") + kind, error).string();
-    }
-    return identity + "/" + std::to_string(geteuid());
-}
 
 std::string
 encodePeerInfo(const PeerInfo &info) {

@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What engines of ours tell each other beyond NIXL 1.4: where the process runs and how those of its host meet it; what
-// they are offered there; and the public data of a registration with the keys of both contexts. Pure functions, except
-// the first.
+// they are offered there; and the public data of a registration with the keys of both contexts. Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -18,15 +17,11 @@ namespace nx::ucx {
 inline constexpr size_t kOfferWorkersMax = 64;
 inline constexpr size_t kOfferBytesMax = size_t{128} << 10;
 
-/// Processes with equal identities may share memory: same boot of a machine, same namespaces, same user.
-std::string
-hostIdentity();
-
 struct PeerInfo {
     static constexpr uint64_t kKeepsCredits = 1; ///< answers questions, see kit/credits.h
 
-    std::string host;      ///< hostIdentity() of the peer
-    std::string link;      ///< the name that connectLink takes; empty: no shared memory
+    std::string host;      ///< kit::hostIdentity() of the peer
+    std::string link;      ///< the name of its listener (kLinks); empty: no shared memory
     uint64_t features = 0; ///< bits; unknown ones mean nothing
 };
 

@@ -93,11 +93,6 @@ TEST(Offer, RefusesTooManyWorkersAndShortAddresses) {
     EXPECT_FALSE(decodeOffer(encodeOffer({std::string("\x20", 1)})).ok());
 }
 
-TEST(HostIdentity, IsStableAndNotEmpty) {
-    EXPECT_FALSE(hostIdentity().empty());
-    EXPECT_EQ(hostIdentity(), hostIdentity());
-}
-
 TEST(Keys, SurviveTheWire) {
     const Keys keys{kPlainKey, kLocalKey};
     const auto read = decodeKeys(encodeKeys(keys));

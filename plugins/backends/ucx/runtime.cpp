@@ -31,7 +31,7 @@ constexpr size_t kBurst = 64;
 Runtime::Runtime(std::string agent, Options options, bool progress_thread)
     : agent_(std::move(agent)),
       options_(std::move(options)),
-      host_(hostIdentity()),
+      host_(kit::hostIdentity()),
       mail_(agent_),
       peers_(*this) {
     // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The

@@ -114,6 +114,7 @@ Session::sent(size_t index, size_t bytes) {
     stream.out_lent = false;
     --transfer.lent_count;
     transfer.moved += bytes;
+    path_mark_ += bytes;
     if (transfer.over || stream.out_left == 0) stream.from = nullptr;
     if (transfer.over) {
         if (transfer.lent_count == 0) settle(transfer);
@@ -251,6 +252,7 @@ Session::received(size_t index, size_t bytes) {
     stream.in_lent = false;
     --transfer.lent_count;
     transfer.moved += bytes;
+    path_mark_ += bytes;
     if (transfer.over || stream.in_left == 0) stream.into = nullptr;
     if (transfer.over) {
         if (transfer.lent_count == 0) settle(transfer);
@@ -683,6 +685,7 @@ Session::finish(Transfer &transfer, Status outcome) {
 /// Nobody touches its memory any more.
 void
 Session::settle(Transfer &transfer) {
+    ++path_mark_;
     if (transfer.own) {
         auto &request = static_cast<Request &>(transfer);
         if (request.id != 0) {
@@ -818,7 +821,9 @@ Session::sendNote(std::string note) {
     if (taken) notes_.push_back({0, std::move(note)});
     askIfDue();
     if (taken) return {};
-    return {NIXL_ERR_REPOST_ACTIVE, "the peer has no place for the message before it fetches others"};
+    return {NIXL_ERR_REPOST_ACTIVE,
+            std::to_string(kShareBytes >> 20) + " MiB of notifications wait at " + peerName() +
+                " to be fetched; send it again later"};
 }
 
 /// The note of the request goes out, now or when the peer has a place.

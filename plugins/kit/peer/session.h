@@ -150,6 +150,12 @@ public:
         return reason_;
     }
 
+    /// Changes whenever payload of a request or its end comes or goes, of whichever side's: see Engine::pathMark.
+    uint64_t
+    pathMark() const noexcept {
+        return path_mark_;
+    }
+
     /// Ends in order: requests end with NIXL_ERR_REMOTE_DISCONNECT, notifications that were taken go out, then goodbye.
     /// At once and without goodbye if the only stream is within a frame of data.
     void
@@ -403,6 +409,7 @@ private:
 
     std::vector<char> scratch_; ///< what is thrown away
 
+    uint64_t path_mark_ = 0;
     uint64_t heard_at_;
     uint64_t spoken_at_;
     bool heard_ = false; ///< since the last tick
