@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/no_memory.h"
 #include "support/simulated_link.h"
 
 namespace nx::kit {
@@ -829,6 +830,58 @@ TEST_F(Peers, DataBeyondItsRequestEndsTheSession) {
     b.session.input(1, piece);
     EXPECT_THAT(b.session.reason().message(), HasSubstr("more data than the request has"));
     EXPECT_EQ(b.memory, std::string(b.memory.size(), '.'));
+}
+
+// ---- Memory --------------------------------------------------------------------------------------------------------
+
+/// Moves everything both ways until the request has ended; the streams of data with and without memory to allocate.
+void
+moveFrames(PeersOver &peers, nixl_xfer_op_t operation, bool without_memory, size_t stream_count) {
+    Request request;
+    peers.fill(request, operation, peers.a.memory.size());
+    ASSERT_TRUE(peers.a.session.post(request).ok());
+    size_t rounds = 0;
+    const auto move = [&] {
+        for (; rounds < 100 && request.phase != Request::Phase::kIdle; ++rounds) {
+            for (size_t stream = 0; stream < stream_count; ++stream) {
+                carry(peers.a.session, peers.b.session, stream);
+                carry(peers.b.session, peers.a.session, stream);
+            }
+        }
+    };
+    if (without_memory) {
+        const test::NoMemory none;
+        move();
+    } else {
+        move();
+    }
+    EXPECT_EQ(peers.a.session.nextEnded(), &request);
+    EXPECT_TRUE(request.outcome.ok()) << request.outcome.message();
+}
+
+template<class Carried> struct Frames : Carried {
+    static constexpr size_t kStreams = std::is_same_v<Carried, Peers> ? 3 : 1;
+};
+using Carriers = testing::Types<Peers, PeersOverOneStream>;
+TYPED_TEST_SUITE(Frames, Carriers);
+
+TYPED_TEST(Frames, MoveWithoutAnAllocation) {
+    constexpr size_t kFrames = 40;
+    this->a.memory.assign(kFrames * kPayloadBytesMax, 'a');
+    this->b.memory.assign(kFrames * kPayloadBytesMax, 'b');
+    ASSERT_TRUE(this->b.session.revoke(this->window.key).ok());
+    this->window.key = {4, 1};
+    this->window.address = reinterpret_cast<uint64_t>(this->b.memory.data());
+    this->window.length = this->b.memory.size();
+    ASSERT_TRUE(this->b.session.announce(this->window).ok());
+    this->link.pump();
+    for (const bool without_memory : {false, false, true}) { // what is made once is there then
+        moveFrames(*this, NIXL_WRITE, without_memory, this->kStreams);
+        this->b.memory.assign(this->b.memory.size(), 'b');
+        moveFrames(*this, NIXL_READ, without_memory, this->kStreams);
+        EXPECT_TRUE(this->a.memory == this->b.memory);
+        this->a.memory.assign(this->a.memory.size(), 'a');
+    }
 }
 
 } // namespace

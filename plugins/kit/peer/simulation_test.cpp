@@ -21,6 +21,7 @@ constexpr size_t kLargeCells = 1400; ///< more than two frames of payload
 constexpr uint64_t kDeadAfter = 3000;
 constexpr size_t kRequestsPerProgram = 40;
 constexpr size_t kStepsMax = 3'000'000;
+constexpr size_t kLongNoteBytes = size_t{8} << 20; ///< a few fill a share
 
 /// Memory in cells. A cell belongs to one request at a time, or to none: then nobody may write it.
 struct Arena {
@@ -106,8 +107,10 @@ struct Side {
 
 class Program {
 public:
-    explicit Program(uint64_t seed)
+    /// `crowded`: one side has more to tell than the other has places for.
+    explicit Program(uint64_t seed, bool crowded = false)
         : random_(seed),
+          crowded_(crowded),
           stream_count_(below(4) + 1),
           cells_(below(5) == 0 ? kLargeCells : kSmallCells),
           sides_{Side("left", stream_count_, cells_), Side("right", stream_count_, cells_)},
@@ -133,11 +136,17 @@ public:
         check();
     }
 
+    /// How often there was no place for a notification.
+    size_t
+    refusedCount() const {
+        return refused_;
+    }
+
 private:
     test::SimulatedLink::Character
     character() {
         test::SimulatedLink::Character made;
-        const bool large = cells_ == kLargeCells;
+        const bool large = crowded_ || cells_ == kLargeCells;
         switch (below(3)) {
         case 0: // everything at once
             break;
@@ -186,8 +195,10 @@ private:
         case 3: return make(index);
         case 4:
         case 5: {
-            const std::string number = std::to_string(side.notes_sent);
-            if (side.notes_sent < 50 && side.session->sendNote("plain " + number).ok()) ++side.notes_sent;
+            if (side.notes_sent == (isLong(index) ? 10 : 50)) return;
+            const Status sent = side.session->sendNote(plainNote(index, side.notes_sent));
+            if (sent.ok()) ++side.notes_sent;
+            if (sent.code() == NIXL_ERR_REPOST_ACTIVE) ++refused_;
             return;
         }
         case 6:
@@ -209,8 +220,20 @@ private:
         case 9:
             if (below(100) == 0) link_.pause(index, link_.now + below(kDeadAfter / 4));
             return;
-        default: copySome(); takeNotes();
+        default:
+            copySome();
+            if (!crowded_ || below(40) == 0) takeNotes();
         }
+    }
+
+    bool
+    isLong(size_t sender) const {
+        return crowded_ && sender == 0;
+    }
+
+    std::string
+    plainNote(size_t sender, uint64_t number) const {
+        return "plain " + std::to_string(number) + std::string(isLong(sender) ? kLongNoteBytes : 0, '~');
     }
 
     void
@@ -253,7 +276,7 @@ private:
             job.request.remote.blocks()[0].address = other.window.address + other.window.length - below(kCellBytes);
             job.legal = false;
         }
-        if (below(2)) job.note = "job " + std::to_string(jobs_.size());
+        if (below(2)) job.note = "job " + std::to_string(jobs_.size()) + std::string(isLong(index) ? 1 << 20 : 0, '~');
         std::optional<std::string> note;
         if (!job.note.empty()) note = job.note;
         job.copy = copies_ && below(2);
@@ -402,10 +425,12 @@ private:
                 static_cast<void>(question);
                 side.session->notesFetched();
             }
+            uint64_t taken = 0;
             for (const auto &[sender, note] : list) {
                 EXPECT_EQ(sender, index == 0 ? "right" : "left");
+                taken += messageCost(sender, note);
                 if (note.starts_with("plain ")) {
-                    EXPECT_EQ(note, "plain " + std::to_string(side.notes_expected++));
+                    EXPECT_TRUE(note == plainNote(1 - index, side.notes_expected++)) << note.substr(0, 20);
                     continue;
                 }
                 const auto found =
@@ -423,6 +448,7 @@ private:
                 }
                 if (job.ended) releaseRemote(job);
             }
+            EXPECT_LE(taken, kShareBytes) << "more than the sender had places for";
         }
     }
 
@@ -476,6 +502,7 @@ private:
     }
 
     std::mt19937_64 random_;
+    const bool crowded_;
     const size_t stream_count_;
     const size_t cells_;
     const bool copies_ = below(2);
@@ -483,6 +510,7 @@ private:
     test::SimulatedLink link_;
     std::vector<std::unique_ptr<Job>> jobs_;
     size_t revocations_ = 0;
+    size_t refused_ = 0;
     size_t death_step_ = 0;
     std::array<bool, 2> dead_{};
 };
@@ -500,6 +528,19 @@ TEST(PeerSimulation, RandomProgramsDoWhatTheModelSays) {
         Program(seed).run();
         ASSERT_FALSE(HasFailure()) << "NIXL_TEST_SEED=" << seed << " NIXL_TEST_PROGRAMS=1 repeats it";
     }
+}
+
+TEST(PeerSimulation, CreditsHoldBackWhatHasNoPlaceAndLoseNothing) {
+    const uint64_t first = numberFrom("NIXL_TEST_SEED", std::random_device()());
+    const uint64_t count = numberFrom("NIXL_TEST_PROGRAMS", 1000) / 250 + 1;
+    size_t refused = 0;
+    for (uint64_t seed = first; seed < first + count; ++seed) {
+        Program program(seed, true);
+        program.run();
+        refused += program.refusedCount();
+        ASSERT_FALSE(HasFailure()) << "NIXL_TEST_SEED=" << seed << " NIXL_TEST_PROGRAMS=1 repeats it";
+    }
+    EXPECT_TRUE(refused > 0 || count == 1) << "no limit was met, from seed " << first << " on";
 }
 
 } // namespace
