@@ -4,6 +4,7 @@
 // Goal: a program or plugin that uses any public name of NIXL compiles and links. Method: every name once, with the
 // type, value and defaults that NIXL gives it; the pointers to functions make the linker look for each definition.
 // Compiled with -Wall -Wextra -Werror by two compilers.
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -22,6 +23,7 @@
 #include "nixl_descriptors.h"
 #include "nixl_params.h"
 #include "nixl_types.h"
+#include "nixlx/directory.h"
 #include "nixlx/engine.h"
 #include "nixlx/limits.h"
 #include "nixlx/report.h"
@@ -694,6 +696,65 @@ pluginServices() {
         !nixlx::configValue("NIXL_NO_SUCH_NAME");
 }
 
+// ---- Directories -------------------------------------------------------------------------------------------------
+
+class Store final : public nixlx::Directory, public nixlx::DirectoryWatch {
+public:
+    nixl_status_t
+    publish(const std::string &, std::string_view, Deadline) override {
+        return NIXL_SUCCESS;
+    }
+    nixl_status_t
+    fetch(const std::string &, const std::string &, std::string &, Deadline) override {
+        return NIXL_ERR_NOT_FOUND;
+    }
+    nixl_status_t
+    withdraw(Deadline) override {
+        return NIXL_SUCCESS;
+    }
+    void
+    endBy(Deadline) noexcept override {}
+    void *
+    ability(std::string_view name, uint32_t version) noexcept override {
+        return nixlx::offer<nixlx::DirectoryWatch>(this, name, version);
+    }
+    int
+    descriptor() const noexcept override {
+        return -1;
+    }
+    nixl_status_t
+    takeEnded(std::vector<nixlx::DirectoryEnd> &ended) override {
+        ended.push_back({.agent = "gone", .why = "a reason"});
+        return NIXL_SUCCESS;
+    }
+    void
+    forget(const std::string &) noexcept override {}
+};
+
+const nixlx_store_t kStore = {
+    .api_version = NIXLX_DIRECTORY_API_VERSION,
+    .open = [](const nixlx::DirectoryParams *) -> nixlx::Directory * { return new Store; },
+};
+
+bool
+directories() {
+    const nixlx::DirectoryParams params;
+    bool good = params.agent.empty() && params.address.empty() && params.lease == std::chrono::seconds(10);
+    good = good && params.incarnation == std::array<uint8_t, 16>{};
+    const std::unique_ptr<nixlx::Directory> store(kStore.open(&params));
+    const auto now = std::chrono::steady_clock::now();
+    std::string blob;
+    good = good && store->publish("label", "blob", now) == NIXL_SUCCESS && store->withdraw(now) == NIXL_SUCCESS;
+    good = good && store->fetch("agent", "label", blob, now) == NIXL_ERR_NOT_FOUND && !store->ability("none", 1);
+    store->endBy(now);
+    void *ability = store->ability(nixlx::DirectoryWatch::kName, nixlx::DirectoryWatch::kVersion);
+    auto *watch = static_cast<nixlx::DirectoryWatch *>(ability);
+    std::vector<nixlx::DirectoryEnd> ended;
+    good = good && watch && watch->descriptor() == -1 && watch->takeEnded(ended) == NIXL_SUCCESS && ended.size() == 1;
+    if (watch) watch->forget("gone");
+    return good;
+}
+
 // ---- Telemetry ---------------------------------------------------------------------------------------------------
 
 class Exporter final : public nixlTelemetryExporter {
@@ -803,6 +864,10 @@ NIXL_PLUGIN_EXPORT nixlBackendPlugin *
 nixl_plugin_init() {
     return nullptr;
 }
+const nixlx_store_t *
+nixlx_plugin_store_init() {
+    return &kStore;
+}
 NIXL_PLUGIN_EXPORT void
 nixl_plugin_fini() {}
 NIXL_TELEMETRY_PLUGIN_EXPORT nixlTelemetryPlugin *
@@ -827,6 +892,7 @@ main() {
         {"limits", limits()},
         {"plugin", plugin()},
         {"plugin services", pluginServices()},
+        {"directories", directories()},
         {"telemetry", telemetry()},
         {"clocks", clocks()},
         {"logging", logging(true)},
