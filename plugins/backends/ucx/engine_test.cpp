@@ -1049,21 +1049,6 @@ TEST_P(WithoutMemory, ARequestWhosePeerIsLostEnds) {
     EXPECT_EQ(settle(request), NIXL_ERR_REMOTE_DISCONNECT);
 }
 
-TEST_P(WithoutMemory, ARequestIsGivenUpOnceThereIsSome) {
-    if (GetParam() != Way::kLocal) GTEST_SKIP() << "over the network UCX keeps nothing for ever";
-    constexpr size_t kSize = 64 << 20;
-    Region sink(*a, kSize), target(*b, kSize);
-    target.showTo(*a, "bob");
-    const PlanOf plan(NIXL_READ, "bob", sink, target, {whole(sink, target, kSize)});
-    Request request(*a, plan);
-    ASSERT_EQ(request.post(), NIXL_IN_PROG);
-    if (request.check() != NIXL_IN_PROG) GTEST_SKIP() << "this UCX needs no help of the peer";
-    bool dropped = false;
-    without([&] { dropped = a->forceQuiet(request.handle); });
-    EXPECT_TRUE(dropped);
-    EXPECT_TRUE(eventually([&] { return request.check() == NIXL_ERR_REMOTE_DISCONNECT; }));
-}
-
 TEST_P(WithoutMemory, QuestionsAreAnswered) {
     /// Keeps questions until they are to be answered, or the worker goes.
     struct Keeper final : MessageSink {
@@ -1585,6 +1570,24 @@ TEST_P(StoppedLocalPeer, LeavesNoCopyWaitingInAConnectionThatIsDropped) {
     if (was_final) {
         EXPECT_EQ(std::count(last, last + kPart, 0x5a), static_cast<ptrdiff_t>(kPart));
     }
+}
+
+TEST_P(StoppedLocalPeer, IsGivenUpOnceThereIsMemory) {
+    connectAndStop();
+    ASSERT_NO_FATAL_FAILURE(postParts(8 << 20, true));
+    bool dropped = false;
+    try {
+        const nx::test::NoMemory none;
+        dropped = engine->forceQuiet(requests[0].handle);
+    }
+    catch (const std::bad_alloc &) {
+        // It says so below.
+    }
+    EXPECT_TRUE(dropped);
+    child.signal(SIGCONT);
+    for (Request &request : requests) EXPECT_NE(settle(request), NIXL_IN_PROG);
+    requests.clear();
+    resumeAndUse();
 }
 
 TEST_P(StoppedPeer, CallsNothingFinalThatItsFullQueueStillHolds) {
