@@ -6,13 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <dlfcn.h>
-#include <link.h>
 #include <map>
 #include <ucp/api/ucp.h>
 #include <ucs/config/global_opts.h>
 #include <utility>
 
+#include "kit/vendor_library.h"
 #include "nixlx/engine.h"
 #include "ucx/close_on_exec.h"
 #include "ucx/supply.h"
@@ -21,7 +20,7 @@ namespace nx::ucx {
 
 const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
 
-// The functions used of libucp. All of them exist since 1.13.
+// The functions used of libucp, and of libucs, which it brings along. All of them exist since 1.13.
 #define NX_UCX_FUNCTIONS(X) \
     X(ucp_get_version) \
     X(ucp_get_version_string) \
@@ -56,16 +55,15 @@ const Code kNotConnected = UCS_ERR_NOT_CONNECTED;
     X(ucp_get_nbx) \
     X(ucp_am_send_nbx) \
     X(ucp_am_data_release) \
-    X(ucp_request_free)
+    X(ucp_request_free) \
+    X(ucs_status_string) \
+    X(ucs_global_opts_get_value) \
+    X(ucs_global_opts_set_value)
 
 struct Library::Api {
 #define NX_UCX_MEMBER(name) decltype(&::name) name;
     NX_UCX_FUNCTIONS(NX_UCX_MEMBER)
 #undef NX_UCX_MEMBER
-    // Of libucs, found through libucp's dependency:
-    decltype(&::ucs_status_string) ucs_status_string;
-    decltype(&::ucs_global_opts_get_value) ucs_global_opts_get_value;
-    decltype(&::ucs_global_opts_set_value) ucs_global_opts_set_value;
 };
 
 namespace {
@@ -74,7 +72,6 @@ using Api = Library::Api;
 
 constexpr unsigned kApiMajor = 1, kApiMinor = 13;
 constexpr unsigned kMessageId = 0, kQuestionId = 1;
-constexpr const char *kSoname = "libucp.so.0";
 
 // UCX takes packed addresses and keys without their length, so bytes that were cut short make it read past their end.
 // It then finds zeros of ours.
@@ -94,60 +91,6 @@ padded(const std::string &bytes) {
     copy.reserve(bytes.size() + kPadding);
     copy.append(bytes).append(kPadding, '\0');
     return copy;
-}
-
-/// Folder of the file this code is in.
-std::string
-ownFolder() {
-    Dl_info info{};
-    if (!dladdr(reinterpret_cast<const void *>(&statusOf), &info) || !info.dli_fname) return {};
-    std::unique_ptr<char, decltype(&std::free)> full(realpath(info.dli_fname, nullptr), &std::free);
-    const std::string file = full ? full.get() : info.dli_fname;
-    const size_t slash = file.rfind('/');
-    return slash == std::string::npos ? std::string() : file.substr(0, slash);
-}
-
-std::string
-fileOf(void *handle) {
-    link_map *map = nullptr;
-    if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || !map || !map->l_name) return {};
-    return map->l_name;
-}
-
-/// Opens the first of the places in `search`; `tried` collects the loader's complaints.
-void *
-openLibrary(const LibrarySearch &search, std::string &tried) {
-    const int flags = RTLD_NOW | RTLD_LOCAL | (search.deep_bind ? RTLD_DEEPBIND : 0);
-    const auto open = [&](const std::string &name, int extra = 0) {
-        void *handle = dlopen(name.c_str(), flags | extra);
-        if (!handle && !extra) {
-            const char *error = dlerror();
-            tried += (tried.empty() ? "" : "; ") + std::string(error ? error : name);
-        }
-        return handle;
-    };
-    if (!search.path.empty()) return open(search.path);
-    if (void *handle = open(kSoname, RTLD_NOLOAD)) return handle;
-    if (void *handle = open(kSoname)) return handle;
-    // In a Python installation this file is <site-packages>/<package>/.../plugins/; UCX's own wheel lies beside it.
-    std::string folder = ownFolder();
-    for (int level = 0; level < 4 && !folder.empty(); ++level) {
-        const std::string candidate = folder + "/libucx/lib/" + kSoname;
-        if (FILE *file = std::fopen(candidate.c_str(), "re")) {
-            std::fclose(file);
-            if (void *handle = open(candidate)) return handle;
-        }
-        folder.resize(std::min(folder.rfind('/'), folder.size()));
-    }
-    return nullptr;
-}
-
-template<class Function>
-bool
-resolve(void *handle, const char *name, Function &function, std::string &missing) {
-    function = reinterpret_cast<Function>(dlsym(handle, name));
-    if (!function) missing += std::string(missing.empty() ? "" : ", ") + name;
-    return function;
 }
 
 } // namespace
@@ -182,34 +125,28 @@ Library::load(const LibrarySearch &search) {
 
     const MutexLock lock(mutex);
     if (auto status = trySupply(kForContext); !status.ok()) return status; // it starts things as it is loaded
-    std::string tried;
-    void *handle = openLibrary(search, tried);
-    if (!handle) {
-        return {NIXL_ERR_BACKEND,
-                "cannot load UCX (" + tried +
-                    "); install libucx0 or the Python package libucx-cu12, or name the file " +
-                    "with NIXL_UCX_LIBRARY"};
-    }
-    const std::string path = fileOf(handle);
+    auto found = kit::VendorLibrary::load(
+        {.name = "UCX",
+         .soname = "libucp.so.0",
+         .path = search.path,
+         .wheel_folders = {"libucx/lib"},
+         .advice = "install libucx0 or the Python package libucx-cu12, or name the file with NIXL_UCX_LIBRARY",
+         .deep_bind = search.deep_bind});
+    if (!found.ok()) return std::move(found).status();
+    const std::string &path = found->path();
     if (path.find(search.expected_soname) == std::string::npos) {
         return {NIXL_ERR_BACKEND,
                 "UCX was taken from " + path + ", whose path lacks " + quoted(search.expected_soname) +
                     " of NIXL_UCX_EXPECTED_SONAME"};
     }
-    if (const auto it = loaded.find(handle); it != loaded.end()) return it->second.get();
+    if (const auto it = loaded.find(found->handle()); it != loaded.end()) return it->second.get();
 
     std::unique_ptr<Library> library(new Library);
     Api &api = *library->api_;
-    std::string missing;
-#define NX_UCX_RESOLVE(name) resolve(handle, #name, api.name, missing);
-    NX_UCX_FUNCTIONS(NX_UCX_RESOLVE)
-#undef NX_UCX_RESOLVE
-    resolve(handle, "ucs_status_string", api.ucs_status_string, missing);
-    resolve(handle, "ucs_global_opts_get_value", api.ucs_global_opts_get_value, missing);
-    resolve(handle, "ucs_global_opts_set_value", api.ucs_global_opts_set_value, missing);
-    if (!missing.empty()) {
-        return {NIXL_ERR_BACKEND, "UCX at " + path + " lacks " + missing + "; version 1.13 or later is needed"};
-    }
+#define NX_UCX_SYMBOL(name) kit::vendorSymbol(#name, api.name),
+    Status resolved = found->resolve({NX_UCX_FUNCTIONS(NX_UCX_SYMBOL)}, "version 1.13 or later");
+#undef NX_UCX_SYMBOL
+    if (!resolved.ok()) return resolved;
     closeDescriptorsOnExec(reinterpret_cast<const void *>(api.ucs_status_string));
     unsigned major = 0, release = 0;
     api.ucp_get_version(&major, &library->minor_, &release);
@@ -219,7 +156,7 @@ Library::load(const LibrarySearch &search) {
         return {NIXL_ERR_BACKEND,
                 "UCX at " + path + " is version " + library->version_ + "; 1.13 or a later 1.x is needed"};
     }
-    return loaded.emplace(handle, std::move(library)).first->second.get();
+    return loaded.emplace(found->handle(), std::move(library)).first->second.get();
 }
 
 std::string
