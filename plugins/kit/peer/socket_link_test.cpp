@@ -278,14 +278,16 @@ TEST_F(LinkOverSocket, EndsWithTheProcessOfThePeerAlthoughAChildOfItHoldsTheSock
     constexpr LocalSocketKind kKind{"nixl-test-", SOCK_STREAM};
     auto listener = LocalListener::create(kKind);
     ASSERT_TRUE(listener.ok()) << listener.message();
-    int gate[2];
+    int gate[2], born[2];
     ASSERT_EQ(pipe(gate), 0);
+    ASSERT_EQ(pipe(born), 0);
     const pid_t peer = fork();
     if (peer == 0) {
         close(gate[1]);
         const auto socket = connectLocal(kKind, listener->name());
         if (fork() != 0) pause(); // until it is killed
-        char byte;
+        char byte = 0;
+        static_cast<void>(!write(born[1], &byte, 1));
         _exit(static_cast<int>(read(gate[0], &byte, 1)));
     }
     Fd socket;
@@ -300,13 +302,14 @@ TEST_F(LinkOverSocket, EndsWithTheProcessOfThePeerAlthoughAChildOfItHoldsTheSock
     fill(request, NIXL_READ);
     ASSERT_TRUE(end.link->use()->post(request).ok());
     EXPECT_FALSE(end.isOver());
+    char byte;
+    ASSERT_EQ(read(born[0], &byte, 1), 1);
     kill(peer, SIGKILL);
     ASSERT_TRUE(eventually([&] { return end.isOver(); }));
     EXPECT_EQ(end.requests_ended, 1);
     EXPECT_THAT(request.outcome.message(), HasSubstr("process has ended"));
     waitpid(peer, nullptr, 0);
-    close(gate[0]);
-    close(gate[1]);
+    for (const int fd : {gate[0], gate[1], born[0], born[1]}) close(fd);
 }
 
 TEST_F(LinkOverSocket, AFloodingPeerDoesNotKeepTheOthersWaiting) {
