@@ -14,7 +14,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr Kind kKind = {"exporter", "libtest_", ".so", "init", "fini", 1};
+constexpr Kind kKind = {"exporter", "libtest_", ".so", "init", "fini", 1, Needs::kInit};
 
 TEST(PluginList, ReadsNamesPathsAndComments) {
     const test::TempDir folder;

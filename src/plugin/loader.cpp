@@ -88,7 +88,7 @@ Library::open(const Kind &kind, const std::string &name, const std::string &path
     if (!identity.ok()) return refused(file, identity.message());
     if (*identity) {
         if (auto status = checkIdentity(kind, name, **identity); !status.ok()) return refused(file, status.message());
-    } else if (kind.described) {
+    } else if (kind.needs == Needs::kBoth) {
         return refused(file, std::string("it has no descriptor, as every ") + kind.name + " must (nixlx/engine.h)");
     }
     void *handle = ::dlopen(resolved, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);

@@ -17,16 +17,18 @@
 
 namespace nx::plugin {
 
+/// What a plugin of a kind must have: an init function, as all have in NIXL 1.4, a descriptor, either or both.
+enum class Needs { kInit, kBoth, kEither };
+
 /// What tells one kind of plugin from another. Constants with static storage.
 struct Kind {
-    const char *name;       ///< also the descriptor's `kind`: "backend"
-    const char *prefix;     ///< of the file name, before the plugin's name: "libplugin_"
-    const char *suffix;     ///< ".so"
-    const char *init;       ///< exported function that returns the plugin's object
-    const char *fini;       ///< exported function without arguments; a plugin may lack it
-    long api_version;       ///< what the object's api_version must be
-    bool described = false; ///< it must have a descriptor: NIXL 1.4 has no such plugins
-    bool needs_init = true; ///< or a descriptor says all
+    const char *name;   ///< also the descriptor's `kind`: "backend"
+    const char *prefix; ///< of the file name, before the plugin's name: "libplugin_"
+    const char *suffix; ///< ".so"
+    const char *init;   ///< exported function that returns the plugin's object
+    const char *fini;   ///< exported function without arguments; a plugin may lack it
+    long api_version;   ///< what the object's api_version must be
+    Needs needs;
 };
 
 /// "libplugin_UCX.so"
@@ -96,7 +98,8 @@ public:
         if (!library.ok()) return std::move(library).status();
         const std::string where = "plugin " + nx::quoted(library->path(), 300);
         const auto init = reinterpret_cast<Object *(*)()>(library->symbol(kind.init));
-        if (!init && !kind.needs_init && library->identity()) return Loaded(*std::move(library), kind.fini, nullptr);
+        if (!init && kind.needs == Needs::kEither && library->identity())
+            return Loaded(*std::move(library), kind.fini, nullptr);
         if (!init) {
             return {NIXL_ERR_BACKEND,
                     where + " does not export " + kind.init + ", so it is no " + kind.name + " plugin"};

@@ -19,18 +19,19 @@ namespace nx::plugin {
 namespace {
 
 constexpr Kind kBackend = {
-    "backend", "libplugin_", ".so", "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION, false, false};
+    "backend", "libplugin_", ".so", "nixl_plugin_init", "nixl_plugin_fini", NIXL_PLUGIN_API_VERSION, Needs::kEither};
 
 constexpr Kind kExporter = {"exporter",
                             "libtelemetry_exporter_",
                             ".so",
                             "nixl_telemetry_plugin_init",
                             "nixl_telemetry_plugin_fini",
-                            static_cast<long>(nixl_telemetry_plugin_api_version::V2)};
+                            static_cast<long>(nixl_telemetry_plugin_api_version::V2),
+                            Needs::kInit};
 
 constexpr Kind kStore = {
-    "store", "libstore_", ".so", "nixlx_plugin_store_init", "nixlx_plugin_store_fini", NIXLX_DIRECTORY_API_VERSION,
-    true};
+    "store",     "libstore_", ".so", "nixlx_plugin_store_init", "nixlx_plugin_store_fini", NIXLX_DIRECTORY_API_VERSION,
+    Needs::kBoth};
 
 std::vector<std::string>
 split(const std::string &text) {

@@ -366,7 +366,7 @@ TEST(ProcessPluginManager, SaysWhatIsWrongWithTheList) {
 }
 
 TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
-    constexpr Kind kKind = {"backend", "", "", "", "", 1};
+    constexpr Kind kKind = {"backend", "", "", "", "", 1, Needs::kEither};
     const auto good = [] {
         Identity identity;
         identity.magic = NIXLX_PLUGIN_MAGIC;
