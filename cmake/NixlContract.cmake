@@ -3,7 +3,8 @@
 # nixl_add_contract(MINE SUITES Any Storage [SOURCES contract_test.cpp] [PLUGIN_DIR folder] [ENV NAME=value ...])
 # -> the program contract_mine of the suites in tests/contract, which are compiled once a project, and the tests
 # nx_contract_mine_polled and ..._threaded, labelled "contract". SOURCES define nx::test::backendUnderTest(): how stores
-# are made, what deviates. PLUGIN_DIR is where libplugin_MINE.so lies; the target plugin_MINE is built before.
+# are made (Storage needs that), what deviates. PLUGIN_DIR is where libplugin_MINE.so lies; the target plugin_MINE is
+# built before.
 set(NIXL_CONTRACT_ROOT ${CMAKE_CURRENT_LIST_DIR}/../tests)
 if(NOT EXISTS ${NIXL_CONTRACT_ROOT}/contract) # installed
   set(NIXL_CONTRACT_ROOT ${CMAKE_CURRENT_LIST_DIR}/tests)
@@ -23,6 +24,10 @@ function(nixl_add_contract name)
     add_library(nixl_contract_suites OBJECT ${tests})
     target_include_directories(nixl_contract_suites PUBLIC ${NIXL_CONTRACT_ROOT})
     target_link_libraries(nixl_contract_suites PUBLIC ${nixl} GTest::gtest)
+  endif()
+  if("Storage" IN_LIST ARG_SUITES AND NOT ARG_SOURCES)
+    message(FATAL_ERROR "nixl_add_contract(${name}): the suite Storage needs SOURCES with a function "
+            "nx::test::backendUnderTest() that says how a store is made (contract/contract.h)")
   endif()
   if(NOT ARG_SOURCES)
     set(ARG_SOURCES ${folder}/plain.cpp)
