@@ -172,7 +172,7 @@ nixl_status_t
 requestCall(nixlAgentData &data, const char *what, const nixlXferReqH *handle, Body body) {
     return call(data, what, [&]() -> Status {
         const auto request = data.requests.find(handle);
-        if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+        if (!request) return nx::agent::noRequest();
         return body(*request);
     });
 }

@@ -17,11 +17,16 @@ tokenOf(const nixlXferReqH *handle) {
 }
 
 Status
-noRequest() {
+noneToRelease() {
     return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent (released already?)"};
 }
 
 } // namespace
+
+Status
+noRequest() {
+    return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+}
 
 Requests::Requests(const std::string &agent, bool watched, Failed failed, std::function<void()> looked)
     : agent_(agent),
@@ -67,7 +72,7 @@ Requests::add(TransferRequest::Parts parts, const nixl_opt_b_args_t &args, nixlX
 Status
 Requests::release(nixlXferReqH *handle) {
     const auto request = find(handle);
-    if (!request) return noRequest();
+    if (!request) return noneToRelease();
     request->cancel();
     if (!request->settle(std::chrono::steady_clock::now() + kSettleGuard)) {
         return {NIXL_ERR_REPOST_ACTIVE,
@@ -86,7 +91,7 @@ Requests::release(nixlXferReqH *handle) {
 Status
 Requests::drop(nixlXferReqH *handle) {
     const auto request = find(handle);
-    if (!request || request->dropped.exchange(true)) return noRequest();
+    if (!request || request->dropped.exchange(true)) return noneToRelease();
     request->cancel();
     {
         const MutexLock lock(dropped_mutex_);
@@ -100,7 +105,7 @@ Requests::drop(nixlXferReqH *handle) {
 Status
 Requests::setLimits(const nixlXferReqH *handle, const nixlx::Limits &limits) {
     const auto request = find(handle);
-    if (!request) return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
+    if (!request) return noRequest();
     for (const auto &[limit, what] : {std::pair(limits.deadline, "deadline"), std::pair(limits.stall, "stall limit")}) {
         if (!limit || *limit == nixlx::Limits::kNone) continue;
         if (*limit >= kLimitMin && *limit <= kLimitMax) continue;

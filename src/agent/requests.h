@@ -17,6 +17,10 @@
 
 namespace nx::agent {
 
+/// For a handle that means no request of the agent: INVALID_PARAM.
+Status
+noRequest();
+
 class Requests {
 public:
     using Pin = HandleTable<TransferRequest>::Pin;

@@ -24,11 +24,6 @@ namespace {
 
 using SharedSide = std::shared_ptr<const Side>;
 
-Status
-noRequest() {
-    return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
-}
-
 // Where the windows of one side are looked up.
 struct Place {
     Held<Sections> sections;
@@ -444,7 +439,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
 nixl_status_t
 nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     const auto request = requests.find(handle);
-    if (!request) return finish("postXferReq", NIXL_ERR_INVALID_PARAM, noRequest().message());
+    if (!request) return finish("postXferReq", NIXL_ERR_INVALID_PARAM, nx::agent::noRequest().message());
     std::string sentence;
     nixl_status_t status;
     if (args) {
@@ -465,7 +460,7 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
 nixl_status_t
 nixlAgentData::status(nixlXferReqH *handle) {
     const auto request = requests.find(handle);
-    if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, noRequest().message());
+    if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, nx::agent::noRequest().message());
     std::string sentence;
     const auto status = request->status(sentence);
     if (status >= 0) [[likely]]
@@ -477,7 +472,7 @@ nixlAgentData::status(nixlXferReqH *handle) {
 nixl_status_t
 nixlAgentData::telemetry(const nixlXferReqH *handle, nixl_xfer_telem_t &out) {
     const auto request = requests.find(handle);
-    if (!request) return finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, noRequest().message());
+    if (!request) return finish("getXferTelemetry", NIXL_ERR_INVALID_PARAM, nx::agent::noRequest().message());
     const auto status = request->telemetry(out);
     return status >= 0 ? status : repeatFailure("getXferTelemetry", *request, status);
 }
