@@ -12,10 +12,17 @@ thread_local uint64_t left = UINT64_MAX; ///< allocations of this thread that su
 
 } // namespace
 
+// std::stable_sort and others ask in this way, and give back by the same delete.
 void *
-operator new(size_t size) {
+operator new(size_t size, const std::nothrow_t &) noexcept {
     void *const memory = left > 0 ? std::malloc(std::max<size_t>(size, 1)) : nullptr;
     if (left > 0 && left < UINT64_MAX) --left;
+    return memory;
+}
+
+void *
+operator new(size_t size) {
+    void *const memory = operator new(size, std::nothrow);
     if (!memory) throw std::bad_alloc();
     return memory;
 }
