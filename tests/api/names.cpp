@@ -26,6 +26,7 @@
 #include "nixlx/directory.h"
 #include "nixlx/engine.h"
 #include "nixlx/limits.h"
+#include "nixlx/memory.h"
 #include "nixlx/report.h"
 #include "nixlx/telemetry_ring.h"
 #include "telemetry/telemetry_exporter.h"
@@ -681,6 +682,16 @@ const nixlx_option kOption = {"name", "int", "1", "help", "threads"};
 static_assert(NIXLX_PLUGIN_API_VERSION >> 16 == NIXLX_PLUGIN_API_MAJOR);
 
 bool
+sharedMemory() {
+    void *memory = nixlx::allocShared(10);
+    const auto block = nixlx::findShared(reinterpret_cast<uint64_t>(memory), 10);
+    const bool good = memory && block && block->id != 0 && block->base <= reinterpret_cast<uint64_t>(memory) &&
+        block->bytes >= 10 && block->descriptor >= 0;
+    nixlx::freeShared(memory);
+    return good;
+}
+
+bool
 pluginServices() {
     const nixlx::Segment segment{};
     const nixlx::Run run{};
@@ -890,6 +901,7 @@ main() {
         {"agent", agent()},
         {"report", report()},
         {"limits", limits()},
+        {"shared memory", sharedMemory()},
         {"plugin", plugin()},
         {"plugin services", pluginServices()},
         {"directories", directories()},

@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """NIXL, the NVIDIA Inference Xfer Library.
 
-Every public name of the submodules `_api`, `_bindings`, `_utils` and `logging` is here, too.
+Every public name of the submodules `_api`, `_bindings`, `_utils` and `logging` is here, too, and `shared_empty` and
+`shared_tensor`, which make arrays and tensors that peers on the same host can map.
 """
 
 from types import ModuleType as _ModuleType
 
 from . import _api, _bindings, _utils, logging
+from ._memory import shared_empty, shared_tensor
 
 for _module in (_bindings, _utils, logging, _api):
     for _name, _value in vars(_module).items():
