@@ -11,6 +11,7 @@
 // Immutable.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -26,7 +27,14 @@ struct VendorSearch {
     std::vector<std::string> wheel_folders = {}; ///< of Python packages, beside ours: "libucx/lib"
     std::string advice = {}; ///< how to get it: "install libucx0, or name the file with NIXL_UCX_LIBRARY"
     bool deep_bind = false;  ///< it prefers its own symbols to the program's
+    /// Asked where both the system and a Python package have it: is the package's file tried first? Neither is loaded.
+    std::function<bool(const std::string &of_system, const std::string &of_package)> prefers_package = {};
 };
+
+/// The file that the system's loader would take for `soname`: of LD_LIBRARY_PATH, else of the loader's table. Empty: it
+/// is in neither, which does not mean that the loader finds none.
+std::string
+fileOfSystem(const std::string &soname, const std::string &table = "/etc/ld.so.cache");
 
 /// A row of the table. Whoever can do without the function leaves `required` out and looks at the pointer.
 struct VendorSymbol {
@@ -43,10 +51,18 @@ vendorSymbol(const char *name, Function *&function, bool required = true) noexce
 
 class VendorLibrary {
 public:
+    /// Where it was found.
+    enum class Origin { kNamed, kProcess, kSystem, kPackage };
+
     /// Takes `path`, or else the copy that some other part of the process has loaded, the system's, that of a Python
     /// package in whose neighbourhood this plugin lies. BACKEND: none can be loaded; the sentence lists what was tried.
     static Result<VendorLibrary>
     load(const VendorSearch &search);
+
+    Origin
+    origin() const noexcept {
+        return origin_;
+    }
 
     /// The loader's name for it: equal for equal libraries.
     void *
@@ -66,14 +82,16 @@ public:
     resolve(std::initializer_list<VendorSymbol> table, const std::string &needed) const;
 
 private:
-    VendorLibrary(std::string name, void *handle, std::string path)
+    VendorLibrary(std::string name, void *handle, std::string path, Origin origin)
         : name_(std::move(name)),
           handle_(handle),
-          path_(std::move(path)) {}
+          path_(std::move(path)),
+          origin_(origin) {}
 
     std::string name_;
     void *handle_;
     std::string path_;
+    Origin origin_;
 };
 
 } // namespace nx::kit

@@ -14,6 +14,7 @@
 #include "kit/vendor_library.h"
 #include "nixlx/engine.h"
 #include "ucx/close_on_exec.h"
+#include "ucx/library_choice.h"
 #include "ucx/supply.h"
 
 namespace nx::ucx {
@@ -114,6 +115,24 @@ statusOf(Code code) noexcept {
 
 // ---- Library -------------------------------------------------------------------------------------------------------
 
+namespace {
+
+using Origin = kit::VendorLibrary::Origin;
+
+/// `choice`: made if both the system and a Python package have it.
+std::string
+whyTaken(Origin origin, const LibrarySearch &search, const std::optional<LibraryChoice> &choice) {
+    switch (origin) {
+    case Origin::kNamed: return "named by " + search.named_by;
+    case Origin::kProcess: return "loaded by this process before";
+    case Origin::kSystem: return choice && !choice->package ? choice->why : "the system's";
+    case Origin::kPackage: return choice && choice->package ? choice->why : "the Python package's";
+    }
+    return {};
+}
+
+} // namespace
+
 Library::Library() : api_(std::make_unique<Api>()) {}
 Library::~Library() = default;
 
@@ -125,13 +144,19 @@ Library::load(const LibrarySearch &search) {
 
     const MutexLock lock(mutex);
     if (auto status = trySupply(kForContext); !status.ok()) return status; // it starts things as it is loaded
+    std::optional<LibraryChoice> choice;
+    const auto prefersPackage = [&](const std::string &of_system, const std::string &of_package) {
+        choice = chooseLibrary(of_system, of_package, search.has_rdma_devices);
+        return choice->package;
+    };
     auto found = kit::VendorLibrary::load(
         {.name = "UCX",
          .soname = "libucp.so.0",
          .path = search.path,
          .wheel_folders = {"libucx/lib"},
          .advice = "install libucx0 or the Python package libucx-cu12, or name the file with NIXL_UCX_LIBRARY",
-         .deep_bind = search.deep_bind});
+         .deep_bind = search.deep_bind,
+         .prefers_package = prefersPackage});
     if (!found.ok()) return std::move(found).status();
     const std::string &path = found->path();
     if (path.find(search.expected_soname) == std::string::npos) {
@@ -152,6 +177,7 @@ Library::load(const LibrarySearch &search) {
     api.ucp_get_version(&major, &library->minor_, &release);
     library->version_ = api.ucp_get_version_string();
     library->path_ = path;
+    library->why_ = whyTaken(found->origin(), search, choice);
     if (major != kApiMajor || library->minor_ < kApiMinor) {
         return {NIXL_ERR_BACKEND,
                 "UCX at " + path + " is version " + library->version_ + "; 1.13 or a later 1.x is needed"};

@@ -41,16 +41,19 @@ statusOf(Code code) noexcept;
 
 struct LibrarySearch {
     std::string path;            ///< if not empty: this file and no other
+    std::string named_by;        ///< the option that says so
     std::string expected_soname; ///< if not empty: the loaded file's path must contain it
     bool deep_bind = false;
+    bool has_rdma_devices = false;
 };
 
 class Library {
 public:
     struct Api;
 
-    /// Loads UCX, or gives what is loaded already: `path`, a copy some other part of the process brought, the system's,
-    /// the one of a Python wheel beside us. BACKEND: none found or too old; the sentence lists what was tried.
+    /// Loads UCX, or gives what is loaded already: `path`, a copy some other part of the process brought, the system's
+    /// or the one of a Python package beside us (library_choice.h). BACKEND: none found or too old; the sentence lists
+    /// what was tried.
     static Result<const Library *>
     load(const LibrarySearch &search);
 
@@ -67,6 +70,12 @@ public:
     const std::string &
     path() const noexcept {
         return path_;
+    }
+
+    /// Why it was taken, of several that there may be: "the system's".
+    const std::string &
+    why() const noexcept {
+        return why_;
     }
 
     unsigned
@@ -91,6 +100,7 @@ private:
     std::unique_ptr<Api> api_;
     std::string version_;
     std::string path_;
+    std::string why_;
     unsigned minor_ = 0;
 };
 

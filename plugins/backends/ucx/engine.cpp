@@ -311,7 +311,7 @@ Engine::describe(const nixlBackendReqH *request) const {
     const auto &transfer = *static_cast<const Transfer *>(request);
     const Library &library = runtime_->library();
     const char *way = transfer.fabric() == Fabric::kLocal ? ", shared memory (same host)" : ", network";
-    return transfer.describe("ucx " + library.version() + " " + library.path() + way);
+    return transfer.describe("ucx " + library.version() + " " + library.path() + " (" + library.why() + ")" + way);
 }
 
 std::optional<nixlx::Cost>

@@ -21,7 +21,7 @@ const nixlx_option kOptionTable[kOptionCount] = {
     {"ucx_error_handling_mode", "none|peer", "peer", "peer: the death of a peer is noticed; none: never", ""},
     {"ucx_ep_close_force", "bool", "false", "close connections without waiting for what was given last", ""},
     {"engine_config", "string", "", "settings of UCX, \"NAME=VALUE,NAME=VALUE\"; the environment's UCX_NAME wins", ""},
-    {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found", ""},
+    {"ucx_library", "string", "", "file of libucp.so.0; else NIXL_UCX_LIBRARY, else the one found (README)", ""},
 };
 
 namespace {
@@ -108,7 +108,12 @@ Options::read(const nixl_b_params_t *params) {
     if (!engine_config.ok()) return std::move(engine_config).status();
     options.engine_config = *std::move(engine_config);
 
-    if (options.library.path.empty()) options.library.path = nixlx::configValue("NIXL_UCX_LIBRARY").value_or("");
+    options.library.named_by = "ucx_library";
+    if (options.library.path.empty()) {
+        options.library.named_by = "NIXL_UCX_LIBRARY";
+        options.library.path = nixlx::configValue(options.library.named_by).value_or("");
+    }
+    options.library.has_rdma_devices = RdmaDevices::find().any;
     options.library.expected_soname = nixlx::configValue("NIXL_UCX_EXPECTED_SONAME").value_or("");
     const auto deep_bind = configFlag("NIXL_UCX_DEEPBIND");
     if (!deep_bind.ok()) return {deep_bind.code(), deep_bind.message()};

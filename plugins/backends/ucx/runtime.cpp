@@ -62,6 +62,7 @@ Runtime::start(bool progress_thread) {
         pool_->dropLocalContext();
     }
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path()
+              << ", " << library_->why()
               << "; a peer that reaches memory which was freed while it is registered may end this process";
     return {};
 }
