@@ -109,9 +109,14 @@ connectLocal(LocalSocketKind kind, std::string_view name) {
     return socket;
 }
 
+pid_t
+processNumber(int socket) noexcept {
+    return otherSide(socket).pid;
+}
+
 Fd
 processOf(int socket) {
-    const pid_t process = otherSide(socket).pid;
+    const pid_t process = processNumber(socket);
     return process == 0 ? Fd() : Fd(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
 }
 

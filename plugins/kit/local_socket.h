@@ -8,6 +8,7 @@
 
 #include <string>
 #include <string_view>
+#include <sys/types.h>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -59,6 +60,10 @@ checkLocalName(LocalSocketKind kind, std::string_view name);
 /// of this user. MISMATCH: see checkLocalName. Does not block.
 Result<Fd>
 connectLocal(LocalSocketKind kind, std::string_view name);
+
+/// The process on the other side; 0: not known, or of another namespace.
+pid_t
+processNumber(int socket) noexcept;
 
 /// Readable when the process on the other side has ended, even if a child of it keeps the socket open. None: this
 /// system cannot tell.

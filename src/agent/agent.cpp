@@ -88,11 +88,11 @@ nixlAgentData::~nixlAgentData() {
     exchange.stop(); // early: it calls into the rest
     requests.settle(deadline);
     views.clear();
-    registrations.clear();
     const auto created = backends.all();
-    for (const auto &backend : *created) {
+    for (const auto &backend : *created) { // first: a peer is told of the end, not of memory that is gone
         (void)backend->call("endBy", [&](auto &engine) { engine.endBy(deadline); });
     }
+    registrations.clear();
     peers.forgetAll();
     requests.clear();
     lists.forEach([&](uint64_t token) { lists.remove(token); });

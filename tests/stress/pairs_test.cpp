@@ -120,6 +120,7 @@ pairName(const testing::TestParamInfo<Pair> &info) {
 
 INSTANTIATE_TEST_SUITE_P(Loopback, CallPairs, testing::ValuesIn(pairsOn("LOOPBACK")), pairName);
 INSTANTIATE_TEST_SUITE_P(Legacy, CallPairs, testing::ValuesIn(pairsOn("LEGACY")), pairName);
+INSTANTIATE_TEST_SUITE_P(Shm, CallPairs, testing::ValuesIn(pairsOn("SHM")), pairName);
 INSTANTIATE_TEST_SUITE_P(Ucx, CallPairs, testing::ValuesIn(pairsOn("UCX")), pairName);
 
 TEST(CallTable, HasEveryMethodOfTheAgent) {

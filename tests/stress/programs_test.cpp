@@ -1203,6 +1203,10 @@ INSTANTIATE_TEST_SUITE_P(Loopback, Programs, testing::Values(Setting{"LOOPBACK"}
 INSTANTIATE_TEST_SUITE_P(Legacy, Programs, testing::Values(Setting{"LEGACY"}));
 INSTANTIATE_TEST_SUITE_P(Held, Programs, testing::Values(Setting{"GATED", false, {.held = true}}));
 INSTANTIATE_TEST_SUITE_P(Threads, Programs, testing::Values(Setting{"LOOPBACK", false, {.alone = false}, 3, 4}));
+INSTANTIATE_TEST_SUITE_P(Shm,
+                         Programs,
+                         testing::Values(Setting{"SHM", false, {.asynchronous = true}, 1, 4},
+                                         Setting{"SHM", true, {.asynchronous = true}, 1, 4}));
 INSTANTIATE_TEST_SUITE_P(Ucx,
                          Programs,
                          testing::Values(Setting{"UCX", false, {.asynchronous = true}, 1, 40},

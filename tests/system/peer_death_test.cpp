@@ -80,7 +80,9 @@ public:
                     request.status = agent_.getXferStatus(request.handle);
                     running += request.status == NIXL_IN_PROG;
                     if (request.status < 0) {
-                        EXPECT_THAT(nixlx::lastError(), HasSubstr("getXferStatus: backend UCX: peer 'B' is gone: "));
+                        EXPECT_THAT(nixlx::lastError(),
+                                    HasSubstr("getXferStatus: backend " + Survivor::options().backend +
+                                              ": peer 'B' is gone: "));
                     }
                 }
                 return running == 0;
@@ -143,6 +145,7 @@ private:
 };
 
 INSTANTIATE_TEST_SUITE_P(Ucx, PeerDeath, allSetups(), nameOf);
+INSTANTIATE_TEST_SUITE_P(Shm, PeerDeath, localSetups("SHM"), nameOf);
 
 /// How the peer ends.
 enum class End { kKilledWhileStopped, kKilled, kClosed };
@@ -172,7 +175,7 @@ endWithRequestsInFlight(PeerDeath &test, End end, size_t count) {
     ending.join();
     EXPECT_LE(last, gone + kNoticeLimit);
     requests.expectDisconnected();
-    EXPECT_TRUE(requests.disconnected > 0 || end != End::kKilledWhileStopped);
+    EXPECT_TRUE(requests.disconnected > 0 || end != End::kKilledWhileStopped || !test.needsItsPeer());
 
     // Over the network a closed connection may not have been looked at yet.
     EXPECT_TRUE(eventually([&] { return test.a->genNotif("B", "x") < 0; }));
@@ -289,7 +292,7 @@ TEST_P(PeerDeath, UnnoticedIsReplacedByTheNextStart) {
     EXPECT_TRUE(requests.settle());
     EXPECT_LE(steady_clock::now() - loaded, kNoticeLimit);
     requests.expectDisconnected();
-    EXPECT_EQ(requests.disconnected, 4u);
+    EXPECT_TRUE(requests.disconnected == 4 || !needsItsPeer());
     requests.expectRefusedAndRelease();
     EXPECT_EQ(run(NIXL_READ, next), NIXL_SUCCESS) << "the end of the old requests is not the new peer's";
 }
@@ -390,10 +393,8 @@ TEST_P(PeerDeath, DoesNotDelayTheEndOfTheAgent) {
 
 class PeerDeathOverSharedMemory : public PeerDeath {};
 
-INSTANTIATE_TEST_SUITE_P(Ucx,
-                         PeerDeathOverSharedMemory,
-                         testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}),
-                         nameOf);
+INSTANTIATE_TEST_SUITE_P(Ucx, PeerDeathOverSharedMemory, localSetups("UCX"), nameOf);
+INSTANTIATE_TEST_SUITE_P(Shm, PeerDeathOverSharedMemory, localSetups("SHM"), nameOf);
 
 // A process that is killed between taking a place in a queue and filling it stops that queue for ever.
 TEST_P(PeerDeathOverSharedMemory, WhileItAnswersStopsNobodysQueue) {

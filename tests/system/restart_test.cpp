@@ -77,6 +77,7 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Ucx, Restarts, allSetups(), nameOf);
+INSTANTIATE_TEST_SUITE_P(Shm, Restarts, localSetups("SHM"), nameOf);
 
 TEST_P(Restarts, LeaveNothingBehind) {
     const int rounds = std::stoi(nixlx::configValue("NIXL_TEST_RESTARTS").value_or("50"));

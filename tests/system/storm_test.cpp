@@ -174,6 +174,7 @@ protected:
 INSTANTIATE_TEST_SUITE_P(Loopback,
                          Storm,
                          testing::Values(PairOptions{"LOOPBACK", {}, false}, PairOptions{"LOOPBACK", {}, true}));
+INSTANTIATE_TEST_SUITE_P(Shm, Storm, testing::Values(PairOptions{"SHM", {}, false}, PairOptions{"SHM", {}, true}));
 INSTANTIATE_TEST_SUITE_P(Ucx, Storm, testing::Values(PairOptions{"UCX", {}, true}));
 
 TEST_P(Storm, OfPeersLeavesTransfersRight) {

@@ -24,12 +24,19 @@ enum class Way {
 struct Setup {
     Way way;
     bool progress_thread;
+    const char *backend = "UCX";
 };
 
 inline auto
 allSetups() {
     return testing::Values(Setup{Way::kLocal, false}, Setup{Way::kLocal, true}, Setup{Way::kTcp, false},
                            Setup{Way::kTcp, true});
+}
+
+/// A backend for peers of this host.
+inline auto
+localSetups(const char *backend) {
+    return testing::Values(Setup{Way::kLocal, false, backend}, Setup{Way::kLocal, true, backend});
 }
 
 inline std::string
@@ -125,9 +132,15 @@ public:
         return buffer;
     }
 
+    /// Data moves only if the peer takes part.
+    static bool
+    needsItsPeer() {
+        return std::string(GetParam().backend) == "UCX";
+    }
+
     static PairOptions
     options() {
-        return {"UCX", {}, GetParam().progress_thread};
+        return {GetParam().backend, {}, GetParam().progress_thread};
     }
 
 private:

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One engine of this host, and what is shared with it: the region with a ring and marks for each direction, its board,
+// and blocks of its memory that are mapped here. Serves both directions, whoever has connected. Self-synchronised.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/mutex.h"
+#include "shm/board.h"
+#include "shm/copy.h"
+#include "shm/inlet.h"
+#include "shm/mapping.h"
+#include "shm/marks.h"
+#include "shm/outbox.h"
+#include "shm/talk.h"
+
+namespace nx::shm {
+
+/// What the two ends of a link share; of each pair the first belongs to who has connected. All bytes 0 at first.
+struct Region {
+    alignas(64) std::atomic<uint32_t> ending[2]; ///< not 0: this end goes, in order
+    alignas(64) char rings[2][kRingBytes];       ///< out of this end
+    alignas(64) char marks[2][kMarkTableBytes];  ///< of this end, in the other's memory
+};
+
+class Link : public std::enable_shared_from_this<Link> {
+public:
+    /// What two engines have exchanged when they met.
+    struct Meeting {
+        Fd socket;
+        Mapping region;
+        bool connected_here = false; ///< this side has made the region
+        std::string listener;        ///< of the peer: which engine it is
+        std::string agent;           ///< its name
+        std::unique_ptr<PeerBoard> board;
+        uint64_t number = 0; ///< of this link, never another's
+    };
+
+    /// Finds out whether the kernel copies, see mayCopy().
+    static std::shared_ptr<Link>
+    create(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent);
+
+    const std::string &
+    listener() const noexcept {
+        return listener_;
+    }
+    const std::string &
+    agent() const noexcept {
+        return agent_;
+    }
+    uint64_t
+    number() const noexcept {
+        return number_;
+    }
+    bool
+    connectedHere() const noexcept {
+        return connected_here_;
+    }
+    const Fd &
+    socket() const noexcept {
+        return socket_;
+    }
+    /// Readable when the peer's process has ended; none: the system cannot tell.
+    const Fd &
+    process() const noexcept {
+        return process_;
+    }
+
+    // ---- Life
+
+    /// Nothing goes over it any more.
+    bool
+    ended() const noexcept {
+        return ended_.load(std::memory_order_acquire);
+    }
+    /// The peer's agent is going, and will end the link.
+    bool
+    isEnding() const noexcept {
+        return region().ending[connected_here_ ? 1 : 0].load(std::memory_order_relaxed) != 0;
+    }
+    /// This agent is.
+    void
+    announceEnd() noexcept {
+        region().ending[connected_here_ ? 0 : 1].store(1, std::memory_order_relaxed);
+    }
+
+    /// What is said to who uses it afterwards: REMOTE_DISCONNECT.
+    Status
+    gone() const {
+        return {NIXL_ERR_REMOTE_DISCONNECT, "peer " + quoted(agent_) + " is gone: its process or its agent has ended"};
+    }
+
+    /// Once. Whoever waits for the peer is told.
+    void
+    end() noexcept;
+
+    std::atomic<bool> retry_is_due{false}; ///< of Links: its outbox is looked at again soon
+
+    // ---- Messages
+
+    Outbox &
+    outbox() noexcept {
+        return outbox_;
+    }
+    Inlet &
+    inlet() noexcept {
+        return inlet_;
+    }
+
+    // ---- Memory of the peer
+
+    /// A range of the peer's memory while nobody can end its registration. Waits for those who copy with all others.
+    class Access {
+    public:
+        explicit Access(Link &link) noexcept : link_(link), slot_(link.marker_.enter()) {}
+        ~Access() {
+            link_.marker_.leave(slot_);
+        }
+        Access(const Access &) = delete;
+        Access &
+        operator=(const Access &) = delete;
+
+        /// The window is open, and contains the range.
+        bool
+        allows(kit::WindowKey key, uint64_t address, uint64_t length) const noexcept {
+            return link_.board_->allows(key, address, length);
+        }
+
+    private:
+        Link &link_;
+        const int slot_;
+    };
+
+    /// The peer is in this process, its memory is there as it is.
+    bool
+    isThisProcess() const noexcept {
+        return process_number_ == ::getpid();
+    }
+
+    /// Why memory of the peer that is not mapped here cannot be reached; success: the kernel copies it.
+    const Status &
+    mayCopy() const noexcept {
+        return may_copy_;
+    }
+
+    const KernelCopy &
+    kernel() const noexcept {
+        return kernel_;
+    }
+
+    /// The window as the peer's board shows it; none: it is closed.
+    std::optional<WindowInfo>
+    look(kit::WindowKey key);
+
+    /// A block of the peer's memory, mapped; asks the peer for it if it is not yet. Not on the thread that serves the
+    /// link. Null: it cannot be had now.
+    std::shared_ptr<const Mapping>
+    block(uint64_t number);
+
+    /// The peer's answer.
+    void
+    blockCame(Message message) noexcept;
+
+    // ---- The peer in memory of this side
+
+    /// The peer has left every place of ours at which it was when this was called first for `watch`.
+    bool
+    quiet(MarkWatch::Snapshot &snapshot) const noexcept {
+        return ended() || marks_.quiet(snapshot);
+    }
+
+    MarkWatch::Snapshot
+    marksNow() const noexcept {
+        return marks_.snapshot();
+    }
+
+private:
+    struct Block {
+        std::weak_ptr<const Mapping> mapping;
+        std::shared_ptr<const Mapping> came; ///< until somebody takes it
+        bool asked = false;                  ///< and not answered
+        bool refused = false;                ///< and nobody has seen that
+    };
+
+    Link(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent);
+
+    Region &
+    region() const noexcept {
+        return *reinterpret_cast<Region *>(region_.data());
+    }
+
+    const Fd socket_;
+    const Fd process_;
+    const pid_t process_number_;
+    const bool connected_here_;
+    const std::string listener_, agent_;
+    const uint64_t number_;
+    const Mapping region_;
+    const std::unique_ptr<PeerBoard> board_;
+    const KernelCopy kernel_;
+    const Status may_copy_;
+    Marker marker_;
+    const MarkWatch marks_;
+    Outbox outbox_;
+    Inlet inlet_;
+    std::atomic<bool> ended_{false};
+    Mutex blocks_mutex_;
+    CondVar block_came_;
+    std::map<uint64_t, Block> blocks_ NX_GUARDED_BY(blocks_mutex_);
+};
+
+} // namespace nx::shm
