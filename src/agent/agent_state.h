@@ -160,6 +160,7 @@ private:
                const std::string &agent,
                nixlXferReqH *&handle,
                const nixl_opt_args_t *args,
+               const nx::agent::BackendList &candidates,
                std::shared_ptr<nx::agent::Peer> &lacking);
 };
 

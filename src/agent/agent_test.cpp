@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <thread>
+#include <tuple>
 #include <unistd.h>
 
 #include "nixl.h"
@@ -673,6 +674,46 @@ TEST_F(Agent, HandlesAreNullAfterAFailure) {
     request = reinterpret_cast<nixlXferReqH *>(1);
     EXPECT_LT(pair.a->makeXferReq(NIXL_READ, nullptr, {0}, nullptr, {0}, request), 0);
     EXPECT_EQ(request, nullptr);
+}
+
+TEST_F(Agent, ListsThatDoNotMatchAreSaidBeforeWhatElseIsWrong) {
+    AgentPair pair(gatedPair());
+    Buffer here(4096), there(4096), unknown(4096);
+    require(pair.a->registerMem(registrationOf({here.desc()})), "register at A");
+    require(pair.b->registerMem(registrationOf({there.desc()})), "register at B");
+    pair.exchange();
+    const auto list = [](const Buffer &buffer, const std::vector<size_t> &lengths) {
+        nixl_xfer_dlist_t made(DRAM_SEG);
+        for (size_t i = 0; i < lengths.size(); ++i) made.addDesc({buffer.address() + i * 1000, lengths[i], 0});
+        return made;
+    };
+    struct Case {
+        std::vector<size_t> local, remote;
+        const char *sentence;
+    };
+    const Case cases[] = {
+        {{100, 100, 90}, {100, 80, 90}, "pair 1: the local element has 100 bytes, the remote one 80"},
+        {{100, 100, 90}, {100, 100, 91}, "pair 2: the local element has 90 bytes, the remote one 91"},
+        {{100, 100}, {80}, "the local list has 2 elements, the remote list 1"},
+        {{}, {80}, "the local list has 0 elements, the remote list 1"},
+    };
+    nixlXferReqH *request = nullptr;
+    for (const auto &[local, remote, sentence] : cases) {
+        for (const auto &[ours, theirs, name] : {std::tuple(&here, &there, "B"),
+                                                 {&here, &there, "nobody"},
+                                                 {&unknown, &there, "B"},
+                                                 {&here, &unknown, "B"},
+                                                 {&unknown, &unknown, "A"}}) {
+            EXPECT_EQ(pair.a->createXferReq(NIXL_READ, list(*ours, local), list(*theirs, remote), name, request),
+                      NIXL_ERR_INVALID_PARAM);
+            EXPECT_EQ(nixlx::lastError(), std::string("createXferReq: ") + sentence);
+            EXPECT_EQ(request, nullptr);
+        }
+    }
+    nixl_opt_args_t args;
+    args.backends = {reinterpret_cast<nixlBackendH *>(&args)};
+    EXPECT_NE(pair.a->createXferReq(NIXL_READ, list(here, {1}), list(there, {2}), "B", request, &args), NIXL_SUCCESS);
+    EXPECT_THAT(nixlx::lastError(), testing::Not(HasSubstr("pair"))) << "the hint comes before the lists";
 }
 
 TEST_F(Agent, TelemetryOfACreatedRequestCountsTheCallersDescriptors) {

@@ -230,6 +230,7 @@ sideOf(const PreparedList &list, const Backend &backend) {
     return nullptr;
 }
 
+// What is wrong with the lists themselves, which is said before whatever else is wrong.
 Status
 checkPairs(const nixl_xfer_dlist_t &local, const nixl_xfer_dlist_t &remote) {
     if (local.descCount() != remote.descCount()) {
@@ -384,8 +385,15 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
                              const nixl_opt_args_t *args) {
     if (auto status = checkOperation(operation); !status.ok()) return status;
     requests.reap();
-    return nx::agent::withFreshMetadata([&](std::shared_ptr<Peer> &lacking) {
-        return createOnce(operation, local, remote, agent, handle, args, lacking);
+    return nx::agent::withFreshMetadata([&](std::shared_ptr<Peer> &lacking) -> Status {
+        auto candidates = backends.candidates(args);
+        if (!candidates.ok()) return std::move(candidates).status();
+        auto created = createOnce(operation, local, remote, agent, handle, args, **candidates, lacking);
+        if (created.ok()) return created; // the plan has compared the pairs
+        auto pairs = checkPairs(local, remote);
+        if (pairs.ok()) return created;
+        lacking.reset(); // nobody's metadata would help
+        return pairs;
     });
 }
 
@@ -396,10 +404,8 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
                           const std::string &agent,
                           nixlXferReqH *&handle,
                           const nixl_opt_args_t *args,
+                          const nx::agent::BackendList &candidates,
                           std::shared_ptr<Peer> &lacking) {
-    auto candidates = backends.candidates(args);
-    if (!candidates.ok()) return std::move(candidates).status();
-    if (auto status = checkPairs(local, remote); !status.ok()) return status;
     Draft draft{{operation, local.getType(), remote.getType(), agent},
                 {},
                 {},
@@ -418,7 +424,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
 
     const auto here = localPlace(*this);
     bool remote_lacks = false;
-    for (const auto &backend : **candidates) {
+    for (const auto &backend : candidates) {
         auto l = here.resolve<nixlBasicDesc>(*backend, local.getType(), {local.begin(), local.end()});
         if (!l.ok()) {
             draft.add(backend, "local list: " + l.message(), {}, {});
