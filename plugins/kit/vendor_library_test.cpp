@@ -107,7 +107,9 @@ private:
 };
 
 TEST(VendorLibrary, OfTheSystemAndAPackageIsTheOneThatIsPreferred) {
-    const LibraryPath folders(NX_VENDOR_SYSTEM); // the loader itself looks there for this program
+    if (nixlx::configValue("LD_LIBRARY_PATH") != NX_VENDOR_SYSTEM) {
+        GTEST_SKIP() << "the loader has to look in " << NX_VENDOR_SYSTEM << ": ctest starts this program with that";
+    }
     using Origin = VendorLibrary::Origin;
     for (const bool package : {false, true}) {
         VendorSearch both = search("libnxboth.so.1");
