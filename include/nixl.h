@@ -8,7 +8,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -276,6 +278,42 @@ public:
     /// REMOTE_DISCONNECT, MISMATCH (another agent answered than was asked for), or what loading answered.
     nixl_status_t
     waitMetadata(std::chrono::milliseconds timeout, const nixl_opt_args_t *extra_params = nullptr) const;
+
+    // Waiting without polling. A timeout that is nothing is for ever; 0, or less, looks once. The end of a wait's own
+    // time is IN_PROG, so that it is not taken for a request that ended with TIMEOUT. Any number of threads may wait at
+    // once, for the same or for other things. Who waits sleeps, and is woken when something happens; only for backends
+    // written for NIXL 1.4 it looks again and again, every 5 ms at last. Limits of requests are kept meanwhile, and
+    // without progress thread who waits makes the progress. The agent must not be destroyed while somebody waits.
+
+    /// Waits until the request does not run any more, and returns what getXferStatus would. Released or dropped
+    /// meanwhile: INVALID_PARAM, or the status with which that ended it.
+    nixl_status_t
+    waitXfer(nixlXferReqH *req_hndl, std::optional<std::chrono::microseconds> timeout = std::nullopt) const;
+
+    /// Waits until at least one of the requests does not run. SUCCESS: `which` has the positions of all of these, in
+    /// order; how each has ended is for getXferStatus to say. INVALID_PARAM: there are none, or one of them is no
+    /// request of this agent, or not any more.
+    nixl_status_t
+    waitAny(std::span<nixlXferReqH *const> req_hndls,
+            std::optional<std::chrono::microseconds> timeout,
+            std::vector<size_t> &which) const;
+
+    /// Waits until getNotifs has something, and appends that. Where several threads wait, one of them gets it. Fails as
+    /// getNotifs does.
+    nixl_status_t
+    waitNotifs(nixl_notifs_t &notif_map,
+               std::optional<std::chrono::microseconds> timeout = std::nullopt,
+               const nixl_opt_args_t *extra_params = nullptr);
+
+    /// A descriptor for the program's own event loop: always the same one, close-on-exec, the agent's until its end.
+    /// The program polls it for reading, level-triggered, and does nothing else with it. While it is readable something
+    /// may have happened: the program looks at all it waits for (getXferStatus, waitAny with no time, getNotifs), and
+    /// then calls eventFd again. That call alone makes it unreadable, unless something has happened since the call
+    /// before it; without one it stays readable. Without progress thread these looks and this call make the progress,
+    /// and it is also readable when the limit of a request has to be looked after. One loop at a time; other threads
+    /// may wait meanwhile. BACKEND: the system refuses descriptors.
+    nixl_status_t
+    eventFd(int &fd);
 
     /// Port on which this agent listens for metadata. NOT_FOUND: it does not listen.
     nixl_status_t

@@ -286,6 +286,30 @@ protected:
     ~Costs() = default;
 };
 
+/// Whoever waits for the engine can sleep. Something changes when a request ends, in whichever call or thread, when a
+/// notification arrives, when a peer is lost, and without a progress thread also when there is anything to be done by
+/// whoever calls check() or getNotifs() next.
+class Waiting {
+public:
+    static constexpr std::string_view kName = "waiting";
+    static constexpr uint32_t kVersion = 1;
+
+    /// To be polled for reading, by several at once, and never read; constant. After an arm() that was true it becomes
+    /// readable as soon as something changes, and stays so until arm() is called again.
+    virtual int
+    descriptor() const noexcept = 0;
+
+    /// The last call before sleeping; calls do not overlap. True: nothing has changed since the last call, and
+    /// descriptor() will become readable as soon as something does. False: something has, or the engine cannot tell:
+    /// ask it for what you wait for, and arm it again. Does not block. A thread that never sleeps does not call it, and
+    /// pays nothing for those who do.
+    virtual bool
+    arm() noexcept = 0;
+
+protected:
+    ~Waiting() = default;
+};
+
 /// Questions about storage.
 class Queries {
 public:

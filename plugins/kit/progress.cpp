@@ -117,9 +117,12 @@ ProgressThread::run() noexcept {
     };
     while (!stop_) {
         const auto now = Clock::now();
+        if (alone_.load(std::memory_order_relaxed) && alone_.exchange(false)) attendance = Attendance(visits(), now);
         if (const auto driven = attendance.look(visits(), now)) {
             if (*driven) {
-                sleep(nap_us);
+                napping_.store(true, std::memory_order_seq_cst);
+                if (!alone_.load(std::memory_order_seq_cst)) sleep(nap_us);
+                napping_.store(false, std::memory_order_seq_cst);
                 nap_us = std::min(nap_us * 2, kNapMaxUs);
                 last_event = Clock::now();
                 continue;

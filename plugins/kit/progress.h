@@ -106,6 +106,14 @@ public:
         visits_.fetch_add(1, std::memory_order_relaxed);
     }
 
+    /// A caller that may have driven it until now is about to sleep, so that this thread is needed at once. Costs a
+    /// system call only if it naps.
+    void
+    takeOver() noexcept {
+        alone_.store(true, std::memory_order_seq_cst);
+        if (napping_.load(std::memory_order_seq_cst) && napping_.exchange(false)) wake_.wake();
+    }
+
     /// To be called after work was given to something from outside. Costs a system call only if the thread sleeps.
     void
     nudge() noexcept {
@@ -125,6 +133,8 @@ private:
     const WakeFd wake_;
     std::atomic<bool> stop_{false};
     std::atomic<bool> sleeping_{false};
+    std::atomic<bool> napping_{false}; ///< leaves the work to callers
+    std::atomic<bool> alone_{false};   ///< they have said that they stop
     std::atomic<uint64_t> visits_{0};
     HandoverMutex mutex_; ///< held across the calls of Driven
     std::vector<Driven *> driven_ NX_GUARDED_BY(mutex_);

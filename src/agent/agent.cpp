@@ -68,9 +68,13 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
       measures(nx::agent::telemetryWanted(agent_config)),
       stall_limit(stallLimit()),
       backends(name, config),
+      waiting(
+          backends,
+          config.useProgThread ? nx::agent::Waiting::Drive() : [this] { return requests.look(); }),
       requests(
           name,
           config.useProgThread,
+          waiting,
           [this](nixl_status_t status, const std::string &sentence) {
               (void)finish("getXferStatus", status, sentence);
           },
@@ -275,7 +279,10 @@ nixl_status_t
 nixlAgent::createBackend(const nixl_backend_t &type, const nixl_b_params_t &params, nixlBackendH *&backend) {
     return call(*data, "createBackend", [&] {
         auto status = data->backends.create(type, params, data->recorder != nullptr, backend);
-        if (status.ok()) data->exchange.retry(); // peers may have been quicker than this agent
+        if (status.ok()) {
+            data->exchange.retry(); // peers may have been quicker than this agent
+            data->waiting.changed();
+        }
         return status;
     });
 }
@@ -580,6 +587,30 @@ nixlAgent::cancelXferReq(nixlXferReqH *req_hndl) const {
 nixl_status_t
 nixlAgent::dropXferReq(nixlXferReqH *req_hndl) const {
     return call(*data, "dropXferReq", [&] { return data->requests.drop(req_hndl); });
+}
+
+nixl_status_t
+nixlAgent::waitXfer(nixlXferReqH *req_hndl, std::optional<std::chrono::microseconds> timeout) const {
+    return contained(*data, "waitXfer", [&] { return data->waitFor(req_hndl, timeout); });
+}
+
+nixl_status_t
+nixlAgent::waitAny(std::span<nixlXferReqH *const> req_hndls,
+                   std::optional<std::chrono::microseconds> timeout,
+                   std::vector<size_t> &which) const {
+    return call(*data, "waitAny", [&] { return data->waitForAny(req_hndls, timeout, which); });
+}
+
+nixl_status_t
+nixlAgent::waitNotifs(nixl_notifs_t &notif_map,
+                      std::optional<std::chrono::microseconds> timeout,
+                      const nixl_opt_args_t *extra_params) {
+    return call(*data, "waitNotifs", [&] { return data->waitForNotifs(notif_map, timeout, extra_params); });
+}
+
+nixl_status_t
+nixlAgent::eventFd(int &fd) {
+    return callInto(*data, "eventFd", fd, [&] { return data->waiting.serve(); });
 }
 
 nixl_status_t

@@ -20,6 +20,7 @@
 #include "agent/peers.h"
 #include "agent/registrations.h"
 #include "agent/requests.h"
+#include "agent/waiting.h"
 #include "memory/side.h"
 #include "nixl.h"
 #include "telemetry/recorder.h"
@@ -106,6 +107,13 @@ public:
     post(nixlXferReqH *handle, const nixl_opt_args_t *args);
     nixl_status_t
     status(nixlXferReqH *handle);
+    /// As status(), once the request does not run any more. IN_PROG: the time is over.
+    nixl_status_t
+    waitFor(nixlXferReqH *handle, std::optional<std::chrono::microseconds> timeout);
+    nx::Status
+    waitForAny(std::span<nixlXferReqH *const> handles,
+               std::optional<std::chrono::microseconds> timeout,
+               std::vector<size_t> &which);
     nixl_status_t
     telemetry(const nixlXferReqH *handle, nixl_xfer_telem_t &out);
     /// Does not wait. If it says no, the peer's metadata may be fetched again behind it.
@@ -115,6 +123,8 @@ public:
     // notifications.cpp
     nx::Status
     getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args);
+    nx::Status
+    waitForNotifs(nixl_notifs_t &notifs, std::optional<std::chrono::microseconds> timeout, const nixl_opt_args_t *args);
     nx::Status
     genNotif(const std::string &agent, const std::string &message, const nixl_opt_args_t *args) const;
 
@@ -129,6 +139,7 @@ public:
 
     // Self-synchronised:
     nx::agent::Backends backends;
+    nx::agent::Waiting waiting;
     nx::agent::Requests requests;
     nx::agent::Registrations registrations;
     nx::agent::Peers peers;
@@ -141,6 +152,12 @@ public:
     const std::unique_ptr<nx::telemetry::Recorder> recorder;
 
 private:
+    /// Ends a call that has asked for a request's status. `sentence`: what that left.
+    nixl_status_t
+    report(const char *call,
+           const nx::agent::TransferRequest &request,
+           nixl_status_t status,
+           const std::string &sentence) const;
     /// Ends a call that meets a failure which was told and logged before: the caller still gets its sentence.
     nixl_status_t
     repeatFailure(const char *call, const nx::agent::TransferRequest &request, nixl_status_t status) const;

@@ -74,6 +74,12 @@ public:
         return ask([&](nixlx::Engine &) { return costs->cost(local, remote, remote_agent); });
     }
 
+    /// Null: it cannot be slept on.
+    nixlx::Waiting *
+    waiting() const noexcept {
+        return std::get<nixlx::Waiting *>(abilities_);
+    }
+
     bool
     supports(nixl_mem_t memory) const noexcept {
         return contains(memories_, memory);
@@ -128,6 +134,7 @@ private:
                      nixlx::Notifications *,
                      nixlx::ForcedQuiet *,
                      nixlx::Costs *,
+                     nixlx::Waiting *,
                      nixlx::Queries *,
                      nixlx::MemoryViews *>
         abilities_;

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Messages between agents.
+#include <algorithm>
+#include <iterator>
+
 #include "agent/agent_state.h"
 #include "wire/notification.h"
 
@@ -45,6 +48,27 @@ nixlAgentData::getNotifs(nixl_notifs_t &notifs, const nixl_opt_args_t *args) {
                                           : "this agent has no backend that can notify"};
     }
     return result;
+}
+
+Status
+nixlAgentData::waitForNotifs(nixl_notifs_t &notifs,
+                             std::optional<std::chrono::microseconds> timeout,
+                             const nixl_opt_args_t *args) {
+    return waiting.wait(timeout, [&](nx::agent::Waiting::Again &again) -> std::optional<Status> {
+        nixl_notifs_t arrived;
+        auto status = getNotifs(arrived, args);
+        peers.forgetLost(); // a wait may be long
+        for (auto &[agent, messages] : arrived) {
+            auto &known = notifs[agent];
+            known.insert(known.end(), std::make_move_iterator(messages.begin()),
+                         std::make_move_iterator(messages.end()));
+        }
+        if (!status.ok() || !arrived.empty()) return status;
+        const auto candidates = backends.candidates(args);
+        again.polled = std::any_of((*candidates)->begin(), (*candidates)->end(),
+                                   [](const auto &backend) { return backend->notif && !backend->waiting(); });
+        return {};
+    });
 }
 
 Status

@@ -28,8 +28,13 @@ noRequest() {
     return {NIXL_ERR_INVALID_PARAM, "the handle is no request of this agent"};
 }
 
-Requests::Requests(const std::string &agent, bool watched, Failed failed, std::function<void()> looked)
+Requests::Requests(const std::string &agent,
+                   bool watched,
+                   Waiting &waiting,
+                   Failed failed,
+                   std::function<void()> looked)
     : agent_(agent),
+      waiting_(waiting),
       failed_(std::move(failed)),
       looked_(std::move(looked)),
       watcher_(agent, [this] { return look(); }) {
@@ -47,6 +52,7 @@ Status
 Requests::add(TransferRequest::Parts parts, const nixl_opt_b_args_t &args, nixlXferReqH *&handle) {
     const auto peer = parts.peer;
     parts.requests = &table_;
+    parts.waiting = &waiting_;
     // In the table before the backend sees its memory: whoever removes memory looks there for who uses it.
     struct Entry {
         ~Entry() {
@@ -85,6 +91,7 @@ Requests::release(nixlXferReqH *handle) {
     default: return {NIXL_ERR_INVALID_PARAM, "another thread released the request meanwhile"};
     }
     table_.remove(tokenOf(handle));
+    waiting_.changed();
     return {};
 }
 
@@ -99,6 +106,7 @@ Requests::drop(nixlXferReqH *handle) {
         dropped_count_.store(dropped_.size());
     }
     reapDropped();
+    waiting_.changed();
     return {};
 }
 
@@ -148,7 +156,6 @@ Requests::leaveTo(const std::shared_ptr<const memory::RemovedWindows> &removed, 
     return in_flight;
 }
 
-// Does for the requests in flight what asking for their status would do; how soon to come again.
 std::optional<std::chrono::milliseconds>
 Requests::look() noexcept {
     std::optional<std::chrono::milliseconds> soonest;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "agent/transfer_request.h"
+#include "agent/waiting.h"
 #include "agent/watcher.h"
 #include "base/handle_table.h"
 #include "base/mutex.h"
@@ -29,7 +30,7 @@ public:
 
     /// `watched`: there are progress threads, so something happens while nobody asks. `looked` is called after somebody
     /// looked after the requests on nobody's behalf; must not throw.
-    Requests(const std::string &agent, bool watched, Failed failed, std::function<void()> looked);
+    Requests(const std::string &agent, bool watched, Waiting &waiting, Failed failed, std::function<void()> looked);
 
     /// Empty: it is none of this agent, or its owner gave it away.
     Pin
@@ -81,12 +82,16 @@ public:
     void
     clear();
 
-private:
+    /// Does for the requests in flight what asking for their status would do; how soon to come again. Nothing: none
+    /// is in flight, or none has a limit.
     std::optional<std::chrono::milliseconds>
     look() noexcept;
+
+private:
     void
     reapDropped();
     const std::string &agent_;
+    Waiting &waiting_;
     const Failed failed_;
     const std::function<void()> looked_;
     HandleTable<TransferRequest> table_{3};

@@ -247,6 +247,7 @@ TransferRequest::settleLocked(Cause cause) {
     enterLocked(State::kSettling);
     if (cause_ != Cause::kAsked) look_every_ = kSettleGuard / kLooksPerLimit;
     (void)call("cancelling the transfer", [&](auto &engine) { engine.cancel(handle_); });
+    parts_.waiting->changed(); // to be looked at more often, and perhaps at its end
 }
 
 // Of one that settles: dropping the connection costs the others that use it their transfers. So it is not done while

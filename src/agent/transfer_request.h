@@ -28,6 +28,7 @@
 #include <string>
 
 #include "agent/peer.h"
+#include "agent/waiting.h"
 #include "base/handle_table.h"
 #include "base/mutex.h"
 #include "memory/plan.h"
@@ -67,6 +68,7 @@ public:
         uint64_t descriptor_count = 0;                    ///< for telemetry; 0: the plan's blocks
         bool measure = false;                             ///< take times for telemetry
         telemetry::Recorder *recorder = nullptr;          ///< null: no events
+        Waiting *waiting = nullptr;                       ///< who waits learns what happens to the request
         std::chrono::milliseconds stall_limit = nixlx::Limits::kNone;
     };
 

@@ -247,6 +247,17 @@ checkPairs(const nixl_xfer_dlist_t &local, const nixl_xfer_dlist_t &remote) {
     return {};
 }
 
+// ---- Waiting ----
+
+const std::string kReleased = "the request was released while it was waited for";
+
+/// Of one that runs.
+void
+lookAgain(const TransferRequest &request, nx::agent::Waiting::Again &again) {
+    again.every = std::min(again.every, request.lookEvery());
+    again.polled = again.polled || !request.backend()->waiting();
+}
+
 } // namespace
 
 template<class Desc>
@@ -469,10 +480,68 @@ nixlAgentData::status(nixlXferReqH *handle) {
     if (!request) return finish("getXferStatus", NIXL_ERR_INVALID_PARAM, nx::agent::noRequest().message());
     std::string sentence;
     const auto status = request->status(sentence);
+    return report("getXferStatus", *request, status, sentence);
+}
+
+nixl_status_t
+nixlAgentData::report(const char *call,
+                      const TransferRequest &request,
+                      nixl_status_t status,
+                      const std::string &sentence) const {
     if (status >= 0) [[likely]]
         return status;
-    if (sentence.empty()) return repeatFailure("getXferStatus", *request, status);
-    return finish("getXferStatus", status, sentence);
+    return sentence.empty() ? repeatFailure(call, request, status) : finish(call, status, sentence);
+}
+
+nixl_status_t
+nixlAgentData::waitFor(nixlXferReqH *handle, std::optional<std::chrono::microseconds> timeout) {
+    bool looked = false;
+    nixl_status_t reported = NIXL_IN_PROG;
+    const auto outcome = waiting.wait(timeout, [&](nx::agent::Waiting::Again &again) -> std::optional<Status> {
+        const auto request = requests.find(handle);
+        if (!request) return Status(NIXL_ERR_INVALID_PARAM, looked ? kReleased : nx::agent::noRequest().message());
+        looked = true;
+        std::string sentence;
+        const auto status = request->status(sentence);
+        if (status == NIXL_IN_PROG) {
+            lookAgain(*request, again);
+            return {};
+        }
+        reported = report("waitXfer", *request, status, sentence);
+        return Status();
+    });
+    return outcome.ok() ? reported : finish("waitXfer", outcome.code(), outcome.message());
+}
+
+Status
+nixlAgentData::waitForAny(std::span<nixlXferReqH *const> handles,
+                          std::optional<std::chrono::microseconds> timeout,
+                          std::vector<size_t> &which) {
+    if (handles.empty()) return {NIXL_ERR_INVALID_PARAM, "there is no request to wait for"};
+    bool looked = false;
+    std::vector<size_t> ended;
+    auto outcome = waiting.wait(timeout, [&](nx::agent::Waiting::Again &again) -> std::optional<Status> {
+        for (size_t i = 0; i < handles.size(); ++i) {
+            const auto request = requests.find(handles[i]);
+            if (!request) {
+                return Status(NIXL_ERR_INVALID_PARAM,
+                              "request " + std::to_string(i) + " of " + std::to_string(handles.size()) + ": " +
+                                  (looked ? kReleased : nx::agent::noRequest().message()));
+            }
+            std::string sentence;
+            const auto status = request->status(sentence);
+            if (status == NIXL_IN_PROG) {
+                lookAgain(*request, again);
+            } else {
+                (void)report("waitAny", *request, status, sentence); // told to whoever asks for its status
+                ended.push_back(i);
+            }
+        }
+        looked = true;
+        return ended.empty() ? std::optional<Status>() : Status();
+    });
+    if (outcome.code() == NIXL_SUCCESS) which = std::move(ended);
+    return outcome;
 }
 
 nixl_status_t

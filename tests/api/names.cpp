@@ -294,6 +294,11 @@ const ConstMethod<const nixlXferReqH *, const nixlx::Limits &> kSetXferLimits = 
 const ConstMethod<nixlXferReqH *> kCancelXferReq = &nixlAgent::cancelXferReq;
 const ConstMethod<nixlXferReqH *> kDropXferReq = &nixlAgent::dropXferReq;
 const ConstMethod<std::chrono::milliseconds, const nixl_opt_args_t *> kWaitMetadata = &nixlAgent::waitMetadata;
+using Timeout = std::optional<std::chrono::microseconds>;
+const ConstMethod<nixlXferReqH *, Timeout> kWaitXfer = &nixlAgent::waitXfer;
+const ConstMethod<std::span<nixlXferReqH *const>, Timeout, std::vector<size_t> &> kWaitAny = &nixlAgent::waitAny;
+const Method<nixl_notifs_t &, Timeout, Opt> kWaitNotifs = &nixlAgent::waitNotifs;
+const Method<int &> kEventFd = &nixlAgent::eventFd;
 const ConstMethod<uint16_t &> kGetListenPort = &nixlAgent::getListenPort;
 const ConstMethod<const nixl_backend_t &, const std::string &, std::string &> kGetPluginOption =
     &nixlAgent::getPluginOption;
@@ -353,7 +358,8 @@ agentMethods() {
                     kReleaseMemView, kReleasedDlistH, kGetNotifs, kGenNotif, kGetLocalMD, kGetLocalPartialMD,
                     kLoadRemoteMD, kInvalidateRemoteMD, kSendLocalMD, kSendLocalPartialMD, kFetchRemoteMD,
                     kInvalidateLocalMD, kCheckRemoteMD, kGetPluginOption, kGetXferReport, kSetXferLimits,
-                    kCancelXferReq, kDropXferReq, kWaitMetadata, kGetListenPort, kGetBackendType);
+                    kCancelXferReq, kDropXferReq, kWaitMetadata, kWaitXfer, kWaitAny, kWaitNotifs, kEventFd,
+                    kGetListenPort, kGetBackendType);
 }
 
 bool
@@ -561,6 +567,7 @@ class SecondFace final : public nixlx::Engine,
                          public nixlx::Notifications,
                          public nixlx::ForcedQuiet,
                          public nixlx::Costs,
+                         public nixlx::Waiting,
                          public nixlx::Queries,
                          public nixlx::MemoryViews {
 public:
@@ -598,8 +605,8 @@ public:
     }
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        return nixlx::offer<nixlx::RemotePeers, nixlx::Notifications, nixlx::ForcedQuiet, nixlx::Costs, nixlx::Queries,
-                            nixlx::MemoryViews>(this, name, version);
+        return nixlx::offer<nixlx::RemotePeers, nixlx::Notifications, nixlx::ForcedQuiet, nixlx::Costs, nixlx::Waiting,
+                            nixlx::Queries, nixlx::MemoryViews>(this, name, version);
     }
     nixl_status_t
     getConnInfo(std::string &) const override {
@@ -644,6 +651,14 @@ public:
     std::optional<nixlx::Cost>
     cost(nixl_mem_t, nixl_mem_t, std::string_view) const override {
         return nixlx::Cost{.start_us = 1, .block_us = 0, .byte_us = 0};
+    }
+    int
+    descriptor() const noexcept override {
+        return -1;
+    }
+    bool
+    arm() noexcept override {
+        return true;
     }
     nixl_status_t
     queryMem(const nixl_reg_dlist_t &, std::vector<nixl_query_resp_t> &) const override {
@@ -703,6 +718,8 @@ pluginServices() {
     auto *costs = nixlx::abilityOf<nixlx::Costs>(*engine);
     good = good && costs && nixlx::predict(*costs->cost(DRAM_SEG, FILE_SEG, ""), plan) == 1 &&
         engine->pathMark(nullptr) == 3u;
+    auto *waiting = nixlx::abilityOf<nixlx::Waiting>(*engine);
+    good = good && waiting && waiting->arm() && waiting->descriptor() == -1;
     return good && nixlx::fail(NIXL_ERR_BACKEND, "names") == NIXL_ERR_BACKEND &&
         !nixlx::configValue("NIXL_NO_SUCH_NAME");
 }

@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint64_t kSeedOfA = 1, kSeedOfB = 2;
 constexpr std::chrono::seconds kLong{60};
+constexpr std::chrono::microseconds kMoment{200};
 constexpr const char *kWithData = "data"; ///< the message of transfers
 
 #if defined(__SANITIZE_THREAD__)
@@ -628,6 +629,36 @@ makeCalls() {
          "",
          {kDone, kUnknown, NIXL_IN_PROG},
          [](World &w, Hand &) { return w.a->waitMetadata(std::chrono::milliseconds(0)); }},
+        {"waitXfer", "", kOfShared,
+         [](World &w, Hand &hand) {
+             if (hand.round % 8 == 0) post(w, hand);
+             return w.a->waitXfer(w.request, kMoment);
+         }},
+        {"waitAny",
+         "",
+         {kDone, NIXL_IN_PROG, kReleased},
+         [](World &w, Hand &hand) {
+             if (hand.round % 8 == 0) post(w, hand);
+             nixlXferReqH *const shared = w.request;
+             std::vector<size_t> which;
+             return w.a->waitAny({&shared, 1}, kMoment, which);
+         }},
+        {"waitNotifs",
+         "",
+         {kDone, NIXL_IN_PROG},
+         [](World &w, Hand &hand) {
+             nixl_notifs_t arrived;
+             const nixl_status_t status = w.b->waitNotifs(arrived, kMoment);
+             w.keepMessages(arrived, w.received[hand.number]);
+             return status;
+         }},
+        {"eventFd",
+         "",
+         {kDone},
+         [](World &w, Hand &) {
+             int fd = -1;
+             return w.a->eventFd(fd);
+         }},
         {"getListenPort",
          "",
          {kDone},

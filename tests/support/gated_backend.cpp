@@ -80,18 +80,21 @@ public:
     finish(uint64_t number) override {
         std::lock_guard lock(mutex_);
         finished_.insert(number);
+        ringLocked();
     }
 
     void
     abort(uint64_t number, nixl_status_t status) override {
         std::lock_guard lock(mutex_);
         aborted_[number] = status;
+        ringLocked();
     }
 
     void
     finishAll() override {
         std::lock_guard lock(mutex_);
         holding_ = false;
+        ringLocked();
     }
 
     void
@@ -116,6 +119,7 @@ public:
     settleCancelled() override {
         std::lock_guard lock(mutex_);
         cancelled_held_ = false;
+        ringLocked();
     }
 
     void
@@ -131,6 +135,18 @@ public:
     }
 
     // ---- The engines' side
+
+    void
+    join(kit::Bell &bell) {
+        std::lock_guard lock(mutex_);
+        bells_.insert(&bell);
+    }
+
+    void
+    leave(kit::Bell &bell) {
+        std::lock_guard lock(mutex_);
+        bells_.erase(&bell);
+    }
 
     /// Counts, waits for the gate, and returns SUCCESS or the failure that was ordered, explained.
     nixl_status_t
@@ -204,6 +220,12 @@ private:
         Thrown thrown = Thrown::kNothing;
     };
 
+    /// There is something to be seen by whoever asks for a status.
+    void
+    ringLocked() {
+        for (kit::Bell *bell : bells_) bell->ring();
+    }
+
     Gate &
     gateOf(EngineCall call) {
         return gates_[static_cast<size_t>(call)];
@@ -216,7 +238,8 @@ private:
     bool cancelled_held_ = false;
     uint64_t next_number_ = 0;
     uint64_t bytes_done_ = 0;
-    uint64_t path_mark_ = 0; ///< besides bytes_done_
+    uint64_t path_mark_ = 0;      ///< besides bytes_done_
+    std::set<kit::Bell *> bells_; ///< of the engines
     std::set<uint64_t> finished_;
     std::map<uint64_t, nixl_status_t> aborted_;
     std::string path_ = "gated";
@@ -249,7 +272,13 @@ public:
         return std::make_unique<GatedEngine>(&params);
     }
 
-    using loopback::Engine::Engine;
+    explicit GatedEngine(const nixlBackendInitParams *params) : Engine(params) {
+        control().join(bell());
+    }
+
+    ~GatedEngine() override {
+        control().leave(bell());
+    }
 
     nixl_status_t
     registerMem(const nixlBlobDesc &mem, nixl_mem_t nixl_mem, nixlBackendMD *&out) override {

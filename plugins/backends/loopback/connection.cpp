@@ -58,7 +58,9 @@ nixl_status_t
 Endpoint::deliver(const std::string &sender, const std::string &message) {
     if (!wire::checkNotification(message).ok()) return NIXL_ERR_INVALID_PARAM;
     if (!alive()) return NIXL_ERR_REMOTE_DISCONNECT;
-    return inbox_.put(sender, message) ? NIXL_SUCCESS : NIXL_IN_PROG;
+    if (!inbox_.put(sender, message)) return NIXL_IN_PROG;
+    bell_.ring();
+    return NIXL_SUCCESS;
 }
 
 void

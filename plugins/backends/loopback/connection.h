@@ -15,6 +15,7 @@
 #include "backend/backend_aux.h"
 #include "base/error.h"
 #include "base/mutex.h"
+#include "kit/bell.h"
 #include "kit/inbox.h"
 #include "loopback/memory.h"
 
@@ -64,6 +65,12 @@ public:
     void
     takeNotifications(notif_list_t &notifications);
 
+    /// Rings when a notification arrives, and when a transfer of the engine ends.
+    kit::Bell &
+    bell() noexcept {
+        return bell_;
+    }
+
     /// Its engine goes: closes every window and drops the inbox.
     void
     shutDown();
@@ -78,6 +85,7 @@ private:
     const std::string agent_;
     std::atomic<bool> alive_{true};
     kit::Inbox inbox_;
+    kit::Bell bell_;
     mutable Mutex mutex_;
     std::map<WindowKey, Entry> windows_ NX_GUARDED_BY(mutex_);
 };

@@ -175,30 +175,44 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     }
 }
 
+// ---- Waiting -----------------------------------------------------------------------------------------------------
+
+int
+Engine::descriptor() const noexcept {
+    return endpoint_->bell().descriptor();
+}
+
+bool
+Engine::arm() noexcept {
+    return unfinished_ == 0 && endpoint_->bell().arm();
+}
+
 // ---- Requests ----------------------------------------------------------------------------------------------------
 
 nixl_status_t
 Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendReqH *&request) {
     std::shared_ptr<Endpoint> peer = findPeer(std::string(plan.remote_agent));
     if (!peer) return unknownPeer(std::string(plan.remote_agent));
-    request = new Transfer(plan, agent_, std::move(peer));
+    request = new Transfer(plan, *endpoint_, std::move(peer));
     return NIXL_SUCCESS;
 }
 
 nixl_status_t
 Engine::post(nixlBackendReqH *request, const std::string *notification) {
     Transfer &transfer = transferOf(request);
-    if (transfer.post(notification) == NIXL_IN_PROG && progress_) {
+    if (transfer.post(notification) != NIXL_IN_PROG) return transfer.outcome();
+    if (progress_) {
         progress_->add(transfer);
-        return NIXL_IN_PROG;
+    } else {
+        ++unfinished_;
     }
-    return transfer.outcome();
+    return NIXL_IN_PROG;
 }
 
 nixl_status_t
 Engine::check(nixlBackendReqH *request) {
     Transfer &transfer = transferOf(request);
-    if (!transfer.quiet() && !progress_) transfer.advance();
+    if (!transfer.quiet() && !progress_ && transfer.advance() != NIXL_IN_PROG) --unfinished_;
     return transfer.outcome();
 }
 

@@ -6,6 +6,8 @@
 // called from any thread, as nixlx::Engine asks.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,7 +23,8 @@ class Engine : public nixlx::Engine,
                public nixlx::RemotePeers,
                public nixlx::Notifications,
                public nixlx::Queries,
-               public nixlx::Costs {
+               public nixlx::Costs,
+               public nixlx::Waiting {
 public:
     /// Throws std::system_error if the progress thread cannot be started.
     explicit Engine(const nixlBackendInitParams *params);
@@ -86,13 +89,23 @@ public:
     std::optional<nixlx::Cost>
     cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const override;
 
+    int
+    descriptor() const noexcept override;
+    bool
+    arm() noexcept override;
+
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        return nixlx::offer<RemotePeers, Notifications, Queries, Costs>(this, name, version);
+        return nixlx::offer<RemotePeers, Notifications, Queries, Costs, Waiting>(this, name, version);
     }
 
 protected:
     const std::string agent_;
+
+    kit::Bell &
+    bell() noexcept {
+        return endpoint_->bell();
+    }
 
 private:
     /// The own endpoint for the own name; null for a name that was not loaded.
@@ -102,6 +115,7 @@ private:
     const std::shared_ptr<Process> process_;
     const std::shared_ptr<Endpoint> endpoint_;
     const std::unique_ptr<Progress> progress_; ///< null: check() makes the progress
+    std::atomic<size_t> unfinished_{0};        ///< transfers that only check() makes progress of
     mutable Mutex mutex_;
     std::map<std::string, std::shared_ptr<Endpoint>> peers_ NX_GUARDED_BY(mutex_);
 };

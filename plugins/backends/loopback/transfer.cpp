@@ -10,7 +10,7 @@
 
 namespace nx::loopback {
 
-Transfer::Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer)
+Transfer::Transfer(const nixlx::Plan &plan, Endpoint &sender, std::shared_ptr<Endpoint> peer)
     : plan_(plan),
       sender_(sender),
       peer_(std::move(peer)),
@@ -42,7 +42,11 @@ Transfer::enter(Transition transition) noexcept {
     catch (const std::bad_alloc &) {
         status = fail(NIXL_ERR_NO_MEMORY, "out of memory"); // short enough to need none
     }
-    return status == NIXL_IN_PROG ? status : finish(status == NIXL_SUCCESS);
+    if (status == NIXL_IN_PROG) return status;
+    kit::Bell &bell = sender_.bell(); // the transfer may be gone once it is final
+    status = finish(status == NIXL_SUCCESS);
+    bell.ring();
+    return status;
 }
 
 nixl_status_t
@@ -118,7 +122,7 @@ Transfer::moveSlice() {
 nixl_status_t
 Transfer::deliver() {
     if (!has_notification_) return NIXL_SUCCESS;
-    const nixl_status_t delivered = peer_->deliver(sender_, notification_);
+    const nixl_status_t delivered = peer_->deliver(sender_.agent(), notification_);
     waits_for_inbox_ = delivered == NIXL_IN_PROG;
     if (delivered == NIXL_ERR_REMOTE_DISCONNECT) {
         return fail(delivered, "agent " + quoted(peer_->agent()) + " went before it got the notification");

@@ -33,8 +33,8 @@ inline constexpr uint64_t kSliceBlocks = 16384;
 
 class Transfer final : public kit::RequestBase {
 public:
-    /// `sender` is the name that the notification carries. `plan` outlives the transfer.
-    Transfer(const nixlx::Plan &plan, const std::string &sender, std::shared_ptr<Endpoint> peer);
+    /// `sender` is whose transfer it is. It and `plan` outlive the transfer.
+    Transfer(const nixlx::Plan &plan, Endpoint &sender, std::shared_ptr<Endpoint> peer);
 
     /// Checks that both sides still exist and moves the first slice. Requires quiet().
     nixl_status_t
@@ -74,7 +74,7 @@ private:
     refuse(const Window &window, bool local);
 
     const nixlx::Plan &plan_;
-    const std::string &sender_;
+    Endpoint &sender_;
     const std::shared_ptr<Endpoint> peer_;
     struct Pair {
         std::shared_ptr<Window> local;

@@ -201,6 +201,7 @@ Connection::setGone(std::string_view reason) noexcept {
         gone_ = true;
     }
     outbox_->peerGone();
+    runtime_.bell().ring();
 }
 
 void

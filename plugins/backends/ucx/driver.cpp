@@ -455,7 +455,12 @@ Worker::tryDrive() noexcept {
 bool
 Worker::arm() noexcept {
     const MutexLock lock(mutex_);
-    if (progress() || !tasks_.empty() || some_failed_ || called_) return false;
+    return !progress() && armLocked();
+}
+
+bool
+Worker::armLocked() noexcept {
+    if (!tasks_.empty() || some_failed_ || called_) return false;
     if (retired_) return true;
     return context_.library().api().ucp_worker_arm(handle_) != UCS_ERR_BUSY;
 }

@@ -273,6 +273,10 @@ public:
     bool
     arm() noexcept override NX_EXCLUDES(mutex_);
 
+    /// Lock held, after a progress() in vain; as arm().
+    bool
+    armLocked() noexcept NX_REQUIRES(mutex_);
+
     /// Takes the lock. Nothing that was given to it, or that a peer has asked it for, is still under way.
     bool
     idle() NX_EXCLUDES(mutex_);

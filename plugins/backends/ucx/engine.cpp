@@ -301,6 +301,16 @@ Engine::pathMark(const nixlBackendReqH *request) const {
     return static_cast<const Transfer *>(request)->pathMark();
 }
 
+int
+Engine::descriptor() const noexcept {
+    return runtime_->pool().descriptor();
+}
+
+bool
+Engine::arm() noexcept {
+    return runtime_->pool().arm();
+}
+
 void
 Engine::endBy(std::chrono::steady_clock::time_point deadline) {
     runtime_->endBy(deadline);

@@ -17,7 +17,8 @@ class Engine final : public nixlx::Engine,
                      public nixlx::RemotePeers,
                      public nixlx::Notifications,
                      public nixlx::ForcedQuiet,
-                     public nixlx::Costs {
+                     public nixlx::Costs,
+                     public nixlx::Waiting {
 public:
     /// Waits for UCX, see Runtime. Throws with a sentence: std::invalid_argument if a parameter is wrong,
     /// std::runtime_error if UCX cannot start.
@@ -83,12 +84,17 @@ public:
     std::optional<nixlx::Cost>
     cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const override;
 
+    int
+    descriptor() const noexcept override;
+    bool
+    arm() noexcept override;
+
     void
     endBy(std::chrono::steady_clock::time_point deadline) override;
 
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        return nixlx::offer<RemotePeers, Notifications, ForcedQuiet, Costs>(this, name, version);
+        return nixlx::offer<RemotePeers, Notifications, ForcedQuiet, Costs, Waiting>(this, name, version);
     }
 
 private:

@@ -637,7 +637,8 @@ public:
         worker->progress();
     }
 
-    Mail sink{"stranger"};
+    kit::Bell bell;
+    Mail sink{"stranger", bell};
     std::unique_ptr<Context> context;
     std::unique_ptr<Worker> worker;
     std::unique_ptr<Endpoint> endpoint;
@@ -1799,7 +1800,8 @@ TEST(Engine, UsesTheWorkerThatIsAskedFor) {
 }
 
 TEST(Mail, DropsAndCountsMalformedMessages) {
-    Mail mail("bob");
+    kit::Bell bell;
+    Mail mail("bob", bell);
     mail.arrived("");
     mail.arrived("nonsense");
     mail.arrived(std::string_view("nixlSerDes|name\xff\xff\xff\xff\xff\xff\xff\xff", 23));

@@ -7,7 +7,7 @@
 
 namespace nx::ucx {
 
-Mail::Mail(const std::string &agent) : inbox_("backend UCX of agent " + quoted(agent)) {
+Mail::Mail(const std::string &agent, kit::Bell &bell) : bell_(bell), inbox_("backend UCX of agent " + quoted(agent)) {
     inbox_.setKnown(agent, true);
 }
 
@@ -27,7 +27,7 @@ void
 Mail::arrived(std::string_view bytes) {
     auto decoded = wire::decodeNotification(bytes);
     if (!decoded.ok()) return inbox_.dropMalformed("it is malformed");
-    if (inbox_.put(decoded->sender, std::move(decoded->message))) return;
+    if (inbox_.put(decoded->sender, std::move(decoded->message))) return bell_.ring();
     inbox_.drop(decoded->sender);
 }
 

@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "base/mutex.h"
+#include "kit/bell.h"
 #include "kit/inbox.h"
 #include "ucx/driver.h"
 
@@ -17,7 +18,8 @@ namespace nx::ucx {
 
 class Mail final : public MessageSink {
 public:
-    explicit Mail(const std::string &agent);
+    /// `bell` rings when a notification is there; it outlives the mail.
+    Mail(const std::string &agent, kit::Bell &bell);
 
     kit::Inbox &
     inbox() noexcept {
@@ -43,6 +45,7 @@ private:
         void *question;
     };
 
+    kit::Bell &bell_;
     kit::Inbox inbox_;
     Mutex mutex_;
     std::unordered_map<kit::CreditReceiver::Question, Held>

@@ -32,7 +32,7 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
     : agent_(std::move(agent)),
       options_(std::move(options)),
       host_(kit::hostIdentity()),
-      mail_(agent_),
+      mail_(agent_, bell_),
       peers_(*this) {
     // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The
     // thread is for UCX's own, which inherits that signals are blocked.
@@ -54,7 +54,7 @@ Runtime::start(bool progress_thread) {
     auto library = Library::load(options_.library);
     if (!library.ok()) return std::move(library).status();
     library_ = *library;
-    auto pool = WorkerPool::create(*library_, agent_, options_, progress_thread, mail_);
+    auto pool = WorkerPool::create(*library_, agent_, options_, progress_thread, mail_, bell_);
     if (!pool.ok()) return std::move(pool).status();
     pool_ = *std::move(pool);
     if (auto status = startLinks(); !status.ok()) {

@@ -13,6 +13,7 @@
 #include <unordered_set>
 
 #include "base/mutex.h"
+#include "kit/bell.h"
 #include "ucx/connection.h"
 #include "ucx/driver.h"
 #include "ucx/link_server.h"
@@ -77,6 +78,12 @@ public:
         return *links_;
     }
 
+    /// Rings when something has changed for those who wait, see nixlx::Waiting.
+    kit::Bell &
+    bell() noexcept {
+        return bell_;
+    }
+
     kit::Inbox &
     inbox() noexcept {
         return mail_.inbox();
@@ -121,6 +128,7 @@ private:
     const Options options_;
     const std::string host_;
     std::optional<std::chrono::steady_clock::time_point> end_by_; ///< owned by who destroys it
+    kit::Bell bell_;
     Mail mail_;
     PeerBook peers_;
     // Constant after the constructor:

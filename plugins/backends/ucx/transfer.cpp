@@ -522,7 +522,9 @@ Transfer::allQuiet(Lane &lane) {
         if (code == kPending) return;
         if (code != kDone) fail(code, lane.endpoint());
     }
+    kit::Bell &bell = runtime_.bell(); // the transfer may be gone once it is final
     finish(!cut_short_.load(std::memory_order_relaxed) && !notify_);
+    bell.ring();
 }
 
 } // namespace nx::ucx

@@ -3,6 +3,9 @@
 #include "ucx/worker_pool.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
 
 #include "ucx/address.h"
 #include "ucx/tcp_probe.h"
@@ -20,6 +23,9 @@ constexpr unsigned kOtherEvery = 8;
 constexpr std::chrono::microseconds kNextEvery{1};
 constexpr std::chrono::milliseconds kRoundEvery{4};
 constexpr std::chrono::microseconds kStaysHot{100};
+// Of who sleeps on a worker that refuses to be armed although nothing moves.
+constexpr std::chrono::microseconds kBusyPatience{200}, kBusyNapMin{50}, kBusyNapMax{1000};
+constexpr int kBusyNapsPerWait = 64;
 
 } // namespace
 
@@ -29,24 +35,30 @@ WorkerPool::WorkerPool(const Library &library,
                        const std::string &agent,
                        const Options &options,
                        bool progress_thread,
-                       MessageSink &sink)
+                       MessageSink &sink,
+                       kit::Bell &bell)
     : library_(library),
       agent_(agent),
       options_(options),
-      wakeup_(progress_thread || options.num_threads > 0),
-      sink_(sink) {}
+      wakeup_(true),
+      sink_(sink),
+      bell_(bell) {}
 
 Result<std::unique_ptr<WorkerPool>>
 WorkerPool::create(const Library &library,
                    const std::string &agent,
                    const Options &options,
                    bool progress_thread,
-                   MessageSink &sink) {
-    std::unique_ptr<WorkerPool> pool(new WorkerPool(library, agent, options, progress_thread, sink));
+                   MessageSink &sink,
+                   kit::Bell &bell) {
+    std::unique_ptr<WorkerPool> pool(new WorkerPool(library, agent, options, progress_thread, sink, bell));
     auto context = pool->createContext(plainSettings(options, library.minorVersion()));
     if (!context.ok()) return std::move(context).status();
     pool->contexts_[static_cast<size_t>(Fabric::kPlain)] = *std::move(context);
     if (auto status = pool->fill(pool->workers_, pool->context(Fabric::kPlain)); !status.ok()) return status;
+    if (!progress_thread) {
+        if (auto status = pool->watchEvents(); !status.ok()) return status;
+    }
     if (progress_thread) pool->progress_thread_ = std::make_unique<kit::ProgressThread>("nixl-ucx");
     for (size_t i = 0; i < options.num_threads; ++i) {
         pool->threads_.push_back(std::make_unique<kit::ProgressThread>("nixl-ucx-" + std::to_string(i)));
@@ -140,6 +152,13 @@ WorkerPool::enlist(Worker &worker, size_t index) {
         threads_[index - options_.num_workers]->add(worker);
     } else if (progress_thread_) {
         progress_thread_->add(worker);
+    } else {
+        epoll_event event{.events = EPOLLIN, .data = {}};
+        if (epoll_ctl(events_.get(), EPOLL_CTL_ADD, worker.descriptor(), &event) != 0) {
+            NIXL_WARN << "ucx: agent " << quoted(agent_) << ": " << withErrno("watching a worker's descriptor", errno)
+                      << "; whoever sleeps until something happens there may sleep too long";
+        }
+        bell_.ring(); // who sleeps has not armed it
     }
 }
 
@@ -150,6 +169,7 @@ WorkerPool::dismiss(Worker &worker) {
         std::erase_if(roster_, [&](const Entry &entry) { return entry.worker == &worker; });
         if (hot_ == &worker) hot_ = nullptr;
     }
+    if (events_) epoll_ctl(events_.get(), EPOLL_CTL_DEL, worker.descriptor(), nullptr);
     if (progress_thread_) progress_thread_->remove(worker);
     for (auto &thread : threads_) thread->remove(worker);
 }
@@ -173,7 +193,7 @@ WorkerPool::progress(Worker *first) {
         const MutexLock lock(mutex_, std::adopt_lock);
         happened |= driveOthersLocked(first, turn);
     }
-    if (happened && progress_thread_) progress_thread_->nudge();
+    if (happened) nudge(0);
 }
 
 // However many peers there are, a call drives one worker at most: the one where something happened lately, or the next
@@ -230,7 +250,66 @@ WorkerPool::nudge(size_t worker_index) noexcept {
         threads_[worker_index - options_.num_workers]->nudge();
     } else if (progress_thread_) {
         progress_thread_->nudge();
+    } else {
+        bell_.ring(); // who sleeps has to arm the worker anew
     }
+}
+
+// ---- Waiting -------------------------------------------------------------------------------------------------------
+
+Status
+WorkerPool::watchEvents() {
+    events_ = Fd(epoll_create1(EPOLL_CLOEXEC));
+    if (!events_) return {NIXL_ERR_BACKEND, withErrno("epoll_create1", errno)};
+    busy_timer_ = Fd(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    if (!busy_timer_) return {NIXL_ERR_BACKEND, withErrno("timerfd_create", errno)};
+    for (const int fd : {bell_.descriptor(), busy_timer_.get()}) {
+        epoll_event event{.events = EPOLLIN, .data = {}};
+        if (epoll_ctl(events_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+            return {NIXL_ERR_BACKEND, withErrno("epoll_ctl", errno)};
+        }
+    }
+    return {};
+}
+
+bool
+WorkerPool::arm() noexcept {
+    if (!bell_.arm()) return false;
+    if (!events_) {
+        progress_thread_->takeOver();
+        return true;
+    }
+    const MutexLock lock(mutex_);
+    if (std::exchange(busy_timer_set_, false)) setBusyTimer(std::chrono::nanoseconds(0));
+    bool armed = true;
+    for (const Entry &entry : roster_) {
+        if (entry.index >= options_.num_workers) continue;
+        const MutexLock worker_lock(entry.worker->mutex());
+        if (entry.worker->progress()) {
+            busy_since_.reset();
+            return false;
+        }
+        armed = entry.worker->armLocked() && armed;
+    }
+    if (armed) {
+        busy_since_.reset();
+        return true;
+    }
+    // As kit::ProgressThread does: nobody tells when the peer that it waits for goes on.
+    const auto now = Clock::now();
+    if (!busy_since_) busy_since_ = now;
+    const auto waited = now - *busy_since_;
+    if (waited < kBusyPatience) return false;
+    const auto nap = std::clamp<std::chrono::nanoseconds>(waited / kBusyNapsPerWait, kBusyNapMin, kBusyNapMax);
+    setBusyTimer(nap);
+    busy_timer_set_ = true;
+    return true;
+}
+
+void
+WorkerPool::setBusyTimer(std::chrono::nanoseconds nap) noexcept {
+    const itimerspec timer{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_nsec = nap.count()}};
+    timerfd_settime(busy_timer_.get(), 0, &timer, nullptr);
 }
 
 // ---- End -----------------------------------------------------------------------------------------------------------

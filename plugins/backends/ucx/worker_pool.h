@@ -17,11 +17,14 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <sys/socket.h>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/mutex.h"
+#include "kit/bell.h"
 #include "ucx/driver.h"
 #include "ucx/options.h"
 #include "ucx/outbox.h"
@@ -37,7 +40,8 @@ public:
            const std::string &agent,
            const Options &options,
            bool progress_thread,
-           MessageSink &sink);
+           MessageSink &sink,
+           kit::Bell &bell);
     /// Ends the threads and the network's workers. Workers of links have ended, or stay in place with their context.
     /// Nothing is registered any more.
     ~WorkerPool();
@@ -126,6 +130,16 @@ public:
     void
     nudge(size_t worker_index) noexcept;
 
+    // ---- Waiting, see nixlx::Waiting ----
+
+    int
+    descriptor() const noexcept {
+        return events_ ? events_.get() : bell_.descriptor();
+    }
+
+    bool
+    arm() noexcept NX_EXCLUDES(mutex_);
+
     // ---- The end ----
 
     /// The threads end; workers on the network answer what is asked, now and from now on.
@@ -159,10 +173,15 @@ private:
                const std::string &agent,
                const Options &options,
                bool progress_thread,
-               MessageSink &sink);
+               MessageSink &sink,
+               kit::Bell &bell);
 
     Result<std::unique_ptr<Context>>
     createContext(std::vector<Setting> settings);
+    Status
+    watchEvents();
+    void
+    setBusyTimer(std::chrono::nanoseconds nap) noexcept;
     Status
     fill(WorkerSet &set, Context &context);
     Result<std::unique_ptr<Worker>>
@@ -189,11 +208,15 @@ private:
     const Options &options_;
     const bool wakeup_;
     MessageSink &sink_;
+    kit::Bell &bell_;
     // Constant once the engine has started:
     std::array<std::unique_ptr<Context>, kFabricCount> contexts_;
     WorkerSet workers_; ///< of the plain context
     std::unique_ptr<kit::ProgressThread> progress_thread_;
     std::vector<std::unique_ptr<kit::ProgressThread>> threads_;
+    // Without a progress thread:
+    Fd events_;     ///< an epoll of the bell's descriptor, those of the shared workers and the timer
+    Fd busy_timer_; ///< for workers that cannot be slept on for the time being
 
     std::atomic<unsigned> turns_{0};
     Mutex mutex_; ///< held while workers of the roster are driven by callers
@@ -206,6 +229,9 @@ private:
     size_t next_ NX_GUARDED_BY(mutex_) = 0;            ///< of the roster: whose turn it was last
     Clock::time_point next_at_ NX_GUARDED_BY(mutex_);  ///< when that ended
     Clock::time_point round_at_ NX_GUARDED_BY(mutex_); ///< when all had been driven last
+    bool busy_timer_set_ NX_GUARDED_BY(mutex_) = false;
+    std::optional<Clock::time_point>
+        busy_since_ NX_GUARDED_BY(mutex_); ///< workers refuse to be armed, and nothing moves
 };
 
 } // namespace nx::ucx
