@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the tests share: waiting with a deadline, pairs of agents, memory as descriptors."""
 
+import asyncio
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +24,14 @@ def eventually(predicate, what="the condition", deadline_s=DEADLINE_S):
             return result
         assert time.monotonic() < end, f"{what} did not come true within {deadline_s} s"
         pause.wait(0.0005)
+
+
+async def a_turn():
+    """Lets the other tasks of the loop go on."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_later(0.0005, future.set_result, None)
+    await future
 
 
 def run(agent, handle, *message):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from . import _bindings as nixlBind
 from ._bindings import DEFAULT_COMM_PORT
+from ._waiting import Awaits
 from .logging import get_logger
 
 if TYPE_CHECKING:
@@ -61,6 +62,12 @@ def _is_torch_tensor(value: Any) -> bool:
 
 def _as_str(text: _Text) -> str:
     return text if isinstance(text, str) else bytes(text).decode("utf-8", "surrogateescape")
+
+
+def _request(handle: Any) -> int:
+    if not isinstance(handle, nixl_xfer_handle):
+        raise TypeError(f"not a transfer's handle: a {type(handle).__name__}")
+    return handle._handle
 
 
 def _as_bytes(text: _Text) -> bytes:
@@ -173,6 +180,22 @@ class nixl_xfer_handle(_Handle):
         self._agent.dropXferReq(self._handle)
 
 
+class _Notifs(dict[str, list[bytes]]):
+    """What update_notifs has gathered, by sender. Called, it awaits new notifications, in asyncio."""
+
+    def __init__(self, awaits: Awaits):
+        super().__init__()
+        self._awaits = awaits
+
+    async def __call__(self) -> dict[str, list[bytes]]:
+        """Await notifications; what get_new_notifs would return. Beyond NIXL 1.4.
+
+        Of several coroutines that await, one gets what arrives. Cancelling an await loses nothing. RuntimeError: a
+        second event loop awaits something of this agent at the same time.
+        """
+        return await self._awaits.notifs()
+
+
 class nixl_agent:
     """An agent: owns backends, registered memory, what is known of peers, and transfers.
 
@@ -195,7 +218,6 @@ class nixl_agent:
         conf = nixl_conf if nixl_conf is not None else nixl_agent_config()
 
         self.name = agent_name
-        self.notifs: dict[str, list[bytes]] = {}
         self.backends: dict[str, nixl_backend_handle] = {}
         self.backend_mems: dict[str, list[str]] = {}
         self.backend_options: dict[str, dict[str, str]] = {}
@@ -215,6 +237,8 @@ class nixl_agent:
         self.nixl_ops = {"WRITE": nixlBind.NIXL_WRITE, "READ": nixlBind.NIXL_READ}
 
         self.agent = nixlBind.nixlAgent(agent_name, _bindings_config(conf))
+        self._awaits = Awaits(self.agent)
+        self.notifs = _Notifs(self._awaits)
         self.plugin_list = self.agent.getAvailPlugins()
         if not self.plugin_list:
             try:
@@ -433,6 +457,46 @@ class nixl_agent:
         """State of a transfer: "DONE" when nobody touches the buffers any more, "PROC" while it runs; else raises."""
         return self.agent._poll(handle._handle)
 
+    def wait(self, handle: nixl_xfer_handle, timeout: Optional[float] = None) -> str:
+        """Wait until a transfer does not run any more; as check_xfer_state then. Beyond NIXL 1.4.
+
+        timeout: seconds, 0 looks once, None waits for ever. "PROC" when that time is over.
+
+        Sleeps, lets other Python threads run, and is woken when something happens; Ctrl-C is heard within 100 ms.
+        Cancelled, or its handle released, by another thread: raises. TypeError: not the handle of a transfer.
+        """
+        return self.agent._wait(_request(handle), timeout)
+
+    def wait_any(
+        self, handles: Iterable[nixl_xfer_handle], timeout: Optional[float] = None
+    ) -> list[nixl_xfer_handle]:
+        """Wait until at least one of several transfers does not run. Beyond NIXL 1.4.
+
+        Returns all that do not, in their order, however they ended: ask check_xfer_state. An empty list when the time
+        is over. Else as wait. nixlInvalidParamError: there are none, or one was released.
+        """
+        each = list(handles)
+        return [each[position] for position in self.agent._waitAny([_request(handle) for handle in each], timeout)]
+
+    async def done(self, handle: nixl_xfer_handle) -> str:
+        """Await the end of a transfer, in asyncio: "DONE", or raises as check_xfer_state. Beyond NIXL 1.4.
+
+        Any number of coroutines may await, for the same or other transfers. Cancelling the await (a timeout of
+        asyncio's for example) leaves the transfer alone; it can be awaited again. RuntimeError: a second event loop
+        awaits something of this agent at the same time.
+        """
+        return await self._awaits.done(_request(handle))
+
+    def fileno(self) -> int:
+        """A descriptor for an event loop other than asyncio's, always the same one. Beyond NIXL 1.4.
+
+        Watch it for reading. While it is readable something may have happened: look at all you wait for
+        (check_xfer_state, wait_any with a timeout of 0, get_new_notifs), and then call fileno() again, which alone
+        makes it unreadable, unless something has happened since the last call. select.select does that by itself.
+        Without a progress thread the looks and this call make the progress.
+        """
+        return self.agent.eventFd()
+
     def set_xfer_limits(
         self, handle: nixl_xfer_handle, deadline: Optional[float] = None, stall: Optional[float] = None
     ) -> None:
@@ -492,8 +556,16 @@ class nixl_agent:
     def get_new_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """What arrived since the last call, by sender. Also makes progress when there is no progress thread."""
         if not backends:
-            return self.agent._newNotifs()
-        return self.agent.getNotifs({}, self._backend_handles(backends))
+            return self._awaits.take(self.agent._newNotifs())
+        return self.agent.getNotifs(self._awaits.take({}), self._backend_handles(backends))
+
+    def wait_notifs(self, timeout: Optional[float] = None, backends: list[str] = []) -> dict[str, list[bytes]]:
+        """Wait until something arrives; what get_new_notifs would return. Beyond NIXL 1.4.
+
+        timeout: seconds, 0 looks once, None waits for ever. An empty dict when that time is over. Sleeps as wait does.
+        """
+        arrived = self._awaits.take({})
+        return arrived or self.agent._waitNotifs(timeout, self._backend_handles(backends))
 
     def update_notifs(self, backends: list[str] = []) -> dict[str, list[bytes]]:
         """Append what arrived to `self.notifs` and return that."""

@@ -10,6 +10,7 @@
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -513,6 +514,124 @@ toState(nixl_status_t status) {
     return status == NIXL_SUCCESS ? done : running;
 }
 
+nb::list
+messagesOf(nb::dict notif_map, const std::string &agent) {
+    nb::str key = toStr(agent);
+    if (PyObject *known = PyDict_GetItemWithError(notif_map.ptr(), key.ptr()))
+        return nb::cast<nb::list>(nb::handle(known));
+    if (PyErr_Occurred()) throw nb::python_error();
+    nb::list fresh;
+    notif_map[key] = fresh;
+    return fresh;
+}
+
+/// Appends what `fetch` gets to the dict, and raises if it failed.
+template<class Fetch>
+nixl_status_t
+fetchNotifs(nb::dict notif_map, Fetch fetch) {
+    nixl_notifs_t arrived;
+    std::string sentence;
+    const nixl_status_t status = statusOf([&] {
+        const nixl_status_t result = fetch(arrived);
+        if (result < 0) sentence = nixlx::lastError();
+        return result;
+    });
+    // First what arrived: another backend's failure must not lose it.
+    for (const auto &[agent, messages] : arrived) {
+        nb::list list = messagesOf(notif_map, agent);
+        for (const nixl_blob_t &message : messages) {
+            list.append(toBytes(message));
+        }
+    }
+    if (status < 0) raiseStatus(status, sentence);
+    return status;
+}
+
+void
+fetchNotifs(Agent &self, nb::dict notif_map, const nixl_opt_args_t *options) {
+    fetchNotifs(notif_map, [&](nixl_notifs_t &arrived) { return self->getNotifs(arrived, options); });
+}
+
+/// Nothing, or infinitely many: for ever.
+std::optional<std::chrono::microseconds>
+toTimeout(std::optional<double> seconds) {
+    if (!seconds || *seconds > 1e9) return {};
+    if (std::isnan(*seconds)) throw nb::value_error("timeout is not a number");
+    return std::chrono::microseconds(static_cast<int64_t>(std::ceil(std::max(*seconds, 0.0) * 1e6)));
+}
+
+/// `wait` waits for the time it is given and returns NIXL_IN_PROG when that is over. In slices, so that signals are
+/// heard, and the interpreter's end.
+template<class Wait>
+nixl_status_t
+inSlices(std::optional<double> seconds, Wait wait) {
+    constexpr std::chrono::microseconds kSlice = std::chrono::milliseconds(100);
+    const auto timeout = toTimeout(seconds);
+    const auto start = std::chrono::steady_clock::now();
+    for (;;) {
+        auto slice = kSlice;
+        if (timeout) {
+            const auto left = *timeout - (std::chrono::steady_clock::now() - start);
+            slice = std::min(slice, std::chrono::ceil<std::chrono::microseconds>(left));
+        }
+        const nixl_status_t status = wait(slice);
+        if (status != NIXL_IN_PROG || slice < kSlice) return status;
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+}
+
+std::vector<size_t>
+waitAny(Agent &self, const Handles &requests, std::optional<double> timeout) {
+    std::vector<nixlXferReqH *> handles;
+    for (const Handle request : requests) handles.push_back(fromHandle<nixlXferReqH>(request));
+    std::vector<size_t> which;
+    inSlices(timeout, [&](auto slice) { return checked([&] { return self->waitAny(handles, slice, which); }); });
+    return which;
+}
+
+void
+bindWaiting(nb::class_<Agent> &type) {
+    type.def(
+        "_wait",
+        [](Agent &self, Handle reqh, std::optional<double> timeout) {
+            return toState(inSlices(timeout, [&](auto slice) {
+                return checked([&] { return self->waitXfer(fromHandle<nixlXferReqH>(reqh), slice); });
+            }));
+        },
+        "reqh"_a, "timeout"_a = nb::none());
+    type.def("_waitAny", &waitAny, "reqhs"_a, "timeout"_a = nb::none());
+    type.def(
+        "_waitNotifs",
+        [](Agent &self, std::optional<double> timeout, const Handles &backends) {
+            const nixl_opt_args_t options = optionsFor(backends);
+            nb::dict notifs;
+            inSlices(timeout, [&](auto slice) {
+                return fetchNotifs(notifs, [&](nixl_notifs_t &arrived) {
+                    return self->waitNotifs(arrived, slice, backends.empty() ? nullptr : &options);
+                });
+            });
+            return notifs;
+        },
+        "timeout"_a = nb::none(), "backends"_a = Handles());
+    // Of those of a loop's: the positions of what does not run, also of what is no request any more.
+    type.def("_ended", [](Agent &self, const Handles &requests) {
+        std::vector<size_t> which;
+        const WithoutGil unlocked;
+        for (size_t i = 0; i < requests.size(); ++i) {
+            if (self->getXferStatus(fromHandle<nixlXferReqH>(requests[i])) != NIXL_IN_PROG) which.push_back(i);
+        }
+        return which;
+    });
+    type.def(
+        "eventFd",
+        [](Agent &self) {
+            int fd = -1;
+            checked([&] { return self->eventFd(fd); });
+            return fd;
+        },
+        "The descriptor of an event loop; serves it.");
+}
+
 void
 bindTransfers(nb::class_<Agent> &type) {
     type.def(
@@ -609,36 +728,6 @@ bindViews(nb::class_<Agent> &type) {
             self->releaseMemView(fromHandle<void>(mvh));
         },
         "mvh"_a);
-}
-
-nb::list
-messagesOf(nb::dict notif_map, const std::string &agent) {
-    nb::str key = toStr(agent);
-    if (PyObject *known = PyDict_GetItemWithError(notif_map.ptr(), key.ptr()))
-        return nb::cast<nb::list>(nb::handle(known));
-    if (PyErr_Occurred()) throw nb::python_error();
-    nb::list fresh;
-    notif_map[key] = fresh;
-    return fresh;
-}
-
-void
-fetchNotifs(Agent &self, nb::dict notif_map, const nixl_opt_args_t *options) {
-    nixl_notifs_t arrived;
-    std::string sentence;
-    const nixl_status_t status = statusOf([&] {
-        const nixl_status_t result = self->getNotifs(arrived, options);
-        if (result < 0) sentence = nixlx::lastError();
-        return result;
-    });
-    // First what arrived: another backend's failure must not lose it.
-    for (const auto &[agent, messages] : arrived) {
-        nb::list list = messagesOf(notif_map, agent);
-        for (const nixl_blob_t &message : messages) {
-            list.append(toBytes(message));
-        }
-    }
-    if (status < 0) raiseStatus(status, sentence);
 }
 
 void
@@ -806,6 +895,7 @@ bindAgent(nb::module_ &module) {
     bindMemory(type);
     bindRequests(type);
     bindTransfers(type);
+    bindWaiting(type);
     bindViews(type);
     bindNotifications(type);
     bindLocalMetadata(type);
