@@ -379,7 +379,7 @@ configValue(const std::string &name);
 #define NIXLX_PLUGIN_MAGIC 0x584c584eu
 /// Another major version is another interface. A minor version only appends fields.
 #define NIXLX_PLUGIN_API_MAJOR 3u
-#define NIXLX_PLUGIN_API_MINOR 0u
+#define NIXLX_PLUGIN_API_MINOR 1u
 #define NIXLX_PLUGIN_API_VERSION (NIXLX_PLUGIN_API_MAJOR << 16 | NIXLX_PLUGIN_API_MINOR)
 
 // Properties of a backend, the bits of `capabilities`:
@@ -429,6 +429,9 @@ struct nixlx_plugin_descriptor_t {
     const struct nixlx_option *options;
     uint32_t option_size; ///< of a row
     uint32_t option_count;
+    /// Since 3.1: a backend that serves peers of the same host in this one's stead, where both sides have it. The agent
+    /// creates it together with this one; from outside it is a path of this one. Null: none.
+    const char *companion = nullptr;
 };
 
 // A built-in plugin is compiled with NIXLX_BUILTIN set to its name, which goes into its symbols.

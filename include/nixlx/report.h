@@ -26,8 +26,9 @@ struct Candidate {
 /// Snapshot of one request.
 struct Report {
     nixl_status_t status = NIXL_ERR_NOT_POSTED;
-    std::string backend;               ///< backend that moves the data
-    std::string path;                  ///< how, in the backend's words, for example "ucx 1.13.1, shared memory"
+    std::string backend;               ///< backend that serves it, as queryXferBackend answers
+    std::string path;                  ///< how, in the backend's words, for example "ucx 1.13.1, shared memory", behind
+                                       ///< the name of a companion that does it in its stead: "SHM: ..."
     std::vector<Candidate> candidates; ///< in the order they were considered
     uint64_t total_bytes = 0;
     uint64_t descriptor_count = 0; ///< after merging

@@ -6,6 +6,7 @@
 // shared with everything that holds memory or requests of it, so that the engine goes last.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -117,6 +118,14 @@ public:
     // Set before the backend is shared:
     size_t order = 0;               ///< position in the order of creation
     nixlBackendH *handle = nullptr; ///< of the agent that has it
+
+    /// The backend of which this one is the companion: callers see that one. Null: it stands for itself.
+    std::atomic<const Backend *> leader{nullptr};
+
+    bool
+    isCompanion() const noexcept {
+        return leader.load(std::memory_order_acquire) != nullptr;
+    }
 
 private:
     Backend(std::shared_ptr<const plugin::BackendPlugin> plugin,

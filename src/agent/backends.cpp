@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/config.h"
 #include "base/last_error.h"
 #include "utils/common/nixl_log.h"
 
@@ -18,17 +19,15 @@ contains(const std::vector<std::string> &names, const std::string &name) {
 
 } // namespace
 
-Status
-Backends::create(const nixl_backend_t &type, const nixl_b_params_t &params, bool telemetry, nixlBackendH *&handle) {
-    // One at a time: whether the type exists, or excludes another, is true until this one is there.
-    const MutexLock creating(mutex_);
-    auto next = all_.copy();
-    if (std::any_of(next.begin(), next.end(), [&](const auto &other) { return other->type == type; })) {
-        return {NIXL_ERR_INVALID_PARAM, "backend " + quoted(type) + " exists already in this agent"};
-    }
+/// Beside these.
+Result<std::shared_ptr<Backend>>
+Backends::make(const nixl_backend_t &type,
+               const nixl_b_params_t &params,
+               bool telemetry,
+               const BackendList &others) const {
     auto plugin = plugin::Manager::instance().load(type);
     if (!plugin.ok()) return std::move(plugin).status();
-    for (const auto &other : next) {
+    for (const auto &other : others) {
         if (contains((*plugin)->conflicts(), other->type) || contains(other->plugin().conflicts(), type)) {
             return {NIXL_ERR_NOT_ALLOWED,
                     "backend " + quoted(type) + " cannot be used beside " + quoted(other->type) + " in one agent"};
@@ -66,14 +65,59 @@ Backends::create(const nixl_backend_t &type, const nixl_b_params_t &params, bool
                         takeBackendSentence("connecting to itself failed with " + nixlEnumStrings::statusStr(status))};
         }
     }
+    return backend;
+}
 
-    backend->order = next.size();
+/// Null: it has none, the agent has it already, or it cannot be had; then the leader does all.
+std::shared_ptr<Backend>
+Backends::companionFor(const Backend &leader, bool telemetry, const BackendList &others) const {
+    const std::string &type = leader.plugin().companion();
+    if (type.empty()) return nullptr;
+    if (std::any_of(others.begin(), others.end(), [&](const auto &other) { return other->type == type; })) {
+        return nullptr;
+    }
+    auto made = make(type, {}, telemetry, others);
+    if (made.ok()) return *std::move(made);
+    NIXL_INFO << "agent " << quoted(agent_) << ": backend " << leader.type
+              << " serves peers of this host itself, without " << type << ": " << made.message();
+    return nullptr;
+}
+
+Status
+Backends::insert(std::shared_ptr<Backend> backend, BackendList &list) {
+    backend->order = list.size();
     backend->handle =
         reinterpret_cast<nixlBackendH *>(handles_.insert(std::make_unique<std::shared_ptr<Backend>>(backend)));
     if (!backend->handle) return {NIXL_ERR_NO_MEMORY, "this process has no handle left for a backend"};
-    next.push_back(backend);
+    list.push_back(std::move(backend));
+    return {};
+}
+
+Status
+Backends::create(const nixl_backend_t &type, const nixl_b_params_t &params, bool telemetry, nixlBackendH *&handle) {
+    // One at a time: whether the type exists, or excludes another, is true until this one is there.
+    const MutexLock creating(mutex_);
+    auto next = all_.copy();
+    for (const auto &other : next) {
+        if (other->type != type) continue;
+        if (!other->isCompanion() || !params.empty()) {
+            return {NIXL_ERR_INVALID_PARAM, "backend " + quoted(type) + " exists already in this agent"};
+        }
+        other->leader = nullptr; // from now on a backend like any other
+        handle = other->handle;
+        return {};
+    }
+    auto backend = make(type, params, telemetry, next);
+    if (!backend.ok()) return std::move(backend).status();
+    auto wanted = configBool("NIXL_COMPANIONS");
+    if (!wanted.ok()) return std::move(wanted).status();
+    if (auto companion = wanted->value_or(false) ? companionFor(**backend, telemetry, next) : nullptr) {
+        companion->leader = backend->get();
+        if (auto status = insert(std::move(companion), next); !status.ok()) return status;
+    }
+    if (auto status = insert(*backend, next); !status.ok()) return status;
     all_.set(std::move(next));
-    handle = backend->handle;
+    handle = (*backend)->handle;
     NIXL_DEBUG << "agent " << quoted(agent_) << ": created backend " << type;
     return {};
 }
@@ -91,6 +135,10 @@ Backends::candidates(const nixl_opt_args_t *args) const {
     for (const auto *handle : args->backends) {
         auto backend = find(handle);
         if (!backend) return {NIXL_ERR_INVALID_PARAM, "a backend hint is no backend of this agent"};
+        const auto backends = all();
+        for (const auto &companion : *backends) {
+            if (companion->leader == backend.get()) hinted.push_back(companion);
+        }
         if (std::find(hinted.begin(), hinted.end(), backend) == hinted.end()) hinted.push_back(std::move(backend));
     }
     return Held(std::make_shared<const BackendList>(std::move(hinted)));

@@ -32,11 +32,18 @@ public:
         return all_.get();
     }
 
-    /// The hinted ones in the hints' order, or all.
+    /// The hinted ones in the hints' order, or all. A companion stands before its leader.
     Result<Held<BackendList>>
     candidates(const nixl_opt_args_t *args) const;
 
 private:
+    Result<std::shared_ptr<Backend>>
+    make(const nixl_backend_t &type, const nixl_b_params_t &params, bool telemetry, const BackendList &others) const;
+    std::shared_ptr<Backend>
+    companionFor(const Backend &leader, bool telemetry, const BackendList &others) const;
+    Status
+    insert(std::shared_ptr<Backend> backend, BackendList &list);
+
     const std::string &agent_;
     const nixlAgentConfig &config_;
     mutable HandleTable<std::shared_ptr<Backend>> handles_{1};

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/local_metadata.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "agent/peer.h"
 #include "wire/limits.h"
 
@@ -57,13 +60,16 @@ LocalMetadata::whole() const {
     auto metadata = empty();
     const auto sections = registrations_.sections(); // first: their backends are among those that come after
     const auto backends = backends_.all();
-    for (const auto &backend : *backends) {
-        if (!backend->remote) continue;
-        if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
+    for (const bool companions : {false, true}) { // behind the others: readers of NIXL 1.4 go by the first
+        for (const auto &backend : *backends) {
+            if (!backend->remote || backend->isCompanion() != companions) continue;
+            if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
+        }
     }
     if (metadata.connections.empty()) {
         return {NIXL_ERR_INVALID_PARAM, "no backend of this agent reaches other agents; there is nothing to publish"};
     }
+    std::vector<wire::Section> of_companions;
     for (const auto &[key, index] : *sections) {
         const auto &backend = (*backends)[key.second];
         if (!backend->remote) continue;
@@ -72,8 +78,9 @@ LocalMetadata::whole() const {
         index.forEach([&](const RangeIndex::Entry &entry) {
             section.descs.emplace_back(entry.range, entry.window->mapping->public_data);
         });
-        metadata.sections.push_back(std::move(section));
+        (backend->isCompanion() ? of_companions : metadata.sections).push_back(std::move(section));
     }
+    std::move(of_companions.begin(), of_companions.end(), std::back_inserter(metadata.sections));
     return encodedForPeers(metadata);
 }
 
@@ -107,6 +114,7 @@ LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) 
         taken = true;
         if (backend->remote) usable.push_back(backend);
     }
+    std::stable_partition(usable.begin(), usable.end(), [](const auto &backend) { return !backend->isCompanion(); });
     if (!taken) {
         return {NIXL_ERR_NOT_FOUND, prefix + "no backend of this agent takes " + nixlEnumStrings::memTypeStr(kind)};
     }
@@ -126,12 +134,13 @@ LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) 
         if (descs.isEmpty()) break;
         const auto it = sections->find({kind, backend->order});
         if (it == sections->end()) continue;
-        found_section = true;
+        found_section |= !backend->isCompanion();
         wire::Section section{backend->type, kind, {}};
         for (int i = 0; i < descs.descCount(); ++i) {
             const nixlBasicDesc &range = descs[i];
             std::vector<std::shared_ptr<memory::Window>> same;
             it->second.equal(range, same);
+            if (same.empty() && backend->isCompanion()) continue; // it did not take this range
             if (same.empty()) {
                 return {NIXL_ERR_NOT_FOUND,
                         prefix + "range " + std::to_string(i) + " (address " + std::to_string(range.addr) +
@@ -140,7 +149,7 @@ LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) 
             }
             section.descs.emplace_back(range, same.back()->mapping->public_data);
         }
-        metadata.sections.push_back(std::move(section));
+        if (!section.descs.empty() || !backend->isCompanion()) metadata.sections.push_back(std::move(section));
     }
     if (!found_section) {
         return {NIXL_ERR_NOT_FOUND, prefix + "no " + nixlEnumStrings::memTypeStr(kind) + " is registered"};

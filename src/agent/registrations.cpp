@@ -130,7 +130,7 @@ takeOut(const nixl_reg_dlist_t &descs,
     for (const auto &backend : candidates) {
         const auto section = sections.find({memory, backend->order});
         if (section == sections.end()) {
-            if (!hinted) continue;
+            if (!hinted || backend->isCompanion()) continue;
             return {NIXL_ERR_NOT_FOUND,
                     "backend " + backend->type + " has no " + nixlEnumStrings::memTypeStr(memory) +
                         " registered; nothing was deregistered"};
@@ -143,12 +143,12 @@ takeOut(const nixl_reg_dlist_t &descs,
                                std::to_string(range.addr) + ", length " + std::to_string(range.len) + ", device " +
                                std::to_string(range.devId) +
                                ") is not registered exactly so; nothing was deregistered");
-            if (hinted || !named.windows.empty()) return missing;
+            if ((hinted && !backend->isCompanion()) || !named.windows.empty()) return missing;
             // It never took this memory. That is no failure if another backend has all of it.
             refusal = std::move(missing);
             continue;
         }
-        all_of_it = true;
+        all_of_it |= !backend->isCompanion();
         section->second = section->second.without(named.windows);
         if (section->second.empty()) sections.erase(section);
         ended.insert(ended.end(), named.windows.begin(), named.windows.end());
@@ -248,13 +248,15 @@ Registrations::add(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
     if (auto valid = checkRanges(descs); !valid.ok()) return valid;
     const auto memory = descs.getType();
     bool any = false;
+    std::vector<std::pair<SectionKey, std::vector<std::shared_ptr<Window>>>> registered;
     std::string refusals;
     const auto refused = [&](const Backend &backend, const std::string &why) {
         refusals += (refusals.empty() ? "" : "; ") + backend.type + ": " + why;
     };
     for (const auto &backend : **candidates) {
         if (!backend->supports(memory)) {
-            if (isHinted(args)) refused(*backend, "it does not take " + nixlEnumStrings::memTypeStr(memory));
+            if (isHinted(args) && !backend->isCompanion())
+                refused(*backend, "it does not take " + nixlEnumStrings::memTypeStr(memory));
             continue;
         }
         auto windows = registerWith(backend, descs);
@@ -262,15 +264,16 @@ Registrations::add(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
             refused(*backend, windows.message());
             continue;
         }
-        any = true;
+        any |= !backend->isCompanion(); // what only a companion took nobody else would reach
         // An empty list registers nothing: an empty section would break peers of NIXL 1.4.
-        if (!windows->empty()) commit({memory, backend->order}, *std::move(windows));
+        if (!windows->empty()) registered.emplace_back(SectionKey{memory, backend->order}, *std::move(windows));
     }
     if (!any && refusals.empty()) {
         return {NIXL_ERR_NOT_FOUND,
                 "no backend of this agent takes " + nixlEnumStrings::memTypeStr(memory) + "; create one that does"};
     }
     if (!any) return {NIXL_ERR_BACKEND, "registration failed with every candidate: " + refusals};
+    for (auto &[key, windows] : registered) commit(key, std::move(windows));
     if (!refusals.empty()) {
         NIXL_INFO << "registerMem: agent " << quoted(agent_) << ": registered without " << refusals;
     }

@@ -412,8 +412,9 @@ TransferRequest::report() const {
     nixlx::Report report;
     const auto &plan = parts_.plan->plan;
     report.status = status_;
-    report.backend = parts_.backend->type;
-    report.path = describeLocked().path;
+    const Backend *const leader = parts_.backend->leader;
+    report.backend = leader ? leader->type : parts_.backend->type;
+    report.path = leader ? parts_.backend->type + ": " + describeLocked().path : describeLocked().path;
     report.candidates = parts_.candidates;
     report.total_bytes = plan.total_bytes;
     report.descriptor_count = plan.block_count;

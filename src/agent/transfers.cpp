@@ -100,6 +100,12 @@ struct Draft {
     /// `obstacle`: why the backend cannot serve; empty: it can.
     void
     add(const std::shared_ptr<Backend> &backend, std::string obstacle, SharedSide local, SharedSide remote) {
+        // Memory that both reach is the companion's, which stands before its leader.
+        for (size_t i = 0; i < legs.size() && obstacle.empty(); ++i) {
+            if (options[i].usable && legs[i].backend->leader == backend.get()) {
+                obstacle = "its companion " + legs[i].backend->type + " serves peers of this host";
+            }
+        }
         const bool can = obstacle.empty();
         usable += can;
         options.push_back({backend->type, can, std::move(obstacle), {}});

@@ -33,6 +33,8 @@ struct Identity {
 
 /// From the bytes of a descriptor up to, not including, the field `create`.
 inline constexpr size_t kIdentityBytes = offsetof(nixlx_plugin_descriptor_t, create);
+/// What every descriptor of this major version has.
+inline constexpr size_t kDescriptorBytesMin = offsetof(nixlx_plugin_descriptor_t, companion);
 Identity
 parseIdentity(const void *bytes);
 

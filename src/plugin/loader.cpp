@@ -55,9 +55,8 @@ checkIdentity(const Kind &kind, const std::string &name, const Identity &identit
                        version(NIXLX_PLUGIN_API_VERSION) + " or another with the same first number");
     }
     // Fields are only ever appended, so a larger one is a newer one.
-    if (identity.struct_size < sizeof(nixlx_plugin_descriptor_t)) {
-        return differs("struct_size", number(identity.struct_size),
-                       "at least " + number(sizeof(nixlx_plugin_descriptor_t)));
+    if (identity.struct_size < kDescriptorBytesMin) {
+        return differs("struct_size", number(identity.struct_size), "at least " + number(kDescriptorBytesMin));
     }
     if (identity.abi != NIXLX_ABI_TAG) return differs("abi", nx::quoted(identity.abi), nx::quoted(NIXLX_ABI_TAG));
     if (identity.kind != kind.name) return differs("kind", nx::quoted(identity.kind), nx::quoted(kind.name));

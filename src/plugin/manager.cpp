@@ -109,6 +109,11 @@ public:
         return conflicts_;
     }
 
+    const std::string &
+    companion() const override {
+        return companion_;
+    }
+
     const std::array<MemorySet, kMemoryKinds> &
     partners() const override {
         return identity_.partners;
@@ -184,6 +189,7 @@ private:
         identity_ = parseIdentity(descriptor_);
         if (version_.empty()) version_ = identity_.version;
         conflicts_ = split(identity_.conflicts);
+        if (identity_.struct_size > kDescriptorBytesMin && descriptor_->companion) companion_ = descriptor_->companion;
         memories_ = listOf(memoriesOf(identity_.partners));
         const auto *row = reinterpret_cast<const char *>(descriptor_->options);
         for (uint32_t i = 0; row && i < descriptor_->option_count; ++i, row += descriptor_->option_size) {
@@ -205,6 +211,7 @@ private:
     std::map<std::string, std::string> roles_; ///< the option that plays each
     nixl_mem_list_t memories_;
     std::vector<std::string> conflicts_;
+    std::string companion_;
 };
 
 Result<std::unique_ptr<Backend>>

@@ -48,6 +48,9 @@ public:
     /// Names of backends that may not exist beside this one in an agent.
     virtual const std::vector<std::string> &
     conflicts() const = 0;
+    /// The backend that serves peers of the same host in its stead; empty: none.
+    virtual const std::string &
+    companion() const = 0;
     /// Written for NIXL 1.4: createLegacy() then, else create().
     virtual bool
     isLegacy() const = 0;

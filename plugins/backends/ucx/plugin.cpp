@@ -26,6 +26,7 @@ extern "C" const nixlx_plugin_descriptor_t NIXLX_PLUGIN_SYMBOL(nixlx_plugin_desc
     .options = nx::ucx::kOptionTable,
     .option_size = sizeof(nixlx_option),
     .option_count = nx::ucx::kOptionCount,
+    .companion = "SHM",
 };
 
 extern "C" NIXL_PLUGIN_EXPORT nixlBackendPlugin *
