@@ -19,6 +19,11 @@ constexpr uint32_t kVersion = 1;
 constexpr size_t kPageBytes = 4096;
 constexpr size_t kBoardBytes = kPageBytes + kWindowsMax * sizeof(BoardEntry);
 constexpr int kGuardTries = 64;
+#if defined(__SANITIZE_THREAD__)
+constexpr int kAddressBits = 39; // the thread sanitizer ends the process at most addresses beyond
+#else
+constexpr int kAddressBits = 46;
+#endif
 constexpr uint32_t kOpen = 1, kNextGeneration = 2; // in BoardEntry::state
 constexpr size_t kClosedMax = 4096;                // windows that are kept to be opened again
 constexpr uint32_t kLastGeneration = UINT32_MAX / kNextGeneration;
@@ -44,8 +49,8 @@ Board::create() {
     std::random_device random;
     const auto number = [&random] { return uint64_t{random()} << 32 | random(); };
     for (int i = 0; i < kGuardTries; ++i) {
-        // Anywhere in 64 TiB, then in half of that and so on: some processors have half a terabyte.
-        auto guard = Mapping::mapAlone(number() >> (18 + i / 8) & ~(kPageBytes - 1), kPageBytes);
+        // Anywhere in 64 TiB, then in half of that and so on: some systems give a process half a terabyte.
+        auto guard = Mapping::mapAlone(number() >> (64 - kAddressBits + i / 8) & ~(kPageBytes - 1), kPageBytes);
         if (!guard.ok()) continue;
         std::unique_ptr<Board> board(new Board(std::move(memory), *std::move(mapping), *std::move(guard)));
         BoardInfo info{.magic = kMagic,

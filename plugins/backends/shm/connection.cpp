@@ -520,8 +520,20 @@ Links::tell(Link &link, std::string_view message) {
     return told;
 }
 
-void
-Links::changed() noexcept {}
+/// Attended rings wake nobody: from now on they are armed like the others.
+bool
+Links::arm() noexcept {
+    if (need_caller_ > 0) return false;
+    {
+        const MutexLock lock(attended_mutex_);
+        if (!std::all_of(attended_.begin(), attended_.end(), [](const Held &link) { return link->inlet().arm(); })) {
+            return false;
+        }
+        attended_.clear();
+        any_attended_ = false;
+    }
+    return bell_.arm();
+}
 
 void
 Links::waits(Link &link) noexcept {

@@ -23,6 +23,7 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "kit/acceptor.h"
+#include "kit/bell.h"
 #include "kit/inbox.h"
 #include "loop/loop.h"
 #include "shm/board.h"
@@ -80,8 +81,25 @@ public:
     Status
     tell(Link &link, std::string_view message);
 
+    // ---- Who sleeps, see nixlx::Waiting
+
+    int
+    descriptor() const noexcept {
+        return bell_.descriptor();
+    }
+    bool
+    arm() noexcept;
+
+    // ---- Of transfers
+
     void
-    changed() noexcept override;
+    changed() noexcept override {
+        bell_.ring();
+    }
+    void
+    needsCaller(bool now) noexcept override {
+        need_caller_.fetch_add(now ? 1 : -1);
+    }
     void
     waits(Link &link) noexcept override;
 
@@ -155,6 +173,8 @@ private:
     std::unordered_map<uint64_t, Held> links_ NX_GUARDED_BY(mutex_); ///< by number
     uint64_t last_number_ NX_GUARDED_BY(mutex_) = 0;
 
+    kit::Bell bell_;
+    std::atomic<int> need_caller_{0}; ///< transfers
     std::atomic<uint64_t> looks_{0};
     std::atomic<bool> any_attended_{false};
     Mutex attended_mutex_;

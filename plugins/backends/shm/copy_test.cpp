@@ -46,22 +46,23 @@ addressOf(const void *pointer) {
 TEST(CopyBytes, MovesJustTheBytes) {
     constexpr size_t kMargin = 64;
     std::mt19937_64 random(1);
-    std::vector<size_t> lengths{0, 1, 63, 64, 65, 4095, 4096, 4097, 4159, 4160, 10000, 65536, 1 << 20};
-    for (int i = 0; i < 40; ++i) lengths.push_back(random() % 20000);
-    std::vector<std::byte> from((1 << 20) + 2 * kMargin + 64), to(from.size());
+    std::vector<size_t> lengths{0, 1, 63, 64, 65, 4095, 4096, 4097, 4159, 4160, 10000, 65536, 1 << 17};
+    for (int i = 0; i < 20; ++i) lengths.push_back(random() % 20000);
+    std::vector<std::byte> from((1 << 17) + 2 * kMargin + 64), to(from.size());
     for (auto &byte : from) byte = static_cast<std::byte>(random());
     for (const size_t length : lengths) {
         for (const size_t offset : {size_t{0}, size_t{1}, size_t{31}, size_t{63}}) {
             for (const bool streaming : {false, true}) {
                 const size_t source = kMargin + random() % 64;
                 const std::byte mark{0xa5};
-                std::fill(to.begin(), to.end(), mark);
+                const auto after = to.begin() + static_cast<ptrdiff_t>(length + 2 * kMargin + 64);
+                std::fill(to.begin(), after, mark);
                 copyBytes(&to[kMargin + offset], &from[source], length, streaming);
                 const auto begin = to.begin() + static_cast<ptrdiff_t>(kMargin + offset);
                 const auto end = begin + static_cast<ptrdiff_t>(length);
                 ASSERT_TRUE(std::equal(begin, end, from.begin() + static_cast<ptrdiff_t>(source))) << length;
                 ASSERT_EQ(std::count(to.begin(), begin, mark), begin - to.begin()) << length;
-                ASSERT_EQ(std::count(end, to.end(), mark), to.end() - end) << length;
+                ASSERT_EQ(std::count(end, after, mark), after - end) << length;
             }
         }
     }
@@ -72,7 +73,7 @@ TEST(CopyBytes, IsThereForWhoeverIsToldOfIt) {
     std::vector<uint64_t> from(kBytes / 8), to(kBytes / 8);
     std::atomic<uint64_t> told{0}, seen{0};
     std::atomic<size_t> wrong{0};
-    constexpr uint64_t kRounds = 1000;
+    constexpr uint64_t kRounds = 200;
     std::jthread reader([&] {
         for (uint64_t round = 1; round <= kRounds; ++round) {
             while (told < round) std::this_thread::yield();
@@ -134,6 +135,7 @@ public:
         if (::pipe2(fds, O_CLOEXEC) != 0) return;
         pid = ::fork();
         if (pid == 0) {
+            ::prctl(PR_SET_PDEATHSIG, SIGKILL);
             const Own own;
             begin();
             if (::write(fds[1], &own.info, sizeof info) != sizeof info) ::_exit(1);
@@ -236,7 +238,7 @@ TEST_F(KernelCopies, JoinWhatTouchesOnEitherSide) {
     const auto outcome = KernelCopy(child.pid, child.info).copy(true, *pieces);
     EXPECT_EQ(outcome.why, "");
     EXPECT_EQ(outcome.bytes, here.bytes);
-    EXPECT_EQ(child.peek(there.data, there.bytes), expected);
+    EXPECT_TRUE(child.peek(there.data, there.bytes) == expected);
 
     KernelCopy::Pieces turned;
     for (size_t i = 0; i + 2 <= 2000; i += 2) {
@@ -244,7 +246,7 @@ TEST_F(KernelCopies, JoinWhatTouchesOnEitherSide) {
         std::memcpy(&expected[i ^ 2], &here.data[i], 2);
     }
     EXPECT_EQ(KernelCopy(child.pid, child.info).copy(true, turned).bytes, 2000u);
-    EXPECT_EQ(child.peek(there.data, there.bytes), expected);
+    EXPECT_TRUE(child.peek(there.data, there.bytes) == expected);
 }
 
 TEST_F(KernelCopies, StopAtAHoleThereAndSayWhere) {
@@ -297,8 +299,8 @@ expectUntouched(const Child &child, pid_t pid, const BoardInfo &info, const Page
         EXPECT_TRUE(outcome.gone);
         EXPECT_FALSE(outcome.why.empty());
     }
-    EXPECT_EQ(child.peek(there.data, there.bytes), before);
-    EXPECT_EQ(std::string(here.data, here.bytes), std::string(here.bytes, 'h'));
+    EXPECT_TRUE(child.peek(there.data, there.bytes) == before) << "the other process is changed";
+    EXPECT_EQ(std::string(here.data, here.bytes).find_first_not_of('h'), std::string::npos);
     EXPECT_EQ(KernelCopy(pid, info).probe().code(), NIXL_ERR_MISMATCH);
 }
 
@@ -326,6 +328,7 @@ TEST_F(KernelCopies, TouchNoProgramThatCameAfterIt) {
     ASSERT_EQ(::pipe2(running, O_CLOEXEC), 0);
     const pid_t pid = ::fork();
     if (pid == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         const Own own;
         (void)!::write(fds[1], &own.info, sizeof own.info);
         ::execl("/bin/sleep", "sleep", "1000", nullptr);

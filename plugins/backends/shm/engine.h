@@ -19,7 +19,11 @@
 
 namespace nx::shm {
 
-class Engine final : public nixlx::Engine, public nixlx::RemotePeers, public nixlx::Notifications, public nixlx::Costs {
+class Engine final : public nixlx::Engine,
+                     public nixlx::RemotePeers,
+                     public nixlx::Notifications,
+                     public nixlx::Costs,
+                     public nixlx::Waiting {
 public:
     /// Throws std::runtime_error with a sentence if the system refuses what it needs.
     static nixlx::Engine *
@@ -81,6 +85,17 @@ public:
     std::optional<nixlx::Cost>
     cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const override;
 
+    // ---- Waiting
+
+    int
+    descriptor() const noexcept override {
+        return links_->descriptor();
+    }
+    bool
+    arm() noexcept override {
+        return links_->arm();
+    }
+
     // ---- Life
 
     void
@@ -88,7 +103,7 @@ public:
 
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        return nixlx::offer<RemotePeers, Notifications, Costs>(this, name, version);
+        return nixlx::offer<RemotePeers, Notifications, Costs, Waiting>(this, name, version);
     }
 
 private:

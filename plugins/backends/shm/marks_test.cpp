@@ -115,7 +115,7 @@ TEST_F(Marks, AreSeenAsSoonAsTheyAreEntered) {
 }
 
 TEST_F(Marks, NobodyCopiesAfterTheGracePeriod) {
-    constexpr int kRounds = 3000;
+    constexpr int kRounds = 500;
     auto board = Board::create();
     ASSERT_TRUE(board.ok()) << board.message();
     auto peer = PeerBoard::map(Fd(::dup((*board)->descriptor())));

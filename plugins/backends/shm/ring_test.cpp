@@ -99,9 +99,10 @@ TEST_F(Ring, CarriesEveryLength) {
 TEST_F(Ring, WrapsAroundAtEveryOffset) {
     for (const size_t length : {size_t{52}, size_t{53}, size_t{200}, RingWriter::kMessageBytesMax}) {
         std::set<uint64_t> offsets;
+        std::string text = patterned(length, length);
         for (size_t i = 0; i < kCells; ++i) {
             offsets.insert(fields.position() % kCells);
-            const std::string text = patterned(length, i);
+            text[i % length] = static_cast<char>(i);
             ASSERT_NE(put(text), Put::kFull);
             ASSERT_EQ(take(), text);
             // So that the next one begins one cell further.
@@ -205,7 +206,7 @@ TEST_F(Ring, KeepsEachThreadsOrderAndBytes) {
 }
 
 TEST_F(Ring, NoWakingIsLost) {
-    constexpr uint64_t kRounds = 4000;
+    constexpr uint64_t kRounds = 2000;
     std::counting_semaphore<> bell(0);
     std::atomic<uint64_t> taken{0};
     std::atomic<bool> given_up{false};
@@ -241,7 +242,7 @@ TEST_F(Ring, NoWakingIsLost) {
 // ---- Processes -----------------------------------------------------------------------------------------------------
 
 TEST(RingProcesses, AChildAnswersOverItsOwnMapping) {
-    constexpr int kMessages = 20000;
+    constexpr int kMessages = 3000;
     auto region = createShared("nixl-test-ring", 2 * kRingBytes);
     ASSERT_TRUE(region.ok()) << region.message();
     const pid_t child = ::fork();
@@ -361,24 +362,22 @@ TEST_F(Ring, CallsReturnWhileTheOtherSideWritesEverywhere) {
             fields.head(near + random() % 2).store(static_cast<uint32_t>(random()), std::memory_order_relaxed);
         }
     });
-    size_t count[2] = {};
     for (int round = 0; round < 200; ++round) {
         RingWriter fresh(memory.get());
         RingReader taker(memory.get());
+        bool broken = false;
         for (int i = 0; i < 1000; ++i) {
-            count[0] += fresh.put(1, {}, "some text") == Put::kBroken;
+            const Put answer = fresh.put(1, {}, "some text");
+            ASSERT_TRUE(!broken || answer == Put::kBroken);
+            broken = answer == Put::kBroken;
             if (taker.next(kind, message) == Next::kMessage) {
                 ASSERT_LE(message.size(), size_t{RingWriter::kMessageBytesMax});
                 taker.pop();
-                ++count[1];
             }
             (void)taker.arm();
         }
     }
     stop = true;
-    stranger.join();
-    RecordProperty("broken", static_cast<int>(count[0]));
-    EXPECT_GT(count[1], 0u);
 }
 
 } // namespace

@@ -62,6 +62,9 @@ Transfer::post(const std::string *notification) {
         endCopying();
     } else if (progress_) {
         progress_->add(*this);
+    } else {
+        changes_.needsCaller(true);
+        needs_caller_ = true;
     }
     return outcome();
 }
@@ -137,6 +140,7 @@ Transfer::copyingEndsLocked() noexcept {
 void
 Transfer::endCopying() {
     if (progress_) progress_->remove(*this);
+    if (std::exchange(needs_caller_, false)) changes_.needsCaller(false);
     if (stopping() || !has_note_) {
         // Requires the lock for no other reason than the analysis: nobody else is at it.
         const bool complete = [this] {

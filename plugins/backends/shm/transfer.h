@@ -32,6 +32,10 @@ public:
     virtual void
     changed() noexcept = 0;
 
+    /// Nobody but the caller moves a transfer on, or not any more.
+    virtual void
+    needsCaller(bool now) noexcept = 0;
+
     /// The outbox of the link waits for its peer.
     virtual void
     waits(Link &link) noexcept = 0;
@@ -106,6 +110,7 @@ private:
     Changes &changes_;
     std::string note_;
     bool has_note_ = false;
+    bool needs_caller_ = false; ///< and Changes was told
 
     Mutex mutex_;
     Stage stage_ NX_GUARDED_BY(mutex_) = Stage::kOver;
