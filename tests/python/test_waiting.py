@@ -103,7 +103,9 @@ def test_other_threads_run_while_one_waits(pair):
 
 def test_ctrl_c_ends_a_wait():
     script = (
+        "import signal\n"
         "from nixl import nixl_agent, nixl_agent_config\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "agent = nixl_agent('a', nixl_agent_config(backends=['LOOPBACK']))\n"
         "print('waiting', flush=True)\n"
         "agent.wait_notifs()\n"

@@ -189,13 +189,29 @@ void
 Links::greet(Fd socket) {
     if (guests_.size() >= kGuestsMax) return;
     const int fd = socket.get();
-    if (!loop_->watch(fd, EPOLLIN, [this, fd](uint32_t) { greeted(fd); }).ok()) return;
+    const auto ready = [this, fd](uint32_t) {
+        try {
+            greeted(fd);
+        }
+        catch (const std::exception &error) {
+            NIXL_INFO << owner() << " cannot meet a peer of this host: " << error.what();
+            dismiss(fd);
+        }
+    };
+    if (!loop_->watch(fd, EPOLLIN, ready).ok()) return;
     Guest &guest = guests_[fd];
     guest.socket = std::move(socket);
-    guest.timer = loop_->after(kGreetingLimit, [this, fd] {
-        loop_->unwatch(fd);
-        guests_.erase(fd);
-    });
+    guest.timer = loop_->after(kGreetingLimit, [this, fd] { dismiss(fd); });
+}
+
+/// No effect on one that is none any more.
+void
+Links::dismiss(int fd) noexcept {
+    const auto found = guests_.find(fd);
+    if (found == guests_.end()) return;
+    loop_->unwatch(fd);
+    loop_->cancel(found->second.timer);
+    guests_.erase(found);
 }
 
 void
@@ -228,13 +244,7 @@ Links::greeted(int fd) {
              .board = *std::move(its_board)});
         return {};
     };
-    Status met;
-    try {
-        met = meet(**std::move(said));
-    }
-    catch (const std::bad_alloc &) {
-        met = {NIXL_ERR_NO_MEMORY, "out of memory"};
-    }
+    const Status met = meet(**std::move(said));
     if (met.ok()) return;
     NIXL_INFO << owner() << " cannot meet a peer of this host: " << met.message();
     if (guest.socket) send(guest.socket, {.type = Message::Type::kRefused, .text = met.message()});

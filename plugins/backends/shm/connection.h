@@ -133,6 +133,8 @@ private:
     void
     greeted(int socket);
     void
+    dismiss(int socket) noexcept;
+    void
     serve(const Held &link);
     void
     hear(const Held &link);
