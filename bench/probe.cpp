@@ -140,7 +140,7 @@ public:
             transfers(name + " READ", NIXL_READ, {{0, size}}, "");
         }
         transfers("4 KiB WRITE + notification", NIXL_WRITE, {{0, 4 * kKiB}}, kCount);
-        measure("notification round trip", "", [this] {
+        measure("notification round trip", [this] {
             check(node_.agent.genNotif(node_.peer, kEcho), "genNotif");
             for (nixl_notifs_t notifs; notifs.empty();) check(node_.agent.getNotifs(notifs), "getNotifs");
         });
@@ -203,13 +203,13 @@ private:
     void
     transfers(const std::string &name, nixl_xfer_op_t operation, const Blocks &blocks, const std::string &note) {
         nixlXferReqH *const handle = request(operation, blocks, note);
-        measure(name, note, [&] { finish(handle); });
+        measure(name, [&] { finish(handle); });
         check(node_.agent.releaseXferReq(handle), "releaseXferReq");
     }
 
     template<class Step>
     void
-    measure(const std::string &name, const std::string &, Step step) {
+    measure(const std::string &name, Step step) {
         const auto took = [&](size_t count) {
             const auto started = Clock::now();
             for (size_t i = 0; i < count; ++i) step();

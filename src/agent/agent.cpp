@@ -436,8 +436,7 @@ nixlAgent::getXferTelemetry(const nixlXferReqH *req_hndl, nixl_xfer_telem_t &tel
 nixl_status_t
 nixlAgent::queryXferBackend(const nixlXferReqH *req_hndl, nixlBackendH *&backend) const {
     return requestCall(*data, "queryXferBackend", req_hndl, [&](auto &request) -> Status {
-        const auto *leader = request.backend()->leader.load();
-        backend = leader ? leader->handle : request.backend()->handle;
+        backend = request.backend()->shown().handle;
         return {};
     });
 }

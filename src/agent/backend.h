@@ -122,6 +122,13 @@ public:
     /// The backend of which this one is the companion: callers see that one. Null: it stands for itself.
     std::atomic<const Backend *> leader{nullptr};
 
+    /// What callers see of it: its leader, or itself.
+    const Backend &
+    shown() const noexcept {
+        const Backend *const seen = leader.load(std::memory_order_acquire);
+        return seen ? *seen : *this;
+    }
+
     bool
     isCompanion() const noexcept {
         return leader.load(std::memory_order_acquire) != nullptr;

@@ -412,9 +412,9 @@ TransferRequest::report() const {
     nixlx::Report report;
     const auto &plan = parts_.plan->plan;
     report.status = status_;
-    const Backend *const leader = parts_.backend->leader;
-    report.backend = leader ? leader->type : parts_.backend->type;
-    report.path = leader ? parts_.backend->type + ": " + describeLocked().path : describeLocked().path;
+    report.backend = parts_.backend->shown().type;
+    report.path = describeLocked().path;
+    if (report.backend != parts_.backend->type) report.path = parts_.backend->type + ": " + report.path;
     report.candidates = parts_.candidates;
     report.total_bytes = plan.total_bytes;
     report.descriptor_count = plan.block_count;

@@ -175,7 +175,7 @@ public:
 
     // ---- The peer in memory of this side
 
-    /// The peer has left every place of ours at which it was when this was called first for `watch`.
+    /// The peer has left every place of ours at which it was when the snapshot was taken, or is gone.
     bool
     quiet(MarkWatch::Snapshot &snapshot) const noexcept {
         return ended() || marks_.quiet(snapshot);
