@@ -75,7 +75,9 @@ TEST_P(Remote, TheEndOfAPeerWakesWhoeverWaitsForItsTransfer) {
     std::thread waiter([&] { status = pair->a->waitXfer(request, kForever); });
     pair->b.agent.reset();
     waiter.join();
-    EXPECT_EQ(status, NIXL_ERR_REMOTE_DISCONNECT);
+    // What is on its way to a peer that ends may still count as delivered: nobody can tell that from a peer that
+    // ended a moment later.
+    EXPECT_TRUE(status == NIXL_ERR_REMOTE_DISCONNECT || status == NIXL_SUCCESS) << status;
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
