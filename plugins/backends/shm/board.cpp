@@ -154,6 +154,22 @@ Board::closeAll() noexcept {
     closed_.merge(open_);
 }
 
+std::optional<WindowInfo>
+BoardView::look(kit::WindowKey key) const noexcept {
+    if (key.id >= kWindowsMax) return {};
+    const auto &entry = reinterpret_cast<const BoardEntry *>(memory_ + kPageBytes)[key.id];
+    const uint32_t wanted = key.generation * kNextGeneration | kOpen;
+    if (entry.state.load(std::memory_order_seq_cst) != wanted) return {};
+    const WindowInfo window{.address = entry.address.load(std::memory_order_acquire),
+                            .length = entry.length.load(std::memory_order_acquire),
+                            .device = entry.device.load(std::memory_order_acquire),
+                            .block = entry.block.load(std::memory_order_acquire),
+                            .offset = entry.offset.load(std::memory_order_acquire)};
+    // All of this generation, or the second look sees another.
+    if (entry.state.load(std::memory_order_relaxed) != wanted) return {};
+    return window;
+}
+
 Result<std::unique_ptr<PeerBoard>>
 PeerBoard::map(Fd descriptor) {
     if (Status shared = checkShared(descriptor, kBoardBytes); !shared.ok()) return shared;
@@ -166,24 +182,8 @@ PeerBoard::map(Fd descriptor) {
     return board;
 }
 
-PeerBoard::PeerBoard(Mapping mapping) noexcept : mapping_(std::move(mapping)) {
+PeerBoard::PeerBoard(Mapping mapping) noexcept : BoardView(mapping.data()), mapping_(std::move(mapping)) {
     std::memcpy(&info_, mapping_.data(), sizeof info_);
-}
-
-std::optional<WindowInfo>
-PeerBoard::look(kit::WindowKey key) const noexcept {
-    if (key.id >= kWindowsMax) return {};
-    const auto &entry = reinterpret_cast<const BoardEntry *>(mapping_.data() + kPageBytes)[key.id];
-    const uint32_t wanted = key.generation * kNextGeneration | kOpen;
-    if (entry.state.load(std::memory_order_seq_cst) != wanted) return {};
-    const WindowInfo window{.address = entry.address.load(std::memory_order_acquire),
-                            .length = entry.length.load(std::memory_order_acquire),
-                            .device = entry.device.load(std::memory_order_acquire),
-                            .block = entry.block.load(std::memory_order_acquire),
-                            .offset = entry.offset.load(std::memory_order_acquire)};
-    // All of this generation, or the second look sees another.
-    if (entry.state.load(std::memory_order_relaxed) != wanted) return {};
-    return window;
 }
 
 } // namespace nx::shm

@@ -57,6 +57,27 @@ struct BoardEntry {
 };
 static_assert(sizeof(BoardEntry) == 64);
 
+/// What a board shows, as it lies in memory. Any thread.
+class BoardView {
+public:
+    explicit BoardView(const std::byte *memory) noexcept : memory_(memory) {}
+
+    /// The window is open, and the range lies in it. A few nanoseconds.
+    bool
+    allows(kit::WindowKey key, uint64_t address, uint64_t length) const noexcept {
+        const auto window = look(key);
+        return window && address >= window->address && length <= window->length &&
+            address - window->address <= window->length - length;
+    }
+
+    /// Nothing: it is not open.
+    std::optional<WindowInfo>
+    look(kit::WindowKey key) const noexcept;
+
+private:
+    const std::byte *memory_;
+};
+
 /// The owner's. Self-synchronised.
 class Board {
 public:
@@ -76,6 +97,12 @@ public:
 
     void
     closeAll() noexcept;
+
+    /// What peers see.
+    const BoardView &
+    view() const noexcept {
+        return view_;
+    }
 
     /// For peers, who can map it for reading only. The board's.
     int
@@ -102,6 +129,7 @@ private:
     const Fd memory_;
     const Mapping mapping_;
     const Mapping guard_;
+    const BoardView view_{mapping_.data()};
     Mutex mutex_;
     uint32_t ever_used_ NX_GUARDED_BY(mutex_) = 0;
     Places open_ NX_GUARDED_BY(mutex_);
@@ -109,7 +137,7 @@ private:
 };
 
 /// A peer's, read only. What it holds may change at any instant. Any thread.
-class PeerBoard {
+class PeerBoard : public BoardView {
 public:
     /// MISMATCH: not a board.
     static Result<std::unique_ptr<PeerBoard>>
@@ -120,18 +148,6 @@ public:
     info() const noexcept {
         return info_;
     }
-
-    /// The window is open, and the range lies in it. A few nanoseconds.
-    bool
-    allows(kit::WindowKey key, uint64_t address, uint64_t length) const noexcept {
-        const auto window = look(key);
-        return window && address >= window->address && length <= window->length &&
-            address - window->address <= window->length - length;
-    }
-
-    /// Nothing: it is not open.
-    std::optional<WindowInfo>
-    look(kit::WindowKey key) const noexcept;
 
 private:
     explicit PeerBoard(Mapping mapping) noexcept;

@@ -33,6 +33,7 @@ constexpr auto kConsiderAfter = milliseconds(1);
 constexpr auto kLeftAfter = milliseconds(10);
 constexpr auto kRetryAfter = milliseconds(1);
 constexpr size_t kMessagesAtOnce = 64; // of one socket, before the others' turn
+constexpr auto kRelayLinger = std::chrono::microseconds(50);
 
 Result<Fd>
 duplicate(int fd) {
@@ -171,7 +172,7 @@ Links::add(Link::Meeting meeting) {
         const MutexLock lock(mutex_);
         meeting.number = ++last_number_;
     }
-    Held link = Link::create(std::move(meeting), inbox_, agent_);
+    Held link = Link::create(std::move(meeting), inbox_, served_, agent_);
     {
         const MutexLock lock(mutex_);
         links_.emplace(link->number(), link);
@@ -323,8 +324,21 @@ Links::say(const Held &link, Message message) {
     }
 }
 
+/// A peer that has woken this thread for a piece has more of them.
+void
+Links::serveRelay(Link &link) noexcept {
+    RelayServer &relay = link.relayOfPeer();
+    do {
+        if (relay.serve() == 0) continue;
+        for (auto end = Clock::now() + kRelayLinger; Clock::now() < end;) {
+            if (relay.serve() > 0) end = Clock::now() + kRelayLinger;
+        }
+    } while (!relay.arm());
+}
+
 void
 Links::drain(const Held &link) {
+    serveRelay(*link);
     for (;;) {
         Inlet::Taken taken;
         try {
@@ -371,6 +385,8 @@ Links::attend(const Held &link) {
     Held leaves;
     {
         const MutexLock lock(attended_mutex_);
+        link->inlet().disarm();
+        link->relayOfPeer().disarm();
         if (std::find(attended_.begin(), attended_.end(), link) != attended_.end()) return;
         if (attended_.empty()) {
             looks_then_ = looks_;
@@ -381,7 +397,6 @@ Links::attend(const Held &link) {
         } else {
             attended_.push_back(link);
         }
-        link->inlet().disarm();
         any_attended_ = true;
     }
     if (leaves) drain(leaves);
@@ -470,6 +485,7 @@ Links::look() {
     if (!any_attended_.load(std::memory_order_relaxed) || !attended_mutex_.try_lock()) return;
     const MutexLock lock(attended_mutex_, std::adopt_lock);
     for (const Held &link : attended_) {
+        link->relayOfPeer().serve();
         if (link->inlet().empty()) continue;
         const Inlet::Taken taken = link->inlet().take();
         handle(*link, taken);
@@ -507,11 +523,13 @@ Links::emptied(const std::vector<kit::CreditReceiver::Question> &questions) {
 bool
 Links::waitQuiet(Clock::time_point deadline) const {
     const auto links = all();
+    const MarkWatch &own = served_.watch();
+    MarkWatch::Snapshot own_snapshot = own.snapshot();
     std::vector<MarkWatch::Snapshot> snapshots;
     snapshots.reserve(links.size());
     for (const Held &link : links) snapshots.push_back(link->marksNow());
-    for (size_t i = 0, tries = 0; i < links.size();) {
-        if (links[i]->quiet(snapshots[i])) {
+    for (size_t i = 0, tries = 0; i <= links.size();) {
+        if (i < links.size() ? links[i]->quiet(snapshots[i]) : own.quiet(own_snapshot)) {
             ++i;
         } else if (Clock::now() >= deadline) {
             return false;
@@ -536,9 +554,8 @@ Links::arm() noexcept {
     if (need_caller_ > 0) return false;
     {
         const MutexLock lock(attended_mutex_);
-        if (!std::all_of(attended_.begin(), attended_.end(), [](const Held &link) { return link->inlet().arm(); })) {
-            return false;
-        }
+        const auto armed = [](const Held &link) { return link->relayOfPeer().arm() && link->inlet().arm(); };
+        if (!std::all_of(attended_.begin(), attended_.end(), armed)) return false;
         attended_.clear();
         any_attended_ = false;
     }

@@ -143,6 +143,8 @@ private:
     void
     drain(const Held &link);
     void
+    serveRelay(Link &link) noexcept;
+    void
     consider();
     void
     attend(const Held &link);
@@ -163,6 +165,7 @@ private:
 
     const std::string agent_;
     Board &board_;
+    ServedWindows served_{board_.view()};
     const Blocks &blocks_;
     kit::Inbox &inbox_;
     const bool make_progress_;

@@ -174,10 +174,11 @@ Engine::loadPeer(const std::string &remote_agent, const std::string &connection_
         return nixlx::fail(NIXL_ERR_BACKEND, "peer " + quoted(remote_agent) + ": " + link.message());
     }
     if (!link.ok()) return report(link.status());
-    if (!(*link)->mayCopy().ok()) {
-        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED,
-                           "memory of agent " + quoted(remote_agent) +
-                               " cannot be copied: " + (*link)->mayCopy().message());
+    if (const Status &may_copy = (*link)->mayCopy(); may_copy.code() == NIXL_ERR_MISMATCH) {
+        return nixlx::fail(NIXL_ERR_NOT_SUPPORTED, "peer " + quoted(remote_agent) + ": " + may_copy.message());
+    } else if (!may_copy.ok()) {
+        NIXL_INFO << "backend SHM of agent " << quoted(agent_) << ": what agent " << quoted(remote_agent)
+                  << " has not got from nixlx::allocShared is copied by both sides: " << may_copy.message();
     }
     const MutexLock lock(mutex_);
     inbox_.setKnown(remote_agent, true);

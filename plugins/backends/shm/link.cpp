@@ -2,23 +2,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shm/link.h"
 
+#include <algorithm>
+#include <unistd.h>
+
 namespace nx::shm {
 
 namespace {
 
+// For tests: agents of one process are to each other like those of two, and the kernel copies or does not.
+#if defined(NX_SHM_TEST_KERNEL) || defined(NX_SHM_TEST_RELAY)
+constexpr bool kKnowsThisProcess = false;
+#else
+constexpr bool kKnowsThisProcess = true;
+#endif
+
+Status
+probe(const KernelCopy &kernel) {
+#if defined(NX_SHM_TEST_RELAY)
+    return {NIXL_ERR_NOT_SUPPORTED, "this is a test"};
+#else
+    return kernel.probe();
+#endif
+}
+
 constexpr auto kBlockLimit = std::chrono::seconds(1);
+constexpr int64_t kInviteGap = 10'000'000, kInviteGapMax = 1'000'000'000; // ns
 
 } // namespace
 
 std::shared_ptr<Link>
-Link::create(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent) {
-    return std::shared_ptr<Link>(new Link(std::move(meeting), inbox, own_agent));
+Link::create(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std::string &own_agent) {
+    return std::shared_ptr<Link>(new Link(std::move(meeting), inbox, windows, own_agent));
 }
 
-Link::Link(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent)
+Link::Link(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std::string &own_agent)
     : socket_(std::move(meeting.socket)),
       process_(kit::processOf(socket_.get())),
       process_number_(kit::processNumber(socket_.get())),
+      this_process_(kKnowsThisProcess && process_number_ == ::getpid()),
       connected_here_(meeting.connected_here),
       listener_(std::move(meeting.listener)),
       agent_(std::move(meeting.agent)),
@@ -26,9 +47,11 @@ Link::Link(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent)
       region_(std::move(meeting.region)),
       board_(std::move(meeting.board)),
       kernel_(process_number_, board_->info()),
-      may_copy_(kernel_.probe()),
+      may_copy_(probe(kernel_)),
       marker_(region().marks[connected_here_ ? 0 : 1]),
       marks_(region().marks[connected_here_ ? 1 : 0]),
+      relay_(&region().relays[connected_here_ ? 0 : 1]),
+      relay_of_peer_(&region().relays[connected_here_ ? 1 : 0], windows),
       outbox_(Port(region().rings[connected_here_ ? 0 : 1], socket_), own_agent, agent_),
       inlet_(region().rings[connected_here_ ? 1 : 0], inbox, agent_, number_) {}
 
@@ -38,6 +61,18 @@ Link::end() noexcept {
     outbox_.end();
     const MutexLock lock(blocks_mutex_);
     block_came_.notifyAll();
+}
+
+void
+Link::invite() noexcept {
+    const int64_t now = std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+    int64_t due = invite_due_.load(std::memory_order_relaxed);
+    // The longer in vain, the seldomer.
+    const int64_t gap = invite_gap_.load(std::memory_order_relaxed);
+    const int64_t next = now - due > kInviteGapMax ? kInviteGap : std::min(2 * gap, kInviteGapMax);
+    if (now < due || !invite_due_.compare_exchange_strong(due, now + next, std::memory_order_relaxed)) return;
+    invite_gap_.store(next, std::memory_order_relaxed);
+    ringBell(socket_);
 }
 
 std::optional<WindowInfo>

@@ -13,7 +13,6 @@
 #include <optional>
 #include <string>
 #include <sys/types.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -24,6 +23,7 @@
 #include "shm/mapping.h"
 #include "shm/marks.h"
 #include "shm/outbox.h"
+#include "shm/relay.h"
 #include "shm/talk.h"
 
 namespace nx::shm {
@@ -33,6 +33,7 @@ struct Region {
     alignas(64) std::atomic<uint32_t> ending[2]; ///< not 0: this end goes, in order
     alignas(64) char rings[2][kRingBytes];       ///< out of this end
     alignas(64) char marks[2][kMarkTableBytes];  ///< of this end, in the other's memory
+    RelayMemory relays[2];                       ///< of transfers that this end starts
 };
 
 class Link : public std::enable_shared_from_this<Link> {
@@ -48,9 +49,9 @@ public:
         uint64_t number = 0; ///< of this link, never another's
     };
 
-    /// Finds out whether the kernel copies, see mayCopy().
+    /// Finds out whether the kernel copies, see mayCopy(). `inbox` and `windows` outlive it.
     static std::shared_ptr<Link>
-    create(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent);
+    create(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std::string &own_agent);
 
     const std::string &
     listener() const noexcept {
@@ -146,7 +147,7 @@ public:
     /// The peer is in this process, its memory is there as it is.
     bool
     isThisProcess() const noexcept {
-        return process_number_ == ::getpid();
+        return this_process_;
     }
 
     /// Why memory of the peer that is not mapped here cannot be reached; success: the kernel copies it.
@@ -159,6 +160,16 @@ public:
     kernel() const noexcept {
         return kernel_;
     }
+
+    /// Pieces of transfers that this side starts.
+    RelaySender &
+    relay() noexcept {
+        return relay_;
+    }
+
+    /// Asks the peer to look into the relay all the time, if its callers look often anyway. Seldom does something.
+    void
+    invite() noexcept;
 
     /// The window as the peer's board shows it; none: it is closed.
     std::optional<WindowInfo>
@@ -174,6 +185,12 @@ public:
     blockCame(Message message) noexcept;
 
     // ---- The peer in memory of this side
+
+    /// Pieces of transfers that the peer starts.
+    RelayServer &
+    relayOfPeer() noexcept {
+        return relay_of_peer_;
+    }
 
     /// The peer has left every place of ours at which it was when the snapshot was taken, or is gone.
     bool
@@ -194,7 +211,7 @@ private:
         bool refused = false;                ///< and nobody has seen that
     };
 
-    Link(Meeting meeting, kit::Inbox &inbox, const std::string &own_agent);
+    Link(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std::string &own_agent);
 
     Region &
     region() const noexcept {
@@ -204,6 +221,7 @@ private:
     const Fd socket_;
     const Fd process_;
     const pid_t process_number_;
+    const bool this_process_;
     const bool connected_here_;
     const std::string listener_, agent_;
     const uint64_t number_;
@@ -213,6 +231,9 @@ private:
     const Status may_copy_;
     Marker marker_;
     const MarkWatch marks_;
+    RelaySender relay_;
+    RelayServer relay_of_peer_;
+    std::atomic<int64_t> invite_due_{0}, invite_gap_{0}; ///< ns of the steady clock
     Outbox outbox_;
     Inlet inlet_;
     std::atomic<bool> ended_{false};

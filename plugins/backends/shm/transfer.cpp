@@ -2,9 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shm/transfer.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cinttypes>
 #include <cstdio>
 #include <new>
+#include <thread>
 #include <utility>
 
 #include "wire/notification.h"
@@ -16,9 +19,21 @@ namespace {
 constexpr size_t kInlineChunks = 2;                      // of a post: a millisecond at most
 constexpr uint64_t kStreamBytesMin = uint64_t{16} << 20; // of a request: more than the caches hold
 
+constexpr uint64_t kRelayBytesMin = 512; // of a block: smaller ones are quicker together, by the kernel
+constexpr auto kPatience = std::chrono::microseconds(20); // with a peer that looked all the time
+constexpr unsigned kLooksAtOnce = 64;                     // between two looks at the clock
+constexpr auto kLookAgainAfter = std::chrono::milliseconds(1);
+
 const RemoteMemory &
 remoteOf(const nixlx::Plan &plan, const nixlx::Run &run) {
     return *static_cast<const RemoteMemory *>(plan.remote_segments[run.remote_segment].metadata);
+}
+
+size_t
+countMapped(const nixlx::Plan &plan) {
+    return static_cast<size_t>(std::count_if(plan.runs.begin(), plan.runs.end(), [&](const nixlx::Run &run) {
+        return remoteOf(plan, run).here != nullptr;
+    }));
 }
 
 std::byte *
@@ -32,7 +47,15 @@ Transfer::Transfer(const nixlx::Plan &plan, std::shared_ptr<Link> link, Progress
     : plan_(plan),
       link_(std::move(link)),
       progress_(progress),
-      changes_(changes) {}
+      changes_(changes),
+      way_(wayOf(plan_, *link_)),
+      suits_relay_(plan_.total_bytes >= plan_.block_count * kRelayBytesMin && countMapped(plan_) == 0) {}
+
+Transfer::Way
+Transfer::wayOf(const nixlx::Plan &plan, const Link &link) {
+    if (countMapped(plan) == plan.runs.size()) return Way::kMapped;
+    return link.mayCopy().ok() ? Way::kKernel : Way::kRelay;
+}
 
 nixl_status_t
 Transfer::post(const std::string *notification) {
@@ -49,12 +72,22 @@ Transfer::post(const std::string *notification) {
         if (Status checked = wire::checkNotification(note_); !checked.ok()) fail(checked.code(), checked.message());
     }
     if (link_->ended()) failAsGone();
-    for (size_t i = 0; i < kInlineChunks && at.blocks_left > 0 && !stopping(); ++i) moved(copy(at, kChunkPieces));
+    relayed_.store(false, std::memory_order_relaxed);
+    bool relays = at.blocks_left > 0 && entersRelay();
+    if (relays) {
+        uint64_t bytes = 0;
+        relays = carry(at, bytes);
+        moved(bytes);
+    }
+    for (size_t i = 0; !relays && way_ != Way::kRelay && i < kInlineChunks && at.blocks_left > 0 && !stopping(); ++i) {
+        moved(copy(at, kChunkPieces));
+    }
 
     bool ends = false;
     {
         const MutexLock lock(mutex_);
         cursor_ = at;
+        relays_ = relays;
         stage_ = Stage::kCopying;
         ends = copyingEndsLocked();
     }
@@ -72,7 +105,7 @@ Transfer::post(const std::string *notification) {
 void
 Transfer::advance() {
     Chunk chunk;
-    if (take(chunk)) {
+    if (take(chunk) == Take::kChunk) {
         move(chunk);
         return;
     }
@@ -87,10 +120,21 @@ Transfer::advance() {
     }
 }
 
-bool
+Transfer::Take
 Transfer::take(Chunk &chunk) {
     const MutexLock lock(mutex_);
-    if (stage_ != Stage::kCopying || cursor_.blocks_left == 0 || stopping()) return false;
+    if (stage_ != Stage::kCopying) return Take::kNone;
+    if (carrying_) return Take::kLater;
+    const bool begins = cursor_.blocks_left > 0 && !stopping();
+    if (begins && !relays_) relays_ = entersRelay();
+    if (relays_) {
+        chunk = {};
+        carrying_ = true;
+        ++movers_;
+        return Take::kChunk;
+    }
+    if (!begins) return Take::kNone;
+    if (way_ == Way::kRelay) return Take::kLater; // another request has it
     chunk = {cursor_, 0};
     for (uint64_t bytes = 0; bytes < kChunkBytes && cursor_.blocks_left > 0 && chunk.pieces < kChunkPieces;) {
         const uint64_t length = cursor_.nextLength(kChunkBytes - bytes);
@@ -99,19 +143,36 @@ Transfer::take(Chunk &chunk) {
         ++chunk.pieces;
     }
     ++movers_;
-    return true;
+    return Take::kChunk;
 }
 
-void
+bool
 Transfer::move(Chunk chunk) {
-    const uint64_t bytes = copy(chunk.at, chunk.pieces);
+    const bool through_relay = chunk.pieces == 0;
+    uint64_t bytes = 0;
+    bool relays = false;
+    if (through_relay) {
+        {
+            const MutexLock lock(mutex_);
+            chunk.at = cursor_;
+        }
+        relays = carry(chunk.at, bytes);
+    } else {
+        bytes = copy(chunk.at, chunk.pieces);
+    }
     {
         const MutexLock lock(mutex_);
+        if (through_relay) {
+            cursor_ = chunk.at;
+            relays_ = relays;
+            carrying_ = false;
+        }
         moved(bytes);
         --movers_;
-        if (!copyingEndsLocked()) return; // and it may be gone
+        if (!copyingEndsLocked()) return bytes > 0; // and it may be gone
     }
     endCopying();
+    return true;
 }
 
 void
@@ -124,15 +185,18 @@ Transfer::cancel() {
     }
     if (ends) {
         endCopying();
-    } else {
-        withdraw(); // if it is at its note; else whoever is at a chunk ends it
+        return;
     }
+    withdraw(); // if it is at its note; else whoever is at a chunk ends it
+    Chunk chunk;
+    if (take(chunk) == Take::kChunk) move(chunk); // gives the relay back
 }
 
 /// True once: all chunks are done, or will not be begun.
 bool
 Transfer::copyingEndsLocked() noexcept {
-    if (stage_ != Stage::kCopying || movers_ > 0 || (cursor_.blocks_left > 0 && !stopping())) return false;
+    if (stage_ != Stage::kCopying || movers_ > 0 || relays_) return false;
+    if (cursor_.blocks_left > 0 && !stopping()) return false;
     stage_ = Stage::kNoting;
     return true;
 }
@@ -238,6 +302,109 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
     return bytes + outcome.bytes;
 }
 
+/// True: this request has the relay.
+bool
+Transfer::entersRelay() noexcept {
+    if (way_ == Way::kMapped || stopping()) return false;
+    if (way_ == Way::kKernel) {
+        if (!suits_relay_) return false;
+        if (!link_->relay().attended()) {
+            link_->invite();
+            return false;
+        }
+    }
+    return link_->ended() || link_->relay().take();
+}
+
+/// Moves a chunk through the relay, or less if the peer does not take it soon. False: this request has the relay no
+/// more.
+bool
+Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
+    using Clock = std::chrono::steady_clock;
+    RelaySender &relay = link_->relay();
+    const bool insists = way_ == Way::kRelay;
+    relayed_.store(true, std::memory_order_relaxed);
+    Clock::time_point idle_since{};
+    for (unsigned looks = 1; !link_->ended(); ++looks) {
+        if (stopping()) withdrawPieces(at);
+        const bool offers = !relay.full() && at.blocks_left > 0 && !stopping();
+        if (offers) {
+            offer(at, bytes);
+            if (relay.mustWake()) ringBell(link_->socket());
+        }
+        const bool reaps = reap(bytes);
+        if (relay.outstanding() == 0 && (at.blocks_left == 0 || stopping())) {
+            relay.giveBack();
+            return false;
+        }
+        if (bytes >= kChunkBytes) return true;
+        if (offers || reaps) {
+            idle_since = {};
+            continue;
+        }
+        link_->relayOfPeer().serve(); // it may wait for this side as well
+        if (looks % kLooksAtOnce != 0) continue;
+        const auto now = Clock::now();
+        if (idle_since == Clock::time_point{}) {
+            idle_since = now;
+        } else if (now - idle_since > kPatience) {
+            break;
+        }
+    }
+    if (link_->ended()) {
+        failAsGone(); // nobody uses the relay any more
+        return false;
+    }
+    if (insists) {
+        std::this_thread::yield(); // the peer may need this core
+        return true;
+    }
+    withdrawPieces(at);
+    if (relay.outstanding() > 0) return true;
+    relay.giveBack();
+    return false;
+}
+
+void
+Transfer::offer(kit::Cursor &at, uint64_t &bytes) {
+    RelaySender &relay = link_->relay();
+    while (!relay.full() && at.blocks_left > 0 && !stopping()) {
+        const uint64_t length = at.nextLength(RelayMemory::kSlotBytes);
+        const RemoteMemory &memory = remoteOf(plan_, *at.run);
+        if (memory.here) {
+            bytes += copy(at, 1);
+            continue;
+        }
+        relay.offer({.local = pointerTo(at.run->local + at.block * at.run->local_stride + at.offset),
+                     .remote = at.run->remote + at.block * at.run->remote_stride + at.offset,
+                     .window = memory.key,
+                     .length = static_cast<uint32_t>(length),
+                     .write = plan_.operation == NIXL_WRITE,
+                     .streams = plan_.total_bytes >= kStreamBytesMin,
+                     .from = at});
+        at.step(length);
+    }
+}
+
+/// True: something was there.
+bool
+Transfer::reap(uint64_t &bytes) {
+    RelaySender::Piece piece;
+    for (bool any = false;; any = true) {
+        switch (link_->relay().reap(piece)) {
+        case RelaySender::End::kNone: return any;
+        case RelaySender::End::kDone: bytes += piece.length; break;
+        case RelaySender::End::kRefused: refuse(remoteOf(plan_, *piece.from.run)); break;
+        }
+    }
+}
+
+void
+Transfer::withdrawPieces(kit::Cursor &at) noexcept {
+    RelaySender::Piece piece;
+    while (link_->relay().withdraw(piece)) at = piece.from;
+}
+
 void
 Transfer::failAsGone() noexcept {
     Status gone = link_->gone();
@@ -260,7 +427,9 @@ std::string
 Transfer::path() const {
     if (link_->isThisProcess()) return "memory of this process";
     if (plan_.runs.empty()) return "shared memory";
-    return remoteOf(plan_, plan_.runs[0]).here ? "shared memory, mapped" : "shared memory, copied by the kernel";
+    if (way_ == Way::kMapped) return "shared memory, mapped";
+    return relayed_.load(std::memory_order_relaxed) || way_ == Way::kRelay ? "shared memory, copied by both sides"
+                                                                           : "shared memory, copied by the kernel";
 }
 
 // ---- Progress ------------------------------------------------------------------------------------------------------
@@ -296,23 +465,33 @@ void
 Progress::step() {
     Transfer *transfer = nullptr;
     Transfer::Chunk chunk;
+    bool any_later = false;
     {
         const MutexLock lock(mutex_);
-        while (first_ && !transfer) {
+        const Transfer *first_later = nullptr;
+        while (first_ && first_ != first_later && !transfer) {
             Transfer *const first = std::exchange(first_, first_->next);
             if (!first_) last_ = nullptr;
             first->queued = false;
-            if (!first->take(chunk)) continue; // whoever is at its last chunks ends it
-            transfer = first;
+            const Transfer::Take taken = first->take(chunk);
+            if (taken == Transfer::Take::kNone) continue; // whoever is at its last chunks ends it
+            if (taken == Transfer::Take::kChunk) {
+                transfer = first;
+            } else if (!first_later) {
+                first_later = first;
+            }
             first->next = nullptr;
             first->queued = true;
             (first_ ? last_->next : first_) = first;
             last_ = first;
         }
+        any_later = first_later;
     }
-    if (!transfer) return;
-    transfer->move(chunk);
-    loop_.post([this] { step(); });
+    if (transfer && transfer->move(chunk)) {
+        loop_.post([this] { step(); });
+    } else if (transfer || any_later) {
+        loop_.after(kLookAgainAfter, [this] { step(); });
+    }
 }
 
 } // namespace nx::shm

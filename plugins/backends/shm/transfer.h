@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One request. Its plan is moved in chunks of at most 1 MiB by whoever comes: the caller in post() and check(), and the
-// engine's thread if it makes progress (Progress); several at once. The last of them sends the notification.
+// engine's thread if it makes progress (Progress); several at once. The last of them sends the notification. While the
+// peer looks into the relay all the time, or where there is no other way, one of them at a time moves a chunk through
+// it; what the peer does not take soon is withdrawn, and copied by the kernel where that is allowed.
 //
 //   copying   a chunk was taken       somebody moves it
 //   copying   none is left, or none   -> noting, if there is a notification and nothing was left out; else final
@@ -10,6 +12,7 @@
 //   noting    the outbox says so      -> final
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -69,16 +72,22 @@ public:
     // ---- For Progress
 
     struct Chunk {
-        kit::Cursor at;
-        size_t pieces = 0;
+        kit::Cursor at{};
+        size_t pieces = 0; ///< 0: through the relay
     };
 
-    /// Takes the next chunk: move() is to be called for it. False: there is none to be begun.
-    bool
+    enum class Take {
+        kNone, ///< there is none to be begun any more
+        kLater,
+        kChunk,
+    };
+
+    /// Takes the next chunk: move() is to be called for it.
+    Take
     take(Chunk &chunk);
 
-    /// Moves what was taken; afterwards the transfer may be gone.
-    void
+    /// Moves what was taken; afterwards the transfer may be gone. False: the peer must do something first.
+    bool
     move(Chunk chunk);
 
     Transfer *next = nullptr; ///< in Progress
@@ -87,8 +96,23 @@ public:
 private:
     enum class Stage { kCopying, kNoting, kOver };
 
+    /// How its data travels.
+    enum class Way { kMapped, kKernel, kRelay };
+
+    static Way
+    wayOf(const nixlx::Plan &plan, const Link &link);
     uint64_t
     copy(kit::Cursor &at, size_t pieces);
+    bool
+    entersRelay() noexcept;
+    bool
+    carry(kit::Cursor &at, uint64_t &bytes);
+    void
+    offer(kit::Cursor &at, uint64_t &bytes);
+    bool
+    reap(uint64_t &bytes);
+    void
+    withdrawPieces(kit::Cursor &at) noexcept;
     void
     failAsGone() noexcept;
     void
@@ -108,6 +132,9 @@ private:
     const std::shared_ptr<Link> link_;
     Progress *const progress_;
     Changes &changes_;
+    const Way way_;
+    const bool suits_relay_;           ///< though there is another way
+    std::atomic<bool> relayed_{false}; ///< some of the last post
     std::string note_;
     bool has_note_ = false;
     bool needs_caller_ = false; ///< and Changes was told
@@ -115,7 +142,9 @@ private:
     Mutex mutex_;
     Stage stage_ NX_GUARDED_BY(mutex_) = Stage::kOver;
     kit::Cursor cursor_ NX_GUARDED_BY(mutex_);
-    unsigned movers_ NX_GUARDED_BY(mutex_) = 0; ///< at chunks
+    unsigned movers_ NX_GUARDED_BY(mutex_) = 0;   ///< at chunks
+    bool relays_ NX_GUARDED_BY(mutex_) = false;   ///< this request has the relay
+    bool carrying_ NX_GUARDED_BY(mutex_) = false; ///< somebody is at a chunk that goes through it, and has the cursor
 };
 
 /// Moves transfers on while nobody else does, on the thread of a loop, a chunk at a time. Self-synchronised.
