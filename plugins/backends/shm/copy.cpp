@@ -162,6 +162,7 @@ KernelCopy::copy(bool write, Pieces &pieces) const {
         if (copied < 1) {
             const int error = copied < 0 ? errno : EFAULT;
             outcome.gone = error == ESRCH || error == EFAULT;
+            outcome.refused = error == EPERM || error == ENOSYS;
             outcome.why = outcome.gone ? "the process has ended, or runs another program" : reason(error);
             return outcome;
         }

@@ -48,6 +48,7 @@ Link::Link(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std
       board_(std::move(meeting.board)),
       kernel_(process_number_, board_->info()),
       may_copy_(probe(kernel_)),
+      kernel_copies_(may_copy_.ok()),
       marker_(region().marks[connected_here_ ? 0 : 1]),
       marks_(region().marks[connected_here_ ? 1 : 0]),
       relay_(&region().relays[connected_here_ ? 0 : 1]),

@@ -150,10 +150,21 @@ public:
         return this_process_;
     }
 
-    /// Why memory of the peer that is not mapped here cannot be reached; success: the kernel copies it.
+    /// Why the kernel did not copy when the two met; success: it did.
     const Status &
     mayCopy() const noexcept {
         return may_copy_;
+    }
+
+    bool
+    kernelCopies() const noexcept {
+        return kernel_copies_.load(std::memory_order_relaxed);
+    }
+
+    /// Not any more. True: once.
+    bool
+    kernelRefuses() noexcept {
+        return kernel_copies_.exchange(false, std::memory_order_relaxed);
     }
 
     const KernelCopy &
@@ -229,6 +240,7 @@ private:
     const std::unique_ptr<PeerBoard> board_;
     const KernelCopy kernel_;
     const Status may_copy_;
+    std::atomic<bool> kernel_copies_;
     Marker marker_;
     const MarkWatch marks_;
     RelaySender relay_;

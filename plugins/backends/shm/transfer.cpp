@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "utils/common/nixl_log.h"
 #include "wire/notification.h"
 
 namespace nx::shm {
@@ -48,20 +49,14 @@ Transfer::Transfer(const nixlx::Plan &plan, std::shared_ptr<Link> link, Progress
       link_(std::move(link)),
       progress_(progress),
       changes_(changes),
-      way_(wayOf(plan_, *link_)),
+      all_mapped_(countMapped(plan_) == plan_.runs.size()),
       suits_relay_(plan_.total_bytes >= plan_.block_count * kRelayBytesMin && countMapped(plan_) == 0) {}
-
-Transfer::Way
-Transfer::wayOf(const nixlx::Plan &plan, const Link &link) {
-    if (countMapped(plan) == plan.runs.size()) return Way::kMapped;
-    return link.mayCopy().ok() ? Way::kKernel : Way::kRelay;
-}
 
 nixl_status_t
 Transfer::post(const std::string *notification) {
     begin();
     has_note_ = notification;
-    kit::Cursor at{plan_.runs.data(), 0, 0, plan_.block_count};
+    kit::Cursor at = start();
     try {
         if (notification) note_ = *notification;
     }
@@ -73,13 +68,14 @@ Transfer::post(const std::string *notification) {
     }
     if (link_->ended()) failAsGone();
     relayed_.store(false, std::memory_order_relaxed);
+    again_.store(false, std::memory_order_relaxed);
     bool relays = at.blocks_left > 0 && entersRelay();
     if (relays) {
         uint64_t bytes = 0;
         relays = carry(at, bytes);
         moved(bytes);
     }
-    for (size_t i = 0; !relays && way_ != Way::kRelay && i < kInlineChunks && at.blocks_left > 0 && !stopping(); ++i) {
+    for (size_t i = 0; !relays && i < kInlineChunks && at.blocks_left > 0 && !stopping() && !needsRelay(); ++i) {
         moved(copy(at, kChunkPieces));
     }
 
@@ -125,6 +121,12 @@ Transfer::take(Chunk &chunk) {
     const MutexLock lock(mutex_);
     if (stage_ != Stage::kCopying) return Take::kNone;
     if (carrying_) return Take::kLater;
+    if (again_.load(std::memory_order_relaxed) && !relays_ && !stopping()) {
+        if (movers_ > 0) return Take::kLater;
+        again_.store(false, std::memory_order_relaxed);
+        cursor_ = start();
+        moved(-bytesDone());
+    }
     const bool begins = cursor_.blocks_left > 0 && !stopping();
     if (begins && !relays_) relays_ = entersRelay();
     if (relays_) {
@@ -134,7 +136,7 @@ Transfer::take(Chunk &chunk) {
         return Take::kChunk;
     }
     if (!begins) return Take::kNone;
-    if (way_ == Way::kRelay) return Take::kLater; // another request has it
+    if (needsRelay()) return Take::kLater; // another request has it
     chunk = {cursor_, 0};
     for (uint64_t bytes = 0; bytes < kChunkBytes && cursor_.blocks_left > 0 && chunk.pieces < kChunkPieces;) {
         const uint64_t length = cursor_.nextLength(kChunkBytes - bytes);
@@ -196,7 +198,7 @@ Transfer::cancel() {
 bool
 Transfer::copyingEndsLocked() noexcept {
     if (stage_ != Stage::kCopying || movers_ > 0 || relays_) return false;
-    if (cursor_.blocks_left > 0 && !stopping()) return false;
+    if ((cursor_.blocks_left > 0 || again_.load(std::memory_order_relaxed)) && !stopping()) return false;
     stage_ = Stage::kNoting;
     return true;
 }
@@ -294,6 +296,12 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
     if (!outcome.why.empty()) {
         if (link_->ended() || outcome.gone) {
             failAsGone();
+        } else if (outcome.refused) {
+            again_.store(true, std::memory_order_relaxed);
+            if (link_->kernelRefuses()) {
+                NIXL_INFO << "shm: memory of agent " << quoted(link_->agent())
+                          << " is copied by both sides from now on: " << outcome.why;
+            }
         } else {
             fail(NIXL_ERR_BACKEND,
                  "copying between this process and that of agent " + quoted(link_->agent()) + ": " + outcome.why);
@@ -305,8 +313,8 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
 /// True: this request has the relay.
 bool
 Transfer::entersRelay() noexcept {
-    if (way_ == Way::kMapped || stopping()) return false;
-    if (way_ == Way::kKernel) {
+    if (all_mapped_ || stopping()) return false;
+    if (!needsRelay()) {
         if (!suits_relay_) return false;
         if (!link_->relay().attended()) {
             link_->invite();
@@ -322,7 +330,7 @@ bool
 Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
     using Clock = std::chrono::steady_clock;
     RelaySender &relay = link_->relay();
-    const bool insists = way_ == Way::kRelay;
+    const bool insists = needsRelay();
     relayed_.store(true, std::memory_order_relaxed);
     Clock::time_point idle_since{};
     for (unsigned looks = 1; !link_->ended(); ++looks) {
@@ -427,9 +435,9 @@ std::string
 Transfer::path() const {
     if (link_->isThisProcess()) return "memory of this process";
     if (plan_.runs.empty()) return "shared memory";
-    if (way_ == Way::kMapped) return "shared memory, mapped";
-    return relayed_.load(std::memory_order_relaxed) || way_ == Way::kRelay ? "shared memory, copied by both sides"
-                                                                           : "shared memory, copied by the kernel";
+    if (all_mapped_) return "shared memory, mapped";
+    return needsRelay() || relayed_.load(std::memory_order_relaxed) ? "shared memory, copied by both sides"
+                                                                    : "shared memory, copied by the kernel";
 }
 
 // ---- Progress ------------------------------------------------------------------------------------------------------

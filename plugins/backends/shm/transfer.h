@@ -96,11 +96,17 @@ public:
 private:
     enum class Stage { kCopying, kNoting, kOver };
 
-    /// How its data travels.
-    enum class Way { kMapped, kKernel, kRelay };
+    /// There is no other way than the relay.
+    bool
+    needsRelay() const noexcept {
+        return !all_mapped_ && !link_->kernelCopies();
+    }
 
-    static Way
-    wayOf(const nixlx::Plan &plan, const Link &link);
+    kit::Cursor
+    start() const noexcept {
+        return {plan_.runs.data(), 0, 0, plan_.block_count};
+    }
+
     uint64_t
     copy(kit::Cursor &at, size_t pieces);
     bool
@@ -132,9 +138,10 @@ private:
     const std::shared_ptr<Link> link_;
     Progress *const progress_;
     Changes &changes_;
-    const Way way_;
+    const bool all_mapped_;
     const bool suits_relay_;           ///< though there is another way
     std::atomic<bool> relayed_{false}; ///< some of the last post
+    std::atomic<bool> again_{false};   ///< the kernel has refused a chunk: all is to be moved again, by the relay
     std::string note_;
     bool has_note_ = false;
     bool needs_caller_ = false; ///< and Changes was told
