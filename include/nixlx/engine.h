@@ -128,6 +128,7 @@ public:
         delete request;
     }
 
+    /// Also of one that is final, whose memory may have been deregistered or unloaded since.
     virtual RequestInfo
     describe(const nixlBackendReqH *request) const = 0;
 

@@ -137,6 +137,21 @@ TEST_P(Remote, ATargetRefusesWhatItHasDeregistered) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
+TEST_P(Remote, AReportOutlivesTheMemoryThatItIsAbout) {
+    Buffer &at_a = buffer(4096), &at_b = buffer(4096);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    EXPECT_EQ(pair->run(request), NIXL_SUCCESS) << nixlx::lastError();
+    nixlx::Report before, after;
+    EXPECT_EQ(pair->a->getXferReport(request, before), NIXL_SUCCESS);
+    EXPECT_EQ(pair->a->invalidateRemoteMD("B"), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(pair->a->deregisterMem(registrationOf({at_a.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(pair->a->getXferReport(request, after), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(after.backend, before.backend);
+    EXPECT_EQ(after.path, before.path);
+    EXPECT_EQ(after.bytes_done, 4096u);
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
 TEST_P(Remote, ManyThreadsUseOneAgent) {
     constexpr size_t kThreads = 8, kRounds = 100, kSize = 20000;
     Buffer &at_a = buffer(kThreads * kSize), &at_b = buffer(kThreads * kSize);

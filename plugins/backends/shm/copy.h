@@ -50,7 +50,7 @@ public:
     };
 
     struct Outcome {
-        uint64_t bytes = 0; ///< from the first piece on
+        uint64_t bytes = 0;   ///< from the first piece on
         bool gone = false;    ///< the process is not there any more, or runs another program
         bool refused = false; ///< the system does not allow it any more
         std::string why;      ///< not empty: it has failed

@@ -81,7 +81,7 @@ Link::look(kit::WindowKey key) {
     return board_->look(key);
 }
 
-std::shared_ptr<const Mapping>
+std::shared_ptr<const PeerBlock>
 Link::block(uint64_t number) {
     const auto deadline = std::chrono::steady_clock::now() + kBlockLimit;
     const MutexLock lock(blocks_mutex_);
@@ -101,11 +101,11 @@ Link::block(uint64_t number) {
 
 void
 Link::blockCame(Message message) noexcept {
-    std::shared_ptr<const Mapping> came;
+    std::shared_ptr<const PeerBlock> came;
     try {
         if (message.type == Message::Type::kBlock && checkShared(message.descriptors[0], message.bytes).ok()) {
             auto mapping = Mapping::map(message.descriptors[0], message.bytes, Mapping::Access::kReadWrite);
-            if (mapping.ok()) came = std::make_shared<const Mapping>(*std::move(mapping));
+            if (mapping.ok()) came = std::make_shared<const PeerBlock>(*std::move(mapping));
         }
     }
     catch (const std::bad_alloc &) {

@@ -188,7 +188,7 @@ public:
 
     /// A block of the peer's memory, mapped; asks the peer for it if it is not yet. Not on the thread that serves the
     /// link. Null: it cannot be had now.
-    std::shared_ptr<const Mapping>
+    std::shared_ptr<const PeerBlock>
     block(uint64_t number);
 
     /// The peer's answer.
@@ -216,10 +216,10 @@ public:
 
 private:
     struct Block {
-        std::weak_ptr<const Mapping> mapping;
-        std::shared_ptr<const Mapping> came; ///< until somebody takes it
-        bool asked = false;                  ///< and not answered
-        bool refused = false;                ///< and nobody has seen that
+        std::weak_ptr<const PeerBlock> mapping;
+        std::shared_ptr<const PeerBlock> came; ///< until somebody takes it
+        bool asked = false;                    ///< and not answered
+        bool refused = false;                  ///< and nobody has seen that
     };
 
     Link(Meeting meeting, kit::Inbox &inbox, ServedWindows &windows, const std::string &own_agent);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shm/mapping.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -9,6 +10,10 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace nx::shm {
 
@@ -53,6 +58,17 @@ Mapping::mapAlone(uint64_t address, size_t bytes) {
     if (data != reinterpret_cast<void *>(address)) return {NIXL_ERR_NO_MEMORY, "the system maps elsewhere"};
     ::madvise(data, bytes, MADV_DONTFORK);
     return mapping;
+}
+
+/// From this part on, what must come up to `end`.
+void
+PeerBlock::prepare(size_t part, size_t end) const noexcept {
+    const size_t first = part * kPartBytes;
+    for (; part * kPartBytes < end; ++part) {
+        expected_[part / 64].fetch_or(uint64_t{1} << part % 64, std::memory_order_relaxed);
+    }
+    // Linux before 5.14 cannot: then the pages come one by one.
+    static_cast<void>(::madvise(data() + first, std::min(part * kPartBytes, bytes()) - first, MADV_POPULATE_WRITE));
 }
 
 Mapping::~Mapping() {

@@ -4,9 +4,11 @@
 // Memory that processes share, mapped here for as long as the object exists. Owned by one caller.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -61,6 +63,44 @@ private:
 
     std::byte *data_ = nullptr;
     size_t bytes_ = 0;
+};
+
+/// Memory of a peer that is mapped here. A fault for each page costs more than to copy it: whoever copies says before
+/// where. Any thread.
+class PeerBlock {
+public:
+    explicit PeerBlock(Mapping mapping)
+        : mapping_(std::move(mapping)),
+          expected_((mapping_.bytes() + kPartBytes - 1) / kPartBytes / 64 + 1) {}
+
+    std::byte *
+    data() const noexcept {
+        return mapping_.data();
+    }
+
+    size_t
+    bytes() const noexcept {
+        return mapping_.bytes();
+    }
+
+    /// The bytes from `at` on, which lie in it, are about to be touched. A few nanoseconds, but for the first time.
+    void
+    expect(const std::byte *at, size_t bytes) const noexcept {
+        const auto offset = static_cast<size_t>(at - data());
+        for (size_t part = offset / kPartBytes; part * kPartBytes < offset + bytes; ++part) {
+            if (!(expected_[part / 64].load(std::memory_order_relaxed) >> part % 64 & 1))
+                return prepare(part, offset + bytes);
+        }
+    }
+
+private:
+    static constexpr size_t kPartBytes = size_t{64} << 10;
+
+    void
+    prepare(size_t part, size_t end) const noexcept;
+
+    const Mapping mapping_;
+    mutable std::vector<std::atomic<uint64_t>> expected_; ///< a bit for each part
 };
 
 } // namespace nx::shm

@@ -75,8 +75,8 @@ struct RemoteMemory final : nixlBackendMD {
     const kit::WindowKey key;
     const uint64_t address;
     const uint64_t length;
-    std::shared_ptr<const Mapping> block; ///< that it lies in; null: it is not mapped
-    std::byte *here = nullptr;            ///< where its first byte is mapped; null: the kernel copies
+    std::shared_ptr<const PeerBlock> block; ///< that it lies in; null: it is not mapped
+    std::byte *here = nullptr;              ///< where its first byte is mapped; null: the kernel copies
 };
 
 std::string

@@ -279,6 +279,7 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
         const uint64_t remote = run->remote + at.block * run->remote_stride + at.offset;
         if (memory->here) {
             std::byte *const there = memory->here + (remote - memory->address);
+            if (memory->block) memory->block->expect(there, length);
             if (write) {
                 copyBytes(there, pointerTo(local), length, streams);
             } else {

@@ -3,8 +3,8 @@
 //
 // Goal: a transfer is right whichever way its bytes go, and whatever happens to that way meanwhile: the peer looks or
 // stops looking, the kernel copies or refuses from one call to the next.
-// Method: agents of one process that are to each other like those of two (link.cpp); seccomp filters, which hold for the
-// thread that sets them.
+// Method: agents of one process that are to each other like those of two (link.cpp); seccomp filters, which hold for
+// the thread that sets them.
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -42,8 +42,7 @@ forbidKernelCopies() {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     const sock_fprog program{sizeof filter / sizeof *filter, filter};
-    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-        ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 class Ways : public testing::TestWithParam<PairOptions> {
@@ -60,9 +59,9 @@ protected:
             exchanged_ = true;
         }
         nixlXferReqH *made = nullptr;
-        require(pair_.a->createXferReq(operation, listOf({at_a_.desc(0, size)}), listOf({at_b_.desc(0, size)}), "B",
-                                       made),
-                "create");
+        require(
+            pair_.a->createXferReq(operation, listOf({at_a_.desc(0, size)}), listOf({at_b_.desc(0, size)}), "B", made),
+            "create");
         return made;
     }
 
