@@ -252,8 +252,7 @@ Context::create(const Library &library, const ContextOptions &options) {
 
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
-    params.features = UCP_FEATURE_RMA | UCP_FEATURE_AMO32 | UCP_FEATURE_AMO64 | UCP_FEATURE_AM |
-        (options.wakeup ? UCP_FEATURE_WAKEUP : 0);
+    params.features = UCP_FEATURE_RMA | UCP_FEATURE_AMO32 | UCP_FEATURE_AMO64 | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
     params.mt_workers_shared = 1; // registrations run beside workers that progress
     params.name = options.name.c_str();
     if (!library.endsBusyWorkers()) {
@@ -265,7 +264,7 @@ Context::create(const Library &library, const ContextOptions &options) {
     api.ucp_config_release(config);
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot start: " + library.text(status)};
     learnRequestSize(api, handle);
-    return std::unique_ptr<Context>(new Context(library, handle, options.wakeup));
+    return std::unique_ptr<Context>(new Context(library, handle));
 }
 
 Context::~Context() {
@@ -402,10 +401,8 @@ Worker::create(Context &context, const std::string &name, MessageSink &sink) {
     if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot set up a worker: " + library.text(status)};
     worker->address_.assign(reinterpret_cast<const char *>(attributes.address), attributes.address_length);
     api.ucp_worker_release_address(handle, attributes.address);
-    if (context.wakeup_) {
-        status = api.ucp_worker_get_efd(handle, &worker->event_fd_);
-        if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot be slept on: " + library.text(status)};
-    }
+    status = api.ucp_worker_get_efd(handle, &worker->event_fd_);
+    if (status != UCS_OK) return {NIXL_ERR_BACKEND, "UCX cannot be slept on: " + library.text(status)};
     return worker;
 }
 

@@ -116,7 +116,6 @@ struct Setting {
 struct ContextOptions {
     std::string name;
     std::vector<Setting> settings; ///< those of ours that this UCX does not know are left out
-    bool wakeup = false;           ///< workers can be slept on
 };
 
 class Context;
@@ -151,14 +150,10 @@ public:
 
 private:
     friend class Worker;
-    Context(const Library &library, ucp_context *handle, bool wakeup)
-        : library_(library),
-          handle_(handle),
-          wakeup_(wakeup) {}
+    Context(const Library &library, ucp_context *handle) : library_(library), handle_(handle) {}
 
     const Library &library_;
     ucp_context *const handle_;
-    const bool wakeup_;
     Mutex mutex_; ///< serialises registrations
 };
 
@@ -257,7 +252,7 @@ public:
         return address_;
     }
 
-    /// -1 without wakeup, and once it is retired.
+    /// -1 once it is retired.
     int
     descriptor() const noexcept override {
         return retired_ ? -1 : event_fd_;

@@ -601,7 +601,7 @@ public:
         const Options options;
         auto library = Library::load(options.library);
         EXPECT_TRUE(library.ok());
-        context = *Context::create(**library, {"stranger", plainSettings(options, (*library)->minorVersion()), false});
+        context = *Context::create(**library, {"stranger", plainSettings(options, (*library)->minorVersion())});
         worker = *Worker::create(*context, "stranger:0", sink);
         std::string address;
         EXPECT_EQ(to.getConnInfo(address), NIXL_SUCCESS);

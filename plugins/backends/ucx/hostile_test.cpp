@@ -83,7 +83,7 @@ struct Node {
         const bool local = which.fabric == Fabric::kLocal;
         const unsigned version = (*library)->minorVersion();
         auto made = Context::create(
-            **library, {"node", local ? localSettings(options, version) : plainSettings(options, version), false});
+            **library, {"node", local ? localSettings(options, version) : plainSettings(options, version)});
         if (!made.ok()) abandon(made.message());
         context = *std::move(made);
         makeWorker();

@@ -34,13 +34,11 @@ constexpr int kBusyNapsPerWait = 64;
 WorkerPool::WorkerPool(const Library &library,
                        const std::string &agent,
                        const Options &options,
-                       bool progress_thread,
                        MessageSink &sink,
                        kit::Bell &bell)
     : library_(library),
       agent_(agent),
       options_(options),
-      wakeup_(true),
       sink_(sink),
       bell_(bell) {}
 
@@ -51,7 +49,7 @@ WorkerPool::create(const Library &library,
                    bool progress_thread,
                    MessageSink &sink,
                    kit::Bell &bell) {
-    std::unique_ptr<WorkerPool> pool(new WorkerPool(library, agent, options, progress_thread, sink, bell));
+    std::unique_ptr<WorkerPool> pool(new WorkerPool(library, agent, options, sink, bell));
     auto context = pool->createContext(plainSettings(options, library.minorVersion()));
     if (!context.ok()) return std::move(context).status();
     pool->contexts_[static_cast<size_t>(Fabric::kPlain)] = *std::move(context);
@@ -69,7 +67,7 @@ WorkerPool::create(const Library &library,
 
 Result<std::unique_ptr<Context>>
 WorkerPool::createContext(std::vector<Setting> settings) {
-    return Context::create(library_, {.name = agent_, .settings = std::move(settings), .wakeup = wakeup_});
+    return Context::create(library_, {.name = agent_, .settings = std::move(settings)});
 }
 
 Status

@@ -172,7 +172,6 @@ private:
     WorkerPool(const Library &library,
                const std::string &agent,
                const Options &options,
-               bool progress_thread,
                MessageSink &sink,
                kit::Bell &bell);
 
@@ -206,7 +205,6 @@ private:
     const Library &library_;
     const std::string &agent_;
     const Options &options_;
-    const bool wakeup_;
     MessageSink &sink_;
     kit::Bell &bell_;
     // Constant once the engine has started:
