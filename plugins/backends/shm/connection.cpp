@@ -34,6 +34,7 @@ constexpr auto kLeftAfter = milliseconds(10);
 constexpr auto kRetryAfter = milliseconds(1);
 constexpr size_t kMessagesAtOnce = 64; // of one socket, before the others' turn
 constexpr auto kRelayLinger = std::chrono::microseconds(50);
+constexpr auto kRelayTurn = milliseconds(1);
 
 Result<Fd>
 duplicate(int fd) {
@@ -324,21 +325,21 @@ Links::say(const Held &link, Message message) {
     }
 }
 
-/// A peer that has woken this thread for a piece has more of them.
+/// A peer that has woken this thread for a piece has more of them; so have others, whose turn comes.
 void
-Links::serveRelay(Link &link) noexcept {
-    RelayServer &relay = link.relayOfPeer();
-    do {
-        if (relay.serve() == 0) continue;
-        for (auto end = Clock::now() + kRelayLinger; Clock::now() < end;) {
-            if (relay.serve() > 0) end = Clock::now() + kRelayLinger;
-        }
-    } while (!relay.arm());
+Links::serveRelay(const Held &link) {
+    RelayServer &relay = link->relayOfPeer();
+    if (link->ended() || (relay.serve() == 0 && relay.arm())) return;
+    const auto begun = Clock::now();
+    for (auto now = begun, last = begun; now - last < kRelayLinger && now - begun < kRelayTurn; now = Clock::now()) {
+        if (relay.serve() > 0) last = now;
+    }
+    if (!relay.arm()) loop_->post([this, link] { on(link, [&] { serveRelay(link); }); });
 }
 
 void
 Links::drain(const Held &link) {
-    serveRelay(*link);
+    serveRelay(link);
     for (;;) {
         Inlet::Taken taken;
         try {

@@ -143,7 +143,7 @@ private:
     void
     drain(const Held &link);
     void
-    serveRelay(Link &link) noexcept;
+    serveRelay(const Held &link);
     void
     consider();
     void

@@ -299,6 +299,7 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
             failAsGone();
         } else if (outcome.refused) {
             again_.store(true, std::memory_order_relaxed);
+            if (progress_) progress_->add(*this); // it may have seen the last chunk leave
             if (link_->kernelRefuses()) {
                 NIXL_INFO << "shm: memory of agent " << quoted(link_->agent())
                           << " is copied by both sides from now on: " << outcome.why;
@@ -448,6 +449,7 @@ Progress::add(Transfer &transfer) {
     bool idle = false;
     {
         const MutexLock lock(mutex_);
+        if (transfer.queued) return;
         idle = !first_;
         transfer.next = nullptr;
         transfer.queued = true;

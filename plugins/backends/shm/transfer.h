@@ -160,6 +160,7 @@ public:
     /// `loop` outlives it and does not run any more when it goes.
     explicit Progress(Loop &loop) : loop_(loop) {}
 
+    /// No effect if it was added.
     void
     add(Transfer &transfer);
     /// After it returns only a chunk that was taken before is moved. No effect if it was not added.
