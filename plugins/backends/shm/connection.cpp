@@ -387,7 +387,7 @@ Links::attend(const Held &link) {
     {
         const MutexLock lock(attended_mutex_);
         link->inlet().disarm();
-        link->relayOfPeer().disarm();
+        link->relayOfPeer().attend();
         if (std::find(attended_.begin(), attended_.end(), link) != attended_.end()) return;
         if (attended_.empty()) {
             looks_then_ = looks_;

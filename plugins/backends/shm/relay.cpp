@@ -89,9 +89,9 @@ RelayServer::serve() noexcept {
 
 bool
 RelayServer::arm() noexcept {
-    memory_.armed.store(1, std::memory_order_seq_cst);
+    memory_.owner.store(RelayMemory::kArmed, std::memory_order_seq_cst);
     if (empty()) return true;
-    disarm();
+    memory_.owner.store(0, std::memory_order_relaxed);
     return false;
 }
 

@@ -38,10 +38,12 @@ struct RelayMemory {
         std::atomic<uint32_t> flags; ///< kWrite, kStreams
         alignas(64) std::byte bytes[kSlotBytes];
     };
+    static constexpr uint32_t kArmed = 1;   ///< it sleeps, and wants to be woken, once
+    static constexpr uint32_t kAttends = 2; ///< all the time
     static constexpr uint32_t kWrite = 1;   ///< from the slot to the owner's memory; else the other way
     static constexpr uint32_t kStreams = 2; ///< see copyBytes()
 
-    alignas(64) std::atomic<uint32_t> armed; ///< 1: the owner does not look, and wants to be woken, once
+    alignas(64) std::atomic<uint32_t> owner; ///< whether it looks: kArmed, kAttends, else it may come soon
     Slot slots[kSlots];
 };
 
@@ -96,13 +98,15 @@ public:
     /// The owner looks all the time. One load; any thread.
     bool
     attended() const noexcept {
-        return memory_.armed.load(std::memory_order_relaxed) == 0;
+        return memory_.owner.load(std::memory_order_relaxed) == RelayMemory::kAttends;
     }
 
     /// True once after an offer: the owner is to be woken, if that is wanted.
     bool
     mustWake() noexcept {
-        return memory_.armed.load(std::memory_order_seq_cst) && memory_.armed.exchange(0, std::memory_order_relaxed);
+        uint32_t armed = RelayMemory::kArmed;
+        return memory_.owner.load(std::memory_order_seq_cst) == armed &&
+            memory_.owner.compare_exchange_strong(armed, 0, std::memory_order_relaxed);
     }
 
     /// The oldest, if it is over: what was read is at `local` then.
@@ -175,10 +179,10 @@ public:
     bool
     arm() noexcept;
 
-    /// Somebody looks all the time.
+    /// Somebody looks all the time, until it is armed.
     void
-    disarm() noexcept {
-        memory_.armed.store(0, std::memory_order_relaxed);
+    attend() noexcept {
+        memory_.owner.store(RelayMemory::kAttends, std::memory_order_relaxed);
     }
 
     /// Nothing is offered. One load.

@@ -162,7 +162,8 @@ TEST_F(Relay, TouchesNothingOutsideOpenWindows) {
 }
 
 TEST_F(Relay, WakesTheOwnerThatSleepsOnce) {
-    EXPECT_TRUE(sender.attended()) << "nobody has said otherwise yet";
+    EXPECT_FALSE(sender.attended());
+    EXPECT_FALSE(sender.mustWake()) << "the owner has not been there yet";
     ASSERT_TRUE(server.arm());
     EXPECT_FALSE(sender.attended());
     sender.offer(piece(0, 1));
@@ -173,7 +174,8 @@ TEST_F(Relay, WakesTheOwnerThatSleepsOnce) {
     EXPECT_FALSE(sender.mustWake());
     EXPECT_EQ(server.serve(), 2u);
     ASSERT_TRUE(server.arm());
-    server.disarm();
+    server.attend();
+    EXPECT_TRUE(sender.attended());
     sender.offer(piece(2, 1));
     EXPECT_FALSE(sender.mustWake());
 }

@@ -22,7 +22,9 @@ constexpr uint64_t kStreamBytesMin = uint64_t{16} << 20; // of a request: more t
 
 constexpr uint64_t kRelayBytesMin = 512; // of a block: smaller ones are quicker together, by the kernel
 constexpr auto kPatience = std::chrono::microseconds(20); // with a peer that looked all the time
-constexpr unsigned kLooksAtOnce = 64;                     // between two looks at the clock
+constexpr uint64_t kWakeBytesMin = kStreamBytesMin; // of a request: its peer may be asleep, and have a core to spare
+constexpr auto kWakePatience = std::chrono::microseconds(200);
+constexpr unsigned kLooksAtOnce = 64; // between two looks at the clock
 constexpr auto kLookAgainAfter = std::chrono::milliseconds(1);
 
 const RemoteMemory &
@@ -69,6 +71,7 @@ Transfer::post(const std::string *notification) {
     if (link_->ended()) failAsGone();
     relayed_.store(false, std::memory_order_relaxed);
     again_.store(false, std::memory_order_relaxed);
+    woken_in_vain_.store(false, std::memory_order_relaxed);
     bool relays = at.blocks_left > 0 && entersRelay();
     if (relays) {
         uint64_t bytes = 0;
@@ -320,7 +323,7 @@ Transfer::entersRelay() noexcept {
         if (!suits_relay_) return false;
         if (!link_->relay().attended()) {
             link_->invite();
-            return false;
+            if (plan_.total_bytes < kWakeBytesMin || woken_in_vain_.load(std::memory_order_relaxed)) return false;
         }
     }
     return link_->ended() || link_->relay().take();
@@ -335,6 +338,7 @@ Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
     const bool insists = needsRelay();
     relayed_.store(true, std::memory_order_relaxed);
     Clock::time_point idle_since{};
+    bool wakes = !relay.attended(); // the peer, which has not come yet
     for (unsigned looks = 1; !link_->ended(); ++looks) {
         if (stopping()) withdrawPieces(at);
         const bool offers = !relay.full() && at.blocks_left > 0 && !stopping();
@@ -343,6 +347,7 @@ Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
             if (relay.mustWake()) ringBell(link_->socket());
         }
         const bool reaps = reap(bytes);
+        if (reaps) wakes = false;
         if (relay.outstanding() == 0 && (at.blocks_left == 0 || stopping())) {
             relay.giveBack();
             return false;
@@ -357,10 +362,11 @@ Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
         const auto now = Clock::now();
         if (idle_since == Clock::time_point{}) {
             idle_since = now;
-        } else if (now - idle_since > kPatience) {
+        } else if (now - idle_since > (wakes ? kWakePatience : kPatience)) {
             break;
         }
     }
+    if (wakes) woken_in_vain_.store(true, std::memory_order_relaxed);
     if (link_->ended()) {
         failAsGone(); // nobody uses the relay any more
         return false;

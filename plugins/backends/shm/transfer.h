@@ -141,7 +141,8 @@ private:
     const bool all_mapped_;
     const bool suits_relay_;           ///< though there is another way
     std::atomic<bool> relayed_{false}; ///< some of the last post
-    std::atomic<bool> again_{false};   ///< the kernel has refused a chunk: all is to be moved again, by the relay
+    std::atomic<bool> woken_in_vain_{false};
+    std::atomic<bool> again_{false}; ///< the kernel has refused a chunk: all is to be moved again, by the relay
     std::string note_;
     bool has_note_ = false;
     bool needs_caller_ = false; ///< and Changes was told
