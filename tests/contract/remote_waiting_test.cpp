@@ -81,6 +81,29 @@ TEST_P(Remote, TheEndOfAPeerWakesWhoeverWaitsForItsTransfer) {
     EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
 }
 
+TEST_P(Remote, WaitingForAPlaceAtAPeerThatFetchesNothingTakesLittleAndEndsWhenItDoes) {
+    Buffer &at_a = buffer(4096), &at_b = buffer(4096);
+    nixlXferReqH *request = pair->request(NIXL_WRITE, at_a, at_b);
+    size_t sent = 1;
+    while (pair->a->genNotif("B", std::string(1 << 20, 'm')) == NIXL_SUCCESS) ++sent;
+    nixl_opt_args_t args;
+    args.notif = std::string(1 << 20, 'n');
+    ASSERT_EQ(pair->a->postXferReq(request, &args), NIXL_IN_PROG) << nixlx::lastError();
+    const std::clock_t before = std::clock();
+    ASSERT_EQ(pair->a->waitXfer(request, 500ms), NIXL_IN_PROG) << nixlx::lastError();
+    const double used_ms = 1e3 * static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+    EXPECT_LT(used_ms, 250) << "of 500: it polls";
+    std::atomic<nixl_status_t> status{NIXL_IN_PROG};
+    std::thread waiter([&] { status = pair->a->waitXfer(request, kForever); });
+    EXPECT_TRUE(eventually([&] {
+        EXPECT_EQ(pair->b->getNotifs(pair->b.inbox), NIXL_SUCCESS);
+        return status != NIXL_IN_PROG && pair->b.inbox["A"].size() == sent;
+    }));
+    waiter.join();
+    EXPECT_EQ(status, NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(pair->a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
 TEST_P(Remote, WaitingWhileNothingHappensTakesLittle) {
     pair->exchange();
     nixl_notifs_t none;

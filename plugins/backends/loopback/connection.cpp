@@ -63,9 +63,44 @@ Endpoint::deliver(const std::string &sender, const std::string &message) {
     return NIXL_SUCCESS;
 }
 
+nixl_status_t
+Endpoint::deliverOrTell(const std::shared_ptr<Endpoint> &sender, const std::string &message) {
+    const nixl_status_t delivered = deliver(sender->agent(), message);
+    if (delivered != NIXL_IN_PROG) return delivered;
+    {
+        const MutexLock lock(mutex_);
+        senders_.insert(sender);
+    }
+    return deliver(sender->agent(), message); // whoever has made room before that has told nobody
+}
+
 void
 Endpoint::takeNotifications(notif_list_t &notifications) {
+    const size_t before = notifications.size();
     inbox_.takeAll(notifications);
+    if (notifications.size() == before) return;
+    std::set<std::weak_ptr<Endpoint>, std::owner_less<>> senders;
+    {
+        const MutexLock lock(mutex_);
+        senders.swap(senders_);
+    }
+    for (const auto &each : senders) {
+        if (const auto sender = each.lock()) sender->hasRoom();
+    }
+}
+
+void
+Endpoint::tellOfRoom(std::function<void()> look) {
+    const MutexLock lock(mutex_);
+    look_ = std::move(look);
+}
+
+/// With a peer that had none.
+void
+Endpoint::hasRoom() {
+    bell_.ring();
+    const MutexLock lock(mutex_); // held while it looks: it is there until shutDown()
+    if (look_) look_();
 }
 
 void
@@ -75,9 +110,10 @@ Endpoint::shutDown() {
         const MutexLock lock(mutex_);
         alive_.store(false, std::memory_order_release);
         windows.swap(windows_);
+        look_ = nullptr;
     }
     notif_list_t dropped;
-    inbox_.takeAll(dropped);
+    takeNotifications(dropped);
     for (auto &[key, entry] : windows) entry.window->close();
 }
 

@@ -7,8 +7,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 
@@ -62,10 +64,20 @@ public:
     nixl_status_t
     deliver(const std::string &sender, const std::string &message);
 
+    /// As deliver(), but of IN_PROG the sender is told when there may be a place.
+    nixl_status_t
+    deliverOrTell(const std::shared_ptr<Endpoint> &sender, const std::string &message);
+
     void
     takeNotifications(notif_list_t &notifications);
 
-    /// Rings when a notification arrives, and when a transfer of the engine ends.
+    /// Who moves the engine's transfers while nobody asks for them: `look` is called when there may be a place for what
+    /// one of them delivers, by the thread that made it, until shutDown().
+    void
+    tellOfRoom(std::function<void()> look);
+
+    /// Rings when a notification arrives, when a transfer of the engine ends, and when there may be a place for what one
+    /// of them delivers.
     kit::Bell &
     bell() noexcept {
         return bell_;
@@ -76,6 +88,9 @@ public:
     shutDown();
 
 private:
+    void
+    hasRoom();
+
     struct Entry {
         std::shared_ptr<Window> window;
         size_t registrations = 0;
@@ -88,6 +103,9 @@ private:
     kit::Bell bell_;
     mutable Mutex mutex_;
     std::map<WindowKey, Entry> windows_ NX_GUARDED_BY(mutex_);
+    std::function<void()> look_ NX_GUARDED_BY(mutex_);
+    /// Whose transfers found no place in the inbox.
+    std::set<std::weak_ptr<Endpoint>, std::owner_less<>> senders_ NX_GUARDED_BY(mutex_);
 };
 
 /// Guarded.

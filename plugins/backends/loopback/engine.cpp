@@ -31,7 +31,9 @@ Engine::Engine(const nixlBackendInitParams *params)
     : agent_(params->localAgent),
       process_(Process::instance()),
       endpoint_(process_->createEndpoint(agent_)),
-      progress_(params->enableProgTh ? std::make_unique<Progress>() : nullptr) {}
+      progress_(params->enableProgTh ? std::make_unique<Progress>() : nullptr) {
+    if (progress_) endpoint_->tellOfRoom([this] { progress_->look(); });
+}
 
 Engine::~Engine() {
     process_->removeEndpoint(*endpoint_);
@@ -193,7 +195,7 @@ nixl_status_t
 Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendReqH *&request) {
     std::shared_ptr<Endpoint> peer = findPeer(std::string(plan.remote_agent));
     if (!peer) return unknownPeer(std::string(plan.remote_agent));
-    request = new Transfer(plan, *endpoint_, std::move(peer));
+    request = new Transfer(plan, endpoint_, std::move(peer));
     return NIXL_SUCCESS;
 }
 
@@ -203,7 +205,7 @@ Engine::post(nixlBackendReqH *request, const std::string *notification) {
     if (transfer.post(notification) != NIXL_IN_PROG) return transfer.outcome();
     if (progress_) {
         progress_->add(transfer);
-    } else {
+    } else if (!transfer.waitsForInbox()) {
         ++unfinished_;
     }
     return NIXL_IN_PROG;
@@ -212,13 +214,17 @@ Engine::post(nixlBackendReqH *request, const std::string *notification) {
 nixl_status_t
 Engine::check(nixlBackendReqH *request) {
     Transfer &transfer = transferOf(request);
-    if (!transfer.quiet() && !progress_ && transfer.advance() != NIXL_IN_PROG) --unfinished_;
+    if (transfer.quiet() || progress_) return transfer.outcome();
+    const bool was_unfinished = !transfer.waitsForInbox();
+    const bool is_unfinished = transfer.advance() == NIXL_IN_PROG && !transfer.waitsForInbox();
+    if (was_unfinished && !is_unfinished) --unfinished_;
     return transfer.outcome();
 }
 
 void
 Engine::cancel(nixlBackendReqH *request) {
     transferOf(request).cancel();
+    if (progress_) progress_->look();
 }
 
 std::optional<uint64_t>

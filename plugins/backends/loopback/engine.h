@@ -115,7 +115,7 @@ private:
     const std::shared_ptr<Process> process_;
     const std::shared_ptr<Endpoint> endpoint_;
     const std::unique_ptr<Progress> progress_; ///< null: check() makes the progress
-    std::atomic<size_t> unfinished_{0};        ///< transfers that only check() makes progress of
+    std::atomic<size_t> unfinished_{0};        ///< transfers that go on in check() only
     mutable Mutex mutex_;
     std::map<std::string, std::shared_ptr<Endpoint>> peers_ NX_GUARDED_BY(mutex_);
 };

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <poll.h>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -322,6 +323,42 @@ TEST_P(EngineTest, FullInboxHoldsTransfersBackAndLosesNothing) {
     EXPECT_EQ(notificationsOfB().size(), 1u);
     EXPECT_EQ(finish(request, first), NIXL_SUCCESS);
     EXPECT_EQ(notificationsOfB(), (notif_list_t{{"A", note}}));
+}
+
+TEST_P(EngineTest, WhoSleepsUntilAFullInboxHasRoomIsWokenAndTurnsNoWheelMeanwhile) {
+    std::vector<char> from(10, 'x'), to(10);
+    const std::string large(kit::kShareBytes - 200, 'n'), note = "late";
+    auto *request =
+        prepare(NIXL_WRITE, local(from.data(), 10), remote(to.data(), 10).remote, oneBlock(from.data(), to.data(), 10));
+    const auto sleeps = [&] {
+        EXPECT_EQ(a.engine->check(request), NIXL_IN_PROG);
+        return a.engine->arm();
+    };
+    const auto isAwake = [&](int timeout_ms) {
+        pollfd each{a.engine->descriptor(), POLLIN, 0};
+        return poll(&each, 1, timeout_ms) == 1;
+    };
+    for (int round = 0; round < 3; ++round) {
+        ASSERT_EQ(a.engine->genNotif("B", large), NIXL_SUCCESS);
+        ASSERT_EQ(a.engine->post(request, &note), NIXL_IN_PROG);
+        ASSERT_TRUE(eventually(sleeps)) << round;
+        EXPECT_FALSE(isAwake(0));
+        EXPECT_EQ(notificationsOfB().size(), 1u);
+        EXPECT_TRUE(isAwake(20'000)) << round;
+        EXPECT_EQ(finish(request, NIXL_IN_PROG), NIXL_SUCCESS);
+        EXPECT_EQ(notificationsOfB(), (notif_list_t{{"A", note}}));
+    }
+    // The end of the peer, and a cancellation, come through as well.
+    ASSERT_EQ(a.engine->genNotif("B", large), NIXL_SUCCESS);
+    ASSERT_EQ(a.engine->post(request, &note), NIXL_IN_PROG);
+    a.engine->cancel(request);
+    EXPECT_EQ(finish(request, NIXL_IN_PROG), NIXL_ERR_CANCELED);
+    ASSERT_EQ(a.engine->post(request, &note), NIXL_IN_PROG);
+    ASSERT_TRUE(eventually(sleeps));
+    for (nixlBackendMD *memory : std::exchange(at_b, {})) b.engine->deregisterMem(memory);
+    b.engine.reset();
+    EXPECT_TRUE(isAwake(20'000));
+    EXPECT_NE(finish(request, NIXL_IN_PROG), NIXL_IN_PROG);
 }
 
 TEST_P(EngineTest, NotificationBeyondTheLimitIsRefusedBeforeDataMoves) {

@@ -3,16 +3,15 @@
 #include "loopback/transfer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <new>
 
 #include "wire/notification.h"
 
 namespace nx::loopback {
 
-Transfer::Transfer(const nixlx::Plan &plan, Endpoint &sender, std::shared_ptr<Endpoint> peer)
+Transfer::Transfer(const nixlx::Plan &plan, std::shared_ptr<Endpoint> sender, std::shared_ptr<Endpoint> peer)
     : plan_(plan),
-      sender_(sender),
+      sender_(std::move(sender)),
       peer_(std::move(peer)),
       windows_(plan.runs.size()) {}
 
@@ -43,7 +42,7 @@ Transfer::enter(Transition transition) noexcept {
         status = fail(NIXL_ERR_NO_MEMORY, "out of memory"); // short enough to need none
     }
     if (status == NIXL_IN_PROG) return status;
-    kit::Bell &bell = sender_.bell(); // the transfer may be gone once it is final
+    kit::Bell &bell = sender_->bell(); // the transfer may be gone once it is final
     status = finish(status == NIXL_SUCCESS);
     bell.ring();
     return status;
@@ -122,7 +121,7 @@ Transfer::moveSlice() {
 nixl_status_t
 Transfer::deliver() {
     if (!has_notification_) return NIXL_SUCCESS;
-    const nixl_status_t delivered = peer_->deliver(sender_.agent(), notification_);
+    const nixl_status_t delivered = peer_->deliverOrTell(sender_, notification_);
     waits_for_inbox_ = delivered == NIXL_IN_PROG;
     if (delivered == NIXL_ERR_REMOTE_DISCONNECT) {
         return fail(delivered, "agent " + quoted(peer_->agent()) + " went before it got the notification");
@@ -159,31 +158,46 @@ void
 Progress::add(Transfer &transfer) {
     {
         const MutexLock lock(mutex_);
-        transfer.next = nullptr;
-        (last_ ? last_->next : first_) = &transfer;
-        last_ = &transfer;
-        ++length_;
+        appendLocked(transfer);
+        fruitless_ = 0;
     }
     wake_.notifyOne();
 }
 
 void
+Progress::look() {
+    {
+        const MutexLock lock(mutex_);
+        fruitless_ = 0;
+    }
+    wake_.notifyOne();
+}
+
+void
+Progress::appendLocked(Transfer &transfer) {
+    transfer.next = nullptr;
+    (last_ ? last_->next : first_) = &transfer;
+    last_ = &transfer;
+    ++length_;
+}
+
+void
 Progress::run() {
-    size_t fruitless = 0;
-    while (Transfer *const transfer = takeNext(fruitless)) {
+    while (Transfer *const transfer = takeNext()) {
         const bool finished = transfer->advance() != NIXL_IN_PROG;
-        fruitless = !finished && transfer->waitsForInbox() ? fruitless + 1 : 0;
-        if (!finished) add(*transfer);
+        const bool waits = !finished && transfer->waitsForInbox();
+        const MutexLock lock(mutex_);
+        fruitless_ = waits ? fruitless_ + 1 : 0;
+        if (!finished) appendLocked(*transfer);
     }
 }
 
 Transfer *
-Progress::takeNext(size_t fruitless) {
+Progress::takeNext() {
     const MutexLock lock(mutex_);
-    while (!stopping_ && !first_) wake_.wait(mutex_);
+    // More turns than transfers: since the last call of look() each of them has had one, whatever was on at that time.
+    while (!stopping_ && (!first_ || fruitless_ > length_)) wake_.wait(mutex_);
     if (stopping_) return nullptr;
-    // Nobody tells when a peer empties its inbox: look again after a while.
-    if (fruitless > length_) wake_.waitUntil(mutex_, std::chrono::steady_clock::now() + std::chrono::milliseconds(1));
     Transfer *const transfer = first_;
     first_ = transfer->next;
     if (!first_) last_ = nullptr;

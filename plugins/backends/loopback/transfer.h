@@ -33,8 +33,8 @@ inline constexpr uint64_t kSliceBlocks = 16384;
 
 class Transfer final : public kit::RequestBase {
 public:
-    /// `sender` is whose transfer it is. It and `plan` outlive the transfer.
-    Transfer(const nixlx::Plan &plan, Endpoint &sender, std::shared_ptr<Endpoint> peer);
+    /// `sender` is whose transfer it is. `plan` outlives the transfer.
+    Transfer(const nixlx::Plan &plan, std::shared_ptr<Endpoint> sender, std::shared_ptr<Endpoint> peer);
 
     /// Checks that both sides still exist and moves the first slice. Requires quiet().
     nixl_status_t
@@ -44,6 +44,7 @@ public:
     nixl_status_t
     advance();
 
+    /// In progress, and nothing to do before the peer makes room in its inbox, of which the sender is told.
     bool
     waitsForInbox() const noexcept {
         return waits_for_inbox_;
@@ -74,7 +75,7 @@ private:
     refuse(const Window &window, bool local);
 
     const nixlx::Plan &plan_;
-    Endpoint &sender_;
+    const std::shared_ptr<Endpoint> sender_;
     const std::shared_ptr<Endpoint> peer_;
     struct Pair {
         std::shared_ptr<Window> local;
@@ -90,7 +91,8 @@ private:
     uint64_t offset_ = 0;
 };
 
-/// The progress thread: finishes transfers in turns, a slice at a time, and sleeps while there are none. Guarded.
+/// The progress thread: finishes transfers in turns, a slice at a time, and sleeps while there are none or all wait for
+/// a peer's inbox. Guarded.
 class Progress {
 public:
     /// Throws std::system_error if the thread cannot be started.
@@ -102,18 +104,25 @@ public:
     void
     add(Transfer &transfer);
 
+    /// A transfer that waited may go on: there may be a place for it, or it was cancelled.
+    void
+    look();
+
 private:
     void
     run();
-    /// Waits for one. Null: the thread is to end. `fruitless`: turns in a row that only met full inboxes.
+    /// Waits for one. Null: the thread is to end.
     Transfer *
-    takeNext(size_t fruitless) NX_EXCLUDES(mutex_);
+    takeNext() NX_EXCLUDES(mutex_);
+    void
+    appendLocked(Transfer &transfer) NX_REQUIRES(mutex_);
 
     Mutex mutex_;
     CondVar wake_;
     Transfer *first_ NX_GUARDED_BY(mutex_) = nullptr;
     Transfer *last_ NX_GUARDED_BY(mutex_) = nullptr;
     size_t length_ NX_GUARDED_BY(mutex_) = 0;
+    size_t fruitless_ NX_GUARDED_BY(mutex_) = 0; ///< turns in a row that only met full inboxes
     bool stopping_ NX_GUARDED_BY(mutex_) = false;
 
     Thread thread_; // last: it uses all of the above
