@@ -14,13 +14,14 @@ namespace nx::agent {
 
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
 // No sleep is longer: nobody minds a look an hour, and no sum of times overflows.
 constexpr std::chrono::hours kLongest{1};
 // Backends that cannot be slept on are looked at so often, and ever more seldom the longer nothing has come of it.
-constexpr std::chrono::microseconds kPollMin{50}, kPollMax{5000};
+constexpr microseconds kPollMin{50}, kPollMax{5000};
 constexpr int kPollsPerWait = 32;
 constexpr milliseconds kServedPolls = std::chrono::duration_cast<milliseconds>(kPollMax);
 
@@ -35,7 +36,7 @@ Status
 Waiting::wait(std::optional<std::chrono::microseconds> timeout, const Look &look) {
     const auto start = Clock::now();
     const bool for_ever = !timeout || *timeout > std::chrono::hours(24 * 365 * 100);
-    const auto deadline = for_ever ? Clock::time_point::max() : start + *timeout;
+    const auto deadline = for_ever ? Clock::time_point::max() : start + std::max(*timeout, microseconds(0));
     struct Guard {
         ~Guard() {
             waiting.end();

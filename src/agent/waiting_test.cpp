@@ -4,10 +4,12 @@
 // Waiting without polling, over the public API: nobody sleeps through what he waits for, whatever other threads do.
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
 #include <random>
+#include <set>
 #include <sys/epoll.h>
 #include <sys/wait.h>
 #include <thread>
@@ -104,12 +106,14 @@ TEST_P(Waiting, EndsWithTheStatusOfTheRequest) {
     EXPECT_EQ(agent().waitXfer(request), NIXL_ERR_NOT_POSTED);
     postHeld(request);
     EXPECT_EQ(agent().waitXfer(request, milliseconds(0)), NIXL_IN_PROG);
-    EXPECT_EQ(agent().waitXfer(request, milliseconds(-1)), NIXL_IN_PROG);
+    for (const int64_t past : {int64_t{-1}, INT64_MIN / 600, INT64_MIN}) {
+        EXPECT_EQ(agent().waitXfer(request, microseconds(past)), NIXL_IN_PROG) << past;
+    }
     std::thread other([&] {
         asked(3);
         gated().finish(0);
     });
-    EXPECT_EQ(agent().waitXfer(request), NIXL_SUCCESS);
+    EXPECT_EQ(agent().waitXfer(request, microseconds::max()), NIXL_SUCCESS);
     other.join();
     EXPECT_EQ(agent().waitXfer(request), NIXL_SUCCESS) << "also of one that has ended";
 
@@ -191,11 +195,85 @@ TEST_P(Waiting, CancellingReleasingAndDroppingEndEveryWait) {
 }
 
 TEST_P(Waiting, RemovedMemoryAndPeersEndTheWait) {
-    postHeld(request);
-    std::thread waiter([&] { EXPECT_EQ(agent().waitXfer(request), NIXL_ERR_CANCELED) << nixlx::lastError(); });
-    asked(1);
-    EXPECT_EQ(agent().deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS);
-    waiter.join();
+    const auto memory = [&] { EXPECT_EQ(agent().deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS); };
+    const auto peer = [&] {
+        EXPECT_EQ(agent().invalidateRemoteMD("B"), NIXL_SUCCESS);
+        gated().abort(0, NIXL_ERR_CANCELED); // as a backend does with what was on its way to the peer
+    };
+    const auto lost_peer = [&] { gated().abort(0, NIXL_ERR_REMOTE_DISCONNECT); };
+    struct Case {
+        std::function<void()> remove;
+        nixl_status_t expected;
+    };
+    for (const auto &[remove, expected] : {Case{memory, NIXL_ERR_CANCELED}, Case{peer, NIXL_ERR_NOT_FOUND},
+                                           Case{lost_peer, NIXL_ERR_REMOTE_DISCONNECT}}) {
+        pair.reset();
+        gated().reset();
+        start("GATED");
+        postHeld(request);
+        std::vector<std::thread> waiters;
+        for (int i = 0; i < 3; ++i) {
+            waiters.emplace_back([&] { EXPECT_EQ(agent().waitXfer(request), expected) << nixlx::lastError(); });
+        }
+        asked(waiters.size());
+        remove();
+        for (auto &waiter : waiters) waiter.join();
+    }
+}
+
+TEST_P(Waiting, AllWhoWaitForTheSameRequestAreWoken) {
+    constexpr int kRounds = 20, kWaiters = 8;
+    for (uint64_t round = 0; round < kRounds; ++round) {
+        const uint64_t before = gated().count(EngineCall::kCheck);
+        postHeld(request);
+        std::vector<std::thread> waiters;
+        for (int i = 0; i < kWaiters; ++i) {
+            waiters.emplace_back([&, i] {
+                std::vector<size_t> which;
+                EXPECT_EQ(i % 2 ? agent().waitXfer(request) : agent().waitAny({&request, 1}, std::nullopt, which),
+                          NIXL_SUCCESS);
+            });
+        }
+        if (round % 2) asked(before + kWaiters); // else on their way to sleep
+        gated().finish(round);
+        for (auto &waiter : waiters) waiter.join();
+    }
+}
+
+TEST_P(Waiting, OfThoseWhoWaitForNotificationsOneGetsEach) {
+    constexpr size_t kMessages = 500, kWaiters = 3;
+    start("GATED");
+    std::atomic<size_t> received{0}, ended{0};
+    std::vector<nixl_notifs_t> got(kWaiters);
+    std::vector<std::thread> waiters;
+    for (auto &mine : got) {
+        waiters.emplace_back([&] {
+            while (received < kMessages) {
+                nixl_notifs_t notifs;
+                EXPECT_EQ(agent().waitNotifs(notifs), NIXL_SUCCESS);
+                for (auto &message : notifs["B"]) {
+                    received += message != "end";
+                    mine["B"].push_back(std::move(message));
+                }
+            }
+            ++ended;
+        });
+    }
+    for (size_t i = 0; i < kMessages; ++i) {
+        EXPECT_EQ(pair->b->genNotif("A", std::to_string(i)), NIXL_SUCCESS);
+        if (i % 3 == 0) std::this_thread::yield();
+    }
+    EXPECT_TRUE(eventually([&] { return received == kMessages; })) << received;
+    EXPECT_TRUE(eventually([&] {
+        EXPECT_EQ(pair->b->genNotif("A", "end"), NIXL_SUCCESS);
+        return ended == kWaiters;
+    }));
+    for (auto &waiter : waiters) waiter.join();
+    std::multiset<std::string> all;
+    for (auto &mine : got) all.insert(mine["B"].begin(), mine["B"].end());
+    all.erase("end");
+    EXPECT_EQ(all.size(), kMessages);
+    for (size_t i = 0; i < kMessages; ++i) EXPECT_EQ(all.count(std::to_string(i)), 1u) << i;
 }
 
 TEST_P(Waiting, LimitsAreKeptMeanwhile) {
