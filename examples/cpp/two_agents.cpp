@@ -10,7 +10,6 @@
 #include <iostream>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "nixl.h"
@@ -27,15 +26,11 @@ check(nixl_status_t status) {
     if (status < 0) throw std::runtime_error(nixlx::lastError() + " (" + nixlEnumStrings::statusStr(status) + ")");
 }
 
-/// Calls `done` until it is true.
-template<class Predicate>
+/// The same of a call that waited, until `event` or for 10 s.
 void
-waitFor(const std::string &event, Predicate done) {
-    const auto end = std::chrono::steady_clock::now() + kPatience;
-    while (!done()) {
-        if (std::chrono::steady_clock::now() > end) throw std::runtime_error(event + " did not happen in 10 s");
-        std::this_thread::sleep_for(std::chrono::microseconds(100));
-    }
+checkInTime(nixl_status_t status, const std::string &event) {
+    check(status);
+    if (status == NIXL_IN_PROG) throw std::runtime_error(event + " did not come in 10 s");
 }
 
 /// An agent with one backend and one registered buffer.
@@ -91,17 +86,10 @@ run(const std::string &backend) {
     check(initiator.agent.createXferReq(NIXL_WRITE, initiator.blocks(0, kBlockCount), target.blocks(0, kBlockCount),
                                         name, request, &options));
     check(initiator.agent.postXferReq(request));
-    waitFor("the end of the transfer", [&] {
-        const auto status = initiator.agent.getXferStatus(request);
-        check(status);
-        return status == NIXL_SUCCESS;
-    });
+    checkInTime(initiator.agent.waitXfer(request, kPatience), "the end of the transfer");
 
     nixl_notifs_t messages;
-    waitFor("the notification", [&] {
-        check(target.agent.getNotifs(messages));
-        return !messages["initiator"].empty();
-    });
+    checkInTime(target.agent.waitNotifs(messages, kPatience), "the notification");
     if (messages["initiator"].front() != *options.notif) throw std::runtime_error("the notification is a wrong one");
     if (!target.holds(0x22)) throw std::runtime_error("the target's buffer does not hold what was written");
 

@@ -76,7 +76,14 @@ check(nixl_status_t status) {
     if (status < 0) throw std::runtime_error(nixlx::lastError() + " (" + nixlEnumStrings::statusStr(status) + ")");
 }
 
-/// Calls `done` until it is true.
+/// The same of a call that waited, until `event` or for 60 s.
+void
+checkInTime(nixl_status_t status, const std::string &event) {
+    check(status);
+    if (status == NIXL_IN_PROG) throw std::runtime_error(event + " did not come in 60 s");
+}
+
+/// Calls `done` until it is true: nothing tells of metadata that a peer sends.
 void
 waitFor(const std::string &event, const std::function<bool()> &done) {
     const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -125,11 +132,7 @@ public:
         nixlXferReqH *request;
         check(agent_.createXferReq(NIXL_READ, rows(), target_rows, "target", request, &arguments));
         check(agent_.postXferReq(request));
-        waitFor("the end of the transfer", [&] {
-            const auto status = agent_.getXferStatus(request);
-            check(status);
-            return status == NIXL_SUCCESS;
-        });
+        checkInTime(agent_.waitXfer(request, kPatience), "the end of the transfer");
         if (!std::ranges::all_of(matrix_, [](float number) { return number == 1; })) {
             throw std::runtime_error("not every number arrived");
         }
@@ -165,11 +168,8 @@ private:
     nixl_blob_t
     nextMessage(const std::string &sender) {
         nixl_notifs_t messages;
-        waitFor("a notification of the " + sender, [&] {
-            check(agent_.getNotifs(messages));
-            return !messages[sender].empty();
-        });
-        return messages[sender].front();
+        checkInTime(agent_.waitNotifs(messages, kPatience), "a notification of the " + sender);
+        return messages.at(sender).front();
     }
 
     nixl_xfer_dlist_t

@@ -3,6 +3,7 @@
 """What the examples share: options, waits that end, and errors as sentences."""
 
 import argparse
+import asyncio
 import ipaddress
 import os
 import socket
@@ -36,7 +37,8 @@ def run(main):
 
 
 def wait_for(what, predicate, timeout_s=TIMEOUT_S):
-    """The first true result of predicate(). Failure: none within the limit; `what` is what was waited for."""
+    """The first true result of predicate(), for what nothing tells of: metadata that a peer sends. Failure: none within
+    the limit; `what` is what was waited for."""
     end = time.monotonic() + timeout_s
     while True:
         result = predicate()
@@ -48,8 +50,17 @@ def wait_for(what, predicate, timeout_s=TIMEOUT_S):
 
 
 def finish(agent, handle, timeout_s=TIMEOUT_S):
-    """Waits until a posted transfer has ended; it raises if it failed."""
-    wait_for("the end of the transfer", lambda: agent.check_xfer_state(handle) == "DONE", timeout_s)
+    """Sleeps until a posted transfer has ended; it raises if it failed."""
+    if agent.wait(handle, timeout_s) != "DONE":
+        raise Failure(f"the transfer did not end within {timeout_s:g} s")
+
+
+async def all_done(agent, handles, timeout_s=TIMEOUT_S):
+    """The same for several in an event loop, whose other tasks run meanwhile."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*(agent.done(handle) for handle in handles)), timeout_s)
+    except asyncio.TimeoutError:
+        raise Failure(f"the transfers did not end within {timeout_s:g} s") from None
 
 
 def two_peers_parser(description):
@@ -94,8 +105,10 @@ def meet_initiator(agent, options):
 
 
 def next_message(agent, sender, timeout_s):
-    """Waits for one notification of `sender`, and only one."""
-    messages = wait_for(f"a notification of the {sender}", lambda: agent.get_new_notifs().get(sender), timeout_s)
+    """Sleeps until one notification of `sender` is here, the only agent that sends any, and only one."""
+    messages = agent.wait_notifs(timeout_s).get(sender)
+    if not messages:
+        raise Failure(f"a notification of the {sender} did not come within {timeout_s:g} s")
     if len(messages) > 1:
         raise Failure(f"the {sender} sent {len(messages)} notifications instead of one: {messages}")
     return messages[0]

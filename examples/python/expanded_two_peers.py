@@ -14,6 +14,7 @@ looks at its memory and says what it found.
 Exit status: 0 if every byte was right, 1 otherwise, 2 for wrong arguments.
 """
 
+import asyncio
 import json
 
 import common
@@ -131,8 +132,7 @@ def run_initiator(agent, memory, options):
     requests = [agent.make_prepped_xfer("WRITE", local_side, half, remote_side, half) for half in halves]
     for request in requests:
         agent.transfer(request)
-    for request in requests:
-        common.finish(agent, request, options.timeout)
+    asyncio.run(common.all_done(agent, requests, options.timeout))
     agent.send_notif("target", announce(step, everything, 30))
     expect_right(agent, step, options)
     print(f"initiator: every step was right, over {agent.query_xfer_backend(requests[0])}")

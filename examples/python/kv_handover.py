@@ -22,6 +22,7 @@ from common import Failure, describe
 POISON = 0xEE  # in the decode process's cache before the handover
 IN_FLIGHT = 4  # requests posted at a time
 STALL_LIMIT_S = 30.0  # without a sign of progress
+REDRAW_S = 0.05  # at most so often: drawing takes time from those who copy
 SEED = 20260801
 
 
@@ -127,7 +128,7 @@ def decode(channel, shape):
     registered = register(agent, cache)
     channel.send(("ready", agent.get_agent_metadata()))
     metadata, addresses = channel.recv()
-    result = pull(agent, shape, cache, agent.add_remote_agent(metadata), addresses)
+    result = pull(channel, agent, shape, cache, agent.add_remote_agent(metadata), addresses)
     channel.send(("pulled", result))
     channel.send(("verified", verify(channel, shape, cache)))
     channel.recv()  # the prefill process has all its notifications
@@ -135,7 +136,7 @@ def decode(channel, shape):
     agent.deregister_memory(registered)
 
 
-def pull(agent, shape, cache, peer, addresses):
+def pull(channel, agent, shape, cache, peer, addresses):
     """Reads all blocks, one request per layer, a few in flight. Returns figures for the report."""
     import numpy as np
 
@@ -152,19 +153,18 @@ def pull(agent, shape, cache, peer, addresses):
     prepared = time.perf_counter()
     requests = [request(layer) for layer in range(shape.layers)]
     started = time.perf_counter()
-    waiting, running, last_progress = list(requests), [], time.monotonic()
+    channel.send(("pulling", None))
+    waiting, running = list(requests), []
     while waiting or running:
         while waiting and len(running) < IN_FLIGHT:
             running.append(waiting.pop(0))
             agent.transfer(running[-1])
-        done = [handle for handle in running if agent.check_xfer_state(handle) == "DONE"]
-        if done:
-            running = [handle for handle in running if handle not in done]
-            last_progress = time.monotonic()
-        elif time.monotonic() - last_progress > STALL_LIMIT_S:
+        ended = agent.wait_any(running, STALL_LIMIT_S)
+        if not ended:
             raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
-        else:
-            time.sleep(0.0002)
+        for handle in ended:
+            agent.check_xfer_state(handle)  # raises if it failed
+            running.remove(handle)
     seconds = time.perf_counter() - started
 
     report = agent.get_xfer_report(requests[-1])
@@ -207,6 +207,7 @@ class Terminal:
         self.animated = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
         self.coloured = self.animated and not os.environ.get("NO_COLOR")
         self.open_bar = False
+        self.drawn = 0.0
 
     def fact(self, name, text, colour=None):
         if colour and self.coloured:
@@ -215,8 +216,10 @@ class Terminal:
         print(f"  {name:<10} {text}", flush=True)
 
     def bar(self, name, done, total, note):
-        if not self.animated:
+        now = time.monotonic()
+        if not self.animated or (self.open_bar and now - self.drawn < REDRAW_S):
             return
+        self.drawn = now
         width = 32
         filled = width * done // total
         drawn = "█" * filled + "░" * (width - filled)
@@ -257,20 +260,23 @@ class Handover:
         self.decode.start()
         theirs.close()
         self.layers_done = 0
+        self.started = 0.0
 
     def close(self):
         if self.decode.is_alive():
             self.decode.terminate()
         self.decode.join()
 
-    def receive(self, kind, while_waiting=None, limit_s=STALL_LIMIT_S * 2):
-        """The decode process's next message of this kind. `while_waiting` is called every few milliseconds and may
-        return true for progress that starts the limit anew. Failure: the process reported one, died or went silent."""
+    def receive(self, kind, agent=None, limit_s=STALL_LIMIT_S * 2):
+        """The decode process's next message of this kind. With `agent`, its notifications are counted meanwhile, each
+        of which starts the limit anew. Failure: the process reported one, died or went silent."""
         end = time.monotonic() + limit_s
         while True:
-            multiprocessing.connection.wait([self.channel, self.decode.sentinel], timeout=0.01)
-            if while_waiting and while_waiting():
+            # An event loop: first look at everything, then ask for the descriptor, then sleep on it.
+            if agent and self.count(agent.get_new_notifs()):
                 end = time.monotonic() + limit_s
+            sources = [self.channel, self.decode.sentinel] + ([agent.fileno()] if agent else [])
+            multiprocessing.connection.wait(sources, max(0, end - time.monotonic()))
             try:
                 message = self.channel.recv() if self.channel.poll() else None
             except (EOFError, ConnectionResetError):
@@ -304,12 +310,11 @@ class Handover:
                                    f"{shape.layers * 2} tensors and swapped metadata")
         self.channel.send((agent.get_agent_metadata(), [tensor.ctypes.data for tensor in cache]))
 
-        result = self.receive("pulled", lambda: self.count_notifications(agent))
-        end = time.monotonic() + STALL_LIMIT_S
+        self.receive("pulling")
+        self.started = time.monotonic()
+        result = self.receive("pulled", agent)
         while self.layers_done < shape.layers:
-            if not self.count_notifications(agent):
-                time.sleep(0.001)
-            if time.monotonic() > end:
+            if not self.count(agent.wait_notifs(STALL_LIMIT_S)):
                 raise Failure(f"only {self.layers_done} of {shape.layers} notifications arrived")
         rate = shape.total_bytes / result["seconds"] / 1e9
         terminal.finish("handover", f"{size_text(shape.total_bytes)} in {result['seconds']:.3f} s, "
@@ -339,13 +344,14 @@ class Handover:
         self.terminal.finish("fill", "the prefill process has written its cache, a different pattern into each block")
         return cache
 
-    def count_notifications(self, agent):
-        arrived = len(agent.get_new_notifs().get("decode", []))
-        self.layers_done += arrived
+    def count(self, notifications):
+        """One per layer that the decode process has read. How many these were."""
+        arrived = len(notifications.get("decode", []))
         if arrived:
+            self.layers_done += arrived
             done = self.shape.total_bytes * self.layers_done // self.shape.layers
-            self.terminal.bar("handover", self.layers_done, self.shape.layers,
-                              f"{size_text(done)}, layer {self.layers_done} of {self.shape.layers}")
+            rate = done / (time.monotonic() - self.started) / 1e9
+            self.terminal.bar("handover", self.layers_done, self.shape.layers, f"{size_text(done)}, {rate:.2f} GB/s")
         return arrived
 
     def receive_verification(self):

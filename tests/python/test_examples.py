@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs in examples/python do what they say, and say what is wrong."""
 
+import os
 import pathlib
+import pty
+import re
 import socket
 import subprocess
 import sys
@@ -74,6 +77,37 @@ def test_kv_handover():
     done = run_example("kv_handover.py", "--layers", 2, "--blocks", 16)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "every byte is right" in done.stdout
+
+
+def run_on_a_terminal(*command):
+    """What the program wrote to the terminal that it ran on."""
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")}
+    process = subprocess.Popen([sys.executable, *map(str, command)], stdin=subprocess.DEVNULL, stdout=theirs,
+                               stderr=theirs, env=environment | {"TERM": "xterm"})
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            written += part
+    except OSError:  # the last one has closed it
+        pass
+    os.close(ours)
+    assert process.wait(LIMIT_S) == 0, written
+    return written.decode()
+
+
+def test_kv_handover_shows_how_far_it_is():
+    """On a terminal a bar, bytes and rate; elsewhere a line at the end."""
+    command = EXAMPLES / "kv_handover.py", "--layers", 8, "--blocks", 64
+    bar = r"\r\x1b\[K  handover +(█*░*) +(\d+) %  ([\d.]+) [KMG]iB, ([\d.]+) GB/s"
+    bars = re.findall(bar, run_on_a_terminal(*command))
+    assert bars
+    for drawn, percent, size, rate in bars:
+        assert len(drawn) == 32 and 0 < int(percent) <= 100 and float(size) > 0 and float(rate) > 0
+    plain = run(*command).stdout
+    assert "█" not in plain and "\r" not in plain
+    assert re.search(r"^  handover   16 MiB in [\d.]+ s, 8 notifications arrived$", plain, re.MULTILINE)
 
 
 @pytest.mark.parametrize("mode, missing", [
