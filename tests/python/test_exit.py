@@ -65,6 +65,16 @@ def test_a_thread_that_goes_on_asking(end):
     assert end(then=then) == (0, "", "")
 
 
+def test_threads_that_wait_for_ever(end):
+    then = """
+    import asyncio
+
+    for wait in (a.wait_notifs, lambda: a.wait(handles[-1]), lambda: asyncio.run(b.notifs())):
+        threading.Thread(target=wait, daemon=True).start()
+    """
+    assert end(then=then) == (0, "", "")
+
+
 def test_agents_in_a_cycle_that_is_never_collected(end):
     then = """
     import gc

@@ -3,6 +3,7 @@
 """Waiting without polling: in threads, in an event loop of the program's, in asyncio."""
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -80,6 +81,94 @@ def test_wait_notifs_takes_what_arrives(pair):
     assert pair.initiator.get_new_notifs() == {}
 
 
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, -1e300, float("-inf")])
+def test_a_timeout_that_is_over_looks_once(waited, timeout):
+    handle = waited.request("WRITE")
+    waited.initiator.transfer(handle)
+    assert waited.initiator.wait(handle, timeout) in ("DONE", "PROC")
+    assert waited.initiator.wait_any([handle], timeout) in ([handle], [])
+    assert waited.initiator.wait_notifs(timeout) == {}
+    assert waited.initiator.wait(handle, DEADLINE_S) == "DONE"
+    assert waited.initiator.wait(handle, timeout) == "DONE"
+
+
+@pytest.mark.parametrize("timeout", [None, 1e9, 1e300, float("inf")])
+def test_a_timeout_that_is_huge_is_for_ever(waited, timeout):
+    handle = waited.request("WRITE")
+    waited.initiator.transfer(handle)
+    assert waited.initiator.wait(handle, timeout) == "DONE"
+    waited.initiator.transfer(handle)
+    assert waited.initiator.wait_any([handle], timeout) == [handle]
+    waited.target.send_notif(waited.initiator.name, b"hello")
+    assert waited.initiator.wait_notifs(timeout) == {waited.target.name: [b"hello"]}
+
+
+def test_a_timeout_that_is_no_number_is_refused(pair):
+    handle = pair.request("WRITE")
+    for wait in (pair.initiator.wait_notifs, lambda timeout: pair.initiator.wait(handle, timeout),
+                 lambda timeout: pair.initiator.wait_any([handle], timeout)):
+        with pytest.raises(ValueError, match="not a number"):
+            wait(float("nan"))
+        with pytest.raises(TypeError):
+            wait("soon")
+
+
+def test_all_threads_that_wait_for_one_request_are_woken(waited):
+    agent, handle, outcomes = waited.initiator, waited.request("WRITE"), []
+    for _ in range(10):
+        agent.transfer(handle)
+        threads = [threading.Thread(target=lambda: outcomes.append(agent.wait(handle, DEADLINE_S))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert outcomes == ["DONE"] * 40
+
+
+def test_an_agent_that_its_owner_forgets_stays_while_somebody_waits(pair):
+    agent, arrived = pair.initiator, []
+
+    def wait(agent):
+        arrived.append(agent.wait_notifs(DEADLINE_S))
+
+    thread = threading.Thread(target=wait, args=(agent,))
+    thread.start()
+    pair.initiator = agent = None
+    gc.collect()
+    pair.target.send_notif("initiator", b"hello")
+    while thread.is_alive():
+        pair.target.get_new_notifs()
+        thread.join(0.001)
+    assert arrived == [{"target": [b"hello"]}]
+
+
+def test_removed_memory_and_peers_end_the_wait(pair):
+    """The target fetches nothing, so that a full inbox holds the transfer."""
+    agent = pair.initiator
+    handle = pair.request("WRITE", message=b"n" * BYTES)
+    while True:
+        try:
+            agent.send_notif(pair.target.name, b"m" * BYTES)
+        except b.nixlRepostActiveError:
+            break
+    agent.transfer(handle)
+    ended = []
+
+    def wait():
+        try:
+            ended.append(agent.wait(handle, DEADLINE_S))
+        except (b.nixlNotFoundError, b.nixlCancelledError, b.nixlRemoteDisconnectError) as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    agent.remove_remote_agent(pair.target.name)
+    while thread.is_alive():
+        pair.target.get_new_notifs()
+        thread.join(0.001)
+    assert ended != ["PROC"]
+
+
 def test_arguments_are_checked(pair):
     for wrong in (None, 7, "handle", pair.initiator):
         with pytest.raises(TypeError):
@@ -90,8 +179,6 @@ def test_arguments_are_checked(pair):
             asyncio.run(pair.initiator.done(wrong))
     with pytest.raises(b.nixlInvalidParamError):
         pair.initiator.wait_any([])
-    with pytest.raises(ValueError):
-        pair.initiator.wait_notifs(float("nan"))
 
 
 def test_other_threads_run_while_one_waits(pair):
