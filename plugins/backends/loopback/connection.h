@@ -76,8 +76,8 @@ public:
     void
     tellOfRoom(std::function<void()> look);
 
-    /// Rings when a notification arrives, when a transfer of the engine ends, and when there may be a place for what one
-    /// of them delivers.
+    /// Rings when a notification arrives, when a transfer of the engine ends, and when there may be a place for what
+    /// one of them delivers.
     kit::Bell &
     bell() noexcept {
         return bell_;
