@@ -318,13 +318,12 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
 /// True: this request has the relay.
 bool
 Transfer::entersRelay() noexcept {
-    if (all_mapped_ || stopping()) return false;
-    if (!needsRelay()) {
-        if (!suits_relay_) return false;
-        if (!link_->relay().attended()) {
-            link_->invite();
-            if (plan_.total_bytes < kWakeBytesMin || woken_in_vain_.load(std::memory_order_relaxed)) return false;
-        }
+    const bool may_choose = !needsRelay();
+    if (all_mapped_ || stopping() || (may_choose && !suits_relay_)) return false;
+    if (!link_->relay().attended()) {
+        link_->invite();
+        const bool wakes = plan_.total_bytes >= kWakeBytesMin && !woken_in_vain_.load(std::memory_order_relaxed);
+        if (may_choose && !wakes) return false;
     }
     return link_->ended() || link_->relay().take();
 }
