@@ -72,8 +72,10 @@ public:
 
     /// Each descriptor must equal a registered one (address, length, device id); otherwise NOT_FOUND and that
     /// backend keeps all. A range registered twice needs two calls. A barrier: requests of this agent that run on the
-    /// memory are cancelled and waited for; on SUCCESS it may be freed. REPOST_ACTIVE: it is deregistered, but a
-    /// request did not become quiet within the settle guard (150 ms); free it when that request's status is final.
+    /// memory are cancelled and waited for, peers that copy by themselves shut out; on SUCCESS it may be freed.
+    /// REPOST_ACTIVE, after the settle guard (150 ms): it is deregistered, but a request did not become quiet; free it
+    /// when that request's status is final. Or a peer stands still within a copy, as the sentence says: it is still
+    /// registered, for all its peers; deregister it again when that peer goes on or ends.
     nixl_status_t
     deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params = nullptr);
 

@@ -311,6 +311,26 @@ protected:
     ~Waiting() = default;
 };
 
+/// Peers use registrations by themselves, so that who deregisters has to wait for them.
+class Barrier {
+public:
+    static constexpr std::string_view kName = "barrier";
+    static constexpr uint32_t kVersion = 1;
+
+    /// The last before these are deregistered, all of one call of the program's: no peer begins to use them any more,
+    /// and when it returns SUCCESS none uses them. Waits 150 ms at most. A failure leaves them all as they were;
+    /// REPOST_ACTIVE: because a peer that stands still uses one of them.
+    virtual nixl_status_t
+    shutOut(std::span<nixlBackendMD *const> registrations) = 0;
+
+    /// They are not deregistered after all: peers may use them as before shutOut() succeeded.
+    virtual void
+    letIn(std::span<nixlBackendMD *const> registrations) noexcept = 0;
+
+protected:
+    ~Barrier() = default;
+};
+
 /// Questions about storage.
 class Queries {
 public:

@@ -296,11 +296,10 @@ nixlAgent::registerMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *ext
 
 nixl_status_t
 nixlAgent::deregisterMem(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *extra_params) {
-    const auto status = call(*data, "deregisterMem", [&] { return data->registrations.remove(descs, extra_params); });
-    // REPOST_ACTIVE: deregistered too, only not quiet yet.
-    if (status == NIXL_SUCCESS || status == NIXL_ERR_REPOST_ACTIVE) {
-        data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_DEREGISTERED, descs);
-    }
+    bool removed = false;
+    const auto status =
+        call(*data, "deregisterMem", [&] { return data->registrations.remove(descs, extra_params, removed); });
+    if (removed) data->record(nixl_telemetry_event_type_t::AGENT_MEMORY_DEREGISTERED, descs);
     return status;
 }
 

@@ -217,6 +217,82 @@ TEST_F(Agent, DeregisteredMemoryStaysWithTheBackendWhileATransferIsNotQuiet) {
     EXPECT_EQ(gated().count(EngineCall::kDeregister), before + 1);
 }
 
+/// A list and a request of A, made before a deregistration that fails.
+struct MadeBefore {
+    explicit MadeBefore(AgentPair &pair, const Buffer &x, const Buffer &y) : request(pair.request(NIXL_WRITE, x, y)) {
+        require(pair.a->prepXferDlist(listOf({x.desc()}), local), "prepare");
+        require(pair.a->prepXferDlist("B", listOf({y.desc()}), remote), "prepare");
+    }
+
+    void
+    expectToWork(AgentPair &pair) const {
+        EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+        nixlXferReqH *another = nullptr;
+        ASSERT_EQ(pair.a->makeXferReq(NIXL_WRITE, local, {0}, remote, {0}, another), NIXL_SUCCESS)
+            << nixlx::lastError();
+        EXPECT_EQ(pair.run(another), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(pair.a->releaseXferReq(another), NIXL_SUCCESS);
+    }
+
+    nixlXferReqH *request;
+    nixlDlistH *local = nullptr, *remote = nullptr;
+};
+
+TEST_F(Agent, MemoryThatAPeerIsAtStaysRegisteredAndWorks) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64), z(64);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({z.desc()})), NIXL_SUCCESS);
+    const MadeBefore before(pair, x, y);
+    const auto both = registrationOf({x.desc(), z.desc()});
+    const auto deregistered = gated().count(EngineCall::kDeregister);
+    gated().fail(EngineCall::kShutOut, NIXL_ERR_REPOST_ACTIVE, 2);
+    for (int i = 0; i < 2; ++i) {
+        EXPECT_EQ(pair.a->deregisterMem(both), NIXL_ERR_REPOST_ACTIVE);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("deregisterMem: backend GATED: the test ordered this failure"));
+        before.expectToWork(pair);
+    }
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), deregistered);
+    pair.exchange(); // it is in the metadata
+    nixlXferReqH *request = nullptr;
+    ASSERT_EQ(pair.b->createXferReq(NIXL_READ, listOf({y.desc()}), listOf({x.desc()}), "A", request), NIXL_SUCCESS);
+    EXPECT_EQ(pair.a->deregisterMem(both), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), deregistered + 2);
+    EXPECT_EQ(pair.a->deregisterMem(both), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_F(Agent, MemoryThatAPeerIsAtStaysRegisteredThoughATransferIsNotQuiet) {
+    AgentPair pair(gatedPair());
+    Buffer x(64), y(64);
+    const MadeBefore before(pair, x, y);
+    gated().holdTransfers();
+    gated().holdCancelled();
+    ASSERT_EQ(pair.a->postXferReq(before.request), NIXL_IN_PROG);
+    const auto deregistered = gated().count(EngineCall::kDeregister);
+    gated().fail(EngineCall::kShutOut, NIXL_ERR_REPOST_ACTIVE);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_ERR_REPOST_ACTIVE);
+    gated().settleCancelled();
+    EXPECT_EQ(pair.finish(before.request, NIXL_IN_PROG), NIXL_ERR_CANCELED);
+    gated().finishAll();
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), deregistered) << "not with that transfer either";
+    before.expectToWork(pair);
+    EXPECT_EQ(pair.a->deregisterMem(registrationOf({x.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(gated().count(EngineCall::kDeregister), deregistered + 1);
+}
+
+TEST_F(Agent, PeersAreShutOutOfWhatNoOtherRangeNeeds) {
+    AgentPair pair(gatedPair());
+    Buffer x(64);
+    const auto low = registrationOf({x.desc(0, 32)}), high = registrationOf({x.desc(32, 32)});
+    ASSERT_EQ(pair.a->registerMem(registrationOf({x.desc(0, 32), x.desc(32, 32)})), NIXL_SUCCESS)
+        << "one for the backend";
+    EXPECT_EQ(pair.a->deregisterMem(low), NIXL_SUCCESS);
+    EXPECT_EQ(gated().count(EngineCall::kShutOut), 0u);
+    gated().raise(EngineCall::kShutOut, Thrown::kBadAlloc);
+    EXPECT_EQ(pair.a->deregisterMem(high), NIXL_ERR_NO_MEMORY);
+    EXPECT_EQ(pair.a->deregisterMem(high), NIXL_SUCCESS) << "nothing had changed";
+    EXPECT_EQ(gated().count(EngineCall::kShutOut), 2u);
+}
+
 TEST_F(Agent, APreparedListOfDeregisteredMemoryIsRefused) {
     AgentPair pair(gatedPair());
     Buffer x(64), y(64);

@@ -81,6 +81,12 @@ public:
         return std::get<nixlx::Waiting *>(abilities_);
     }
 
+    /// Null: no peer uses its registrations by itself.
+    nixlx::Barrier *
+    barrier() const noexcept {
+        return std::get<nixlx::Barrier *>(abilities_);
+    }
+
     bool
     supports(nixl_mem_t memory) const noexcept {
         return contains(memories_, memory);
@@ -151,6 +157,7 @@ private:
                      nixlx::ForcedQuiet *,
                      nixlx::Costs *,
                      nixlx::Waiting *,
+                     nixlx::Barrier *,
                      nixlx::Queries *,
                      nixlx::MemoryViews *>
         abilities_;

@@ -117,13 +117,19 @@ findNamed(const RangeIndex &index, const nixl_reg_dlist_t &descs) {
     return named;
 }
 
+// What one call takes away from one backend.
+struct Ended {
+    std::shared_ptr<Backend> backend;
+    std::vector<std::shared_ptr<Window>> windows;
+};
+
 // Takes the registrations that the list names out of `sections`, of all candidates or of none.
 Status
 takeOut(const nixl_reg_dlist_t &descs,
         const BackendList &candidates,
         bool hinted,
         Sections &sections,
-        std::vector<std::shared_ptr<Window>> &ended) {
+        std::vector<Ended> &ended) {
     const auto memory = descs.getType();
     Status refusal;
     bool all_of_it = descs.isEmpty();
@@ -151,11 +157,32 @@ takeOut(const nixl_reg_dlist_t &descs,
         all_of_it |= !backend->isCompanion();
         section->second = section->second.without(named.windows);
         if (section->second.empty()) sections.erase(section);
-        ended.insert(ended.end(), named.windows.begin(), named.windows.end());
+        if (!named.windows.empty()) ended.push_back({backend, std::move(named.windows)});
     }
     if (!all_of_it) {
         if (!refusal.ok()) return refusal;
         return {NIXL_ERR_NOT_FOUND, "no " + nixlEnumStrings::memTypeStr(memory) + " is registered"};
+    }
+    return {};
+}
+
+// Waits until no peer uses what is taken away, whose backends' peers do so by themselves. A failure changes nothing.
+Status
+shutOut(const std::vector<Ended> &ended) {
+    std::vector<std::pair<nixlx::Barrier *, std::vector<nixlBackendMD *>>> shut;
+    shut.reserve(ended.size());
+    for (const auto &[backend, windows] : ended) {
+        nixlx::Barrier *const barrier = backend->barrier();
+        if (!barrier) continue;
+        auto registrations = memory::lastRegistrations(windows);
+        if (registrations.empty()) continue;
+        const auto status =
+            backend->call<nixlx::Barrier>("shutOut", [&](auto &engine) { return engine.shutOut(registrations); });
+        if (status < 0) {
+            for (const auto &[before, those] : shut) before->letIn(those);
+            return {status, "backend " + backend->shown().type + ": " + backendFailure("shutOut", status)};
+        }
+        shut.emplace_back(barrier, std::move(registrations));
     }
     return {};
 }
@@ -281,25 +308,35 @@ Registrations::add(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
 }
 
 Status
-Registrations::remove(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
+Registrations::remove(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args, bool &removed) {
+    removed = false;
     auto candidates = backends_.candidates(args);
     if (!candidates.ok()) return std::move(candidates).status();
-    std::vector<std::shared_ptr<Window>> ended;
+    std::vector<Ended> ended;
     {
         const MutexLock lock(mutex_);
         auto next = sections_.copy();
         if (auto status = takeOut(descs, **candidates, isHinted(args), next, ended); !status.ok()) return status;
         sections_.set(std::move(next));
     }
+    removed = true;
     if (ended.empty()) return {};
-    const auto removed = std::make_shared<const RemovedWindows>(std::move(ended)); // the backends let go at its end
+    std::vector<std::shared_ptr<Window>> windows;
+    for (const auto &each : ended) windows.insert(windows.end(), each.windows.begin(), each.windows.end());
+    const auto revoked = std::make_shared<RemovedWindows>(std::move(windows)); // the backends let go at its end
     epoch_.fetch_add(1); // lists and requests of before look again before they are used
     // Deregistering is a barrier: who frees the memory afterwards must not find a transfer still writing into it.
-    const auto in_flight = requests_.leaveTo(removed, nullptr);
+    const auto in_flight = requests_.leaveTo(revoked, nullptr);
     for (const auto &request : in_flight) request->cancel();
     const auto deadline = std::chrono::steady_clock::now() + kSettleGuard;
     bool quiet = true;
     for (const auto &request : in_flight) quiet = request->settle(deadline) && quiet;
+    if (Status status = shutOut(ended); !status.ok()) {
+        revoked->takeBack();
+        removed = false;
+        for (auto &[backend, again] : ended) commit({descs.getType(), backend->order}, std::move(again));
+        return status;
+    }
     if (quiet) return {};
     return {
         NIXL_ERR_REPOST_ACTIVE,

@@ -25,9 +25,10 @@ public:
     Status
     add(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args);
 
-    /// REPOST_ACTIVE: removed, but a transfer that was cancelled still uses it.
+    /// `removed` says whether new requests find it no more. REPOST_ACTIVE: a transfer that was cancelled still uses it,
+    /// or (not removed) a peer that stands still.
     Status
-    remove(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args);
+    remove(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args, bool &removed);
 
     /// At the agent's end, when its requests have settled.
     void

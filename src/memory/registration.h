@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "nixl_descriptors.h"
@@ -102,25 +104,47 @@ public:
 
 private:
     friend class RemovedWindows;
+    friend std::vector<nixlBackendMD *>
+    lastRegistrations(std::span<const std::shared_ptr<Window>> windows);
 
     std::atomic<bool> revoked_{false};
     std::shared_ptr<MappingOwner> owner_; // touched by the constructor, RemovedWindows and the destructor only
 };
 
-/// Windows that are taken away together: revoked from the beginning, and given up at the end of this object. Each may
-/// be removed once.
+/// What the backend has registered for these windows and for no other.
+inline std::vector<nixlBackendMD *>
+lastRegistrations(std::span<const std::shared_ptr<Window>> windows) {
+    std::unordered_map<const MappingOwner *, long> counts;
+    std::vector<nixlBackendMD *> registrations;
+    for (const auto &window : windows) {
+        if (++counts[window->owner_.get()] == window->owner_.use_count()) {
+            registrations.push_back(window->mapping->metadata);
+        }
+    }
+    return registrations;
+}
+
+/// Windows that are taken away together: revoked from the beginning, and given up at the end of this object.
 class RemovedWindows {
 public:
     explicit RemovedWindows(std::vector<std::shared_ptr<Window>> windows) : windows_(std::move(windows)) {
         for (const auto &window : windows_) window->revoked_.store(true, std::memory_order_release);
     }
     ~RemovedWindows() {
+        if (taken_back_) return;
         for (const auto &window : windows_) window->owner_.reset();
     }
 
     RemovedWindows(const RemovedWindows &) = delete;
     RemovedWindows &
     operator=(const RemovedWindows &) = delete;
+
+    /// They are not removed after all. By who removed them, who still has this.
+    void
+    takeBack() noexcept {
+        taken_back_ = true;
+        for (const auto &window : windows_) window->revoked_.store(false, std::memory_order_release);
+    }
 
     /// The backend is never told: it may use the memory as long as it exists itself.
     void
@@ -130,6 +154,7 @@ public:
 
 private:
     const std::vector<std::shared_ptr<Window>> windows_;
+    bool taken_back_ = false;
 };
 
 } // namespace nx::memory

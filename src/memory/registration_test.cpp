@@ -36,6 +36,33 @@ TEST(Window, RemovedIsRevokedAtOnceAndLetsGoWithTheLastWhoUsesIt) {
     EXPECT_EQ(let_go, 1);
 }
 
+TEST(Window, TakenBackIsAsItWas) {
+    int let_go = 0;
+    auto window = std::make_shared<Window>(nixlBasicDesc(0, 1, 0), counting(let_go));
+    {
+        const auto removed = std::make_shared<RemovedWindows>(std::vector{window});
+        const std::shared_ptr<const RemovedWindows> user = removed;
+        removed->takeBack();
+        EXPECT_FALSE(window->revoked());
+    }
+    EXPECT_EQ(let_go, 0);
+    RemovedWindows({window});
+    EXPECT_TRUE(window->revoked());
+    EXPECT_EQ(let_go, 1);
+}
+
+TEST(Window, TheLastOfAMappingTakeItAlong) {
+    int let_go = 0;
+    auto owner = counting(let_go);
+    const auto a = std::make_shared<Window>(nixlBasicDesc(0, 1, 0), owner);
+    const auto b = std::make_shared<Window>(nixlBasicDesc(1, 1, 0), owner);
+    owner.reset();
+    EXPECT_EQ(lastRegistrations(std::vector{a}).size(), 0u);
+    EXPECT_EQ(lastRegistrations(std::vector{a, b}).size(), 1u);
+    RemovedWindows({a});
+    EXPECT_EQ(lastRegistrations(std::vector{b}).size(), 1u);
+}
+
 TEST(Window, SharedMappingGoesWithTheLastWindow) {
     int let_go = 0;
     auto owner = counting(let_go);

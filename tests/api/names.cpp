@@ -476,6 +476,12 @@ public:
         return NIXL_SUCCESS;
     }
     nixl_status_t
+    shutOut(std::span<nixlBackendMD *const>) override {
+        return NIXL_SUCCESS;
+    }
+    void
+    letIn(std::span<nixlBackendMD *const>) noexcept override {}
+    nixl_status_t
     getConnInfo(std::string &) const override {
         return NIXL_SUCCESS;
     }
@@ -568,6 +574,7 @@ class SecondFace final : public nixlx::Engine,
                          public nixlx::ForcedQuiet,
                          public nixlx::Costs,
                          public nixlx::Waiting,
+                         public nixlx::Barrier,
                          public nixlx::Queries,
                          public nixlx::MemoryViews {
 public:
@@ -606,7 +613,7 @@ public:
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
         return nixlx::offer<nixlx::RemotePeers, nixlx::Notifications, nixlx::ForcedQuiet, nixlx::Costs, nixlx::Waiting,
-                            nixlx::Queries, nixlx::MemoryViews>(this, name, version);
+                            nixlx::Barrier, nixlx::Queries, nixlx::MemoryViews>(this, name, version);
     }
     nixl_status_t
     getConnInfo(std::string &) const override {

@@ -264,7 +264,7 @@ struct GatedRequest : nixlBackendReqH {
     std::string error;
 };
 
-class GatedEngine : public loopback::Engine, public nixlx::ForcedQuiet {
+class GatedEngine : public loopback::Engine, public nixlx::ForcedQuiet, public nixlx::Barrier {
 public:
     static std::unique_ptr<GatedEngine>
     create(const nixlBackendInitParams &params) {
@@ -288,6 +288,16 @@ public:
     nixl_status_t
     deregisterMem(nixlBackendMD *meta) override {
         return lettingGo(EngineCall::kDeregister, [&] { return Engine::deregisterMem(meta); });
+    }
+
+    nixl_status_t
+    shutOut(std::span<nixlBackendMD *const>) override {
+        return control().enter(EngineCall::kShutOut);
+    }
+
+    void
+    letIn(std::span<nixlBackendMD *const>) noexcept override {
+        (void)control().enter(EngineCall::kLetIn);
     }
 
     nixl_status_t
@@ -427,7 +437,7 @@ public:
 
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        if (void *more = nixlx::offer<ForcedQuiet>(this, name, version)) return more;
+        if (void *more = nixlx::offer<ForcedQuiet, Barrier>(this, name, version)) return more;
         return Engine::ability(name, version);
     }
 

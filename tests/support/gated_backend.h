@@ -18,6 +18,8 @@ enum class EngineCall : unsigned {
     kCreate,
     kRegister,
     kDeregister,
+    kShutOut,
+    kLetIn,
     kPublicData,
     kLoadLocal,
     kLoadRemote,
@@ -49,8 +51,9 @@ public:
     virtual void
     reset() = 0;
 
-    /// `count` calls end with `status` instead of being done, after `skipped` more have been done. In kCancel and
-    /// kRelease, which return nothing, only gates and counts work; kForceQuiet answers false, whatever the status.
+    /// `count` calls end with `status` instead of being done, after `skipped` more have been done. In kCancel,
+    /// kLetIn and kRelease, which return nothing, only gates and counts work; kForceQuiet answers false, whatever the
+    /// status.
     virtual void
     fail(EngineCall call, nixl_status_t status, uint64_t count = 1, uint64_t skipped = 0) = 0;
 

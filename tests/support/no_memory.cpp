@@ -9,12 +9,14 @@
 namespace {
 
 thread_local uint64_t left = UINT64_MAX; ///< allocations of this thread that succeed
+thread_local uint64_t asked = 0;
 
 } // namespace
 
 // std::stable_sort and others ask in this way, and give back by the same delete.
 void *
 operator new(size_t size, const std::nothrow_t &) noexcept {
+    ++asked;
     void *const memory = left > 0 ? std::malloc(std::max<size_t>(size, 1)) : nullptr;
     if (left > 0 && left < UINT64_MAX) --left;
     return memory;
@@ -45,6 +47,11 @@ NoMemory::NoMemory(uint64_t spared) noexcept {
 
 NoMemory::~NoMemory() {
     left = UINT64_MAX;
+}
+
+uint64_t
+allocationCount() noexcept {
+    return asked;
 }
 
 } // namespace nx::test

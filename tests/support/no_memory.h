@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A thread without memory. A test program that names no_memory.cpp among its sources has its own operator new; what
-// libraries of C allocate is not its business.
+// A thread without memory, and how often a thread asks for some. A test program that names no_memory.cpp among its
+// sources has its own operator new; what libraries of C allocate is not its business.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +19,9 @@ public:
     NoMemory &
     operator=(const NoMemory &) = delete;
 };
+
+/// How often this thread has called `new`, with or without success.
+uint64_t
+allocationCount() noexcept;
 
 } // namespace nx::test

@@ -338,7 +338,8 @@ class nixl_agent:
     def deregister_memory(self, dereg_list: Any, backends: list[str] = []) -> None:
         """Undo register_memory for an nixlRegDList whose ranges equal registered ones.
 
-        nixlNotFoundError: one of them is not registered.
+        nixlNotFoundError: one of them is not registered. nixlRepostActiveError: do not free the memory yet; the
+        sentence says when (docs/errors.md).
         """
         self.agent.deregisterMem(dereg_list, self._backend_handles(backends))
 

@@ -105,8 +105,8 @@ Board::open(const WindowInfo &window) {
     const MutexLock lock(mutex_);
     if (const auto found = open_.find(window); found != open_.end()) {
         ++found->second.users;
-        const uint32_t state = entry(found->second.index).state.load(std::memory_order_relaxed);
-        return kit::WindowKey{found->second.index, state / kNextGeneration};
+        std::atomic<uint32_t> &state = entry(found->second.index).state;
+        return kit::WindowKey{found->second.index, state.fetch_or(kOpen, std::memory_order_release) / kNextGeneration};
     }
     if (closed_.empty() && ever_used_ == kWindowsMax) {
         return {NIXL_ERR_NO_MEMORY, std::to_string(kWindowsMax) + " ranges are registered already"};
@@ -125,23 +125,48 @@ Board::open(const WindowInfo &window) {
         entry.offset.store(window.offset, std::memory_order_release);
     }
     place.key() = window;
-    place.mapped().users = 1;
+    place.mapped() = {.index = index, .users = 1};
     open_.insert(std::move(place));
     entry.state.store(state | kOpen, std::memory_order_release);
     return kit::WindowKey{index, state / kNextGeneration};
 }
 
-bool
-Board::close(kit::WindowKey key) noexcept {
-    const MutexLock lock(mutex_);
+Board::Places::iterator
+Board::findLocked(kit::WindowKey key) noexcept {
     const auto found = open_.find(windowAt(key.id));
-    if (found == open_.end() || found->second.index != key.id || --found->second.users > 0) return false;
+    return found == open_.end() || found->second.index != key.id ? open_.end() : found;
+}
+
+bool
+Board::shut(kit::WindowKey key) noexcept {
+    const MutexLock lock(mutex_);
+    const auto found = findLocked(key);
+    if (found == open_.end() || found->second.users == 0) return false;
+    ++found->second.shut;
+    if (--found->second.users > 0) return false;
     // Sequentially consistent, as are Marker::enter, then look(), and MarkWatch::snapshot after this.
     entry(key.id).state.store(key.generation * kNextGeneration, std::memory_order_seq_cst);
+    return true;
+}
+
+void
+Board::forget(kit::WindowKey key) noexcept {
+    const MutexLock lock(mutex_);
+    const auto found = findLocked(key);
+    if (found == open_.end() || found->second.shut == 0 || --found->second.shut > 0 || found->second.users > 0) return;
     Places::node_type place = open_.extract(found);
     // After its last generation an entry is never used again: no key comes twice.
     if (key.generation < kLastGeneration) closed_.insert(std::move(place));
-    return true;
+}
+
+void
+Board::reopen(kit::WindowKey key) noexcept {
+    const MutexLock lock(mutex_);
+    const auto found = findLocked(key);
+    if (found == open_.end() || found->second.shut == 0) return;
+    --found->second.shut;
+    ++found->second.users;
+    entry(key.id).state.fetch_or(kOpen, std::memory_order_release);
 }
 
 void

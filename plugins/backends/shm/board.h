@@ -93,7 +93,21 @@ public:
     /// Whoever looks from now on is refused; who has looked before is shown by a mark (marks.h). False: the window was
     /// opened more often, and stays open.
     bool
-    close(kit::WindowKey key) noexcept;
+    close(kit::WindowKey key) noexcept {
+        const bool closed = shut(key);
+        forget(key);
+        return closed;
+    }
+
+    // ---- The same in two steps, in between which nobody else gets the window's place
+
+    bool
+    shut(kit::WindowKey key) noexcept;
+    /// It stays closed. Once for each shut(), or reopen().
+    void
+    forget(kit::WindowKey key) noexcept;
+    void
+    reopen(kit::WindowKey key) noexcept;
 
     void
     closeAll() noexcept;
@@ -113,7 +127,8 @@ public:
 private:
     struct Place {
         uint32_t index = 0;
-        size_t users = 0;
+        size_t users = 0; ///< it is open if there are any
+        size_t shut = 0;  ///< that have shut it, and may reopen it
     };
     using Places = std::map<WindowInfo, Place>;
 
@@ -123,6 +138,8 @@ private:
     entry(uint32_t index) const noexcept;
     WindowInfo
     windowAt(uint32_t index) const noexcept;
+    Places::iterator
+    findLocked(kit::WindowKey key) noexcept NX_REQUIRES(mutex_);
     Places::node_type
     takePlaceLocked(const WindowInfo &window) NX_REQUIRES(mutex_);
 
@@ -132,7 +149,7 @@ private:
     const BoardView view_{mapping_.data()};
     Mutex mutex_;
     uint32_t ever_used_ NX_GUARDED_BY(mutex_) = 0;
-    Places open_ NX_GUARDED_BY(mutex_);
+    Places open_ NX_GUARDED_BY(mutex_);   ///< or shut
     Places closed_ NX_GUARDED_BY(mutex_); ///< those that can be opened again as they were
 };
 

@@ -89,6 +89,47 @@ TEST_F(BoardOfPeer, ShowsAWindowWhileItIsOpen) {
     EXPECT_FALSE(board.close(key)) << "it is closed already";
 }
 
+TEST_F(BoardOfPeer, AWindowThatIsShutCanBeReopenedOrForgotten) {
+    const WindowInfo window{.address = 0x1000, .length = 0x100};
+    const WindowKey key = open(window);
+    EXPECT_TRUE(board.shut(key));
+    EXPECT_FALSE(peer.look(key));
+    EXPECT_FALSE(board.shut(key)) << "it is";
+    board.reopen(key);
+    EXPECT_EQ(peer.look(key), window);
+    board.reopen(key);
+    board.forget(key);
+    EXPECT_EQ(peer.look(key), window) << "nobody has shut it";
+    EXPECT_TRUE(board.shut(key));
+    board.forget(key);
+    EXPECT_FALSE(peer.look(key));
+    board.reopen(key);
+    EXPECT_FALSE(peer.look(key)) << "it is forgotten";
+    EXPECT_EQ(open(window), key);
+}
+
+TEST_F(BoardOfPeer, AWindowThatIsShutKeepsItsPlace) {
+    const WindowInfo window{.address = 1, .length = 1};
+    const WindowKey key = open(window);
+    ASSERT_TRUE(board.shut(key));
+    useEntriesUp();
+    for (uint64_t i = 1; i < 3; ++i) EXPECT_NE(open({.address = i << 50, .length = 1}).id, key.id);
+    board.reopen(key);
+    EXPECT_EQ(peer.look(key), window);
+}
+
+TEST_F(BoardOfPeer, WhoOpensAWindowThatAnotherHasShutHasIt) {
+    const WindowInfo window{.address = 0x1000, .length = 0x100};
+    const WindowKey key = open(window);
+    ASSERT_TRUE(board.shut(key));
+    EXPECT_EQ(open(window), key);
+    EXPECT_EQ(peer.look(key), window);
+    board.forget(key); // the first
+    EXPECT_EQ(peer.look(key), window);
+    EXPECT_TRUE(board.close(key));
+    EXPECT_FALSE(peer.look(key));
+}
+
 TEST_F(BoardOfPeer, AllowsWhatLiesInside) {
     const WindowKey key = open({.address = 0x1000, .length = 0x100});
     EXPECT_TRUE(peer.allows(key, 0x1000, 0x100));

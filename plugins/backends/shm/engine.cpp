@@ -82,12 +82,44 @@ Engine::registerMem(const nixlBlobDesc &mem, nixl_mem_t, nixlBackendMD *&out) {
 nixl_status_t
 Engine::deregisterMem(nixlBackendMD *meta) {
     const std::unique_ptr<LocalMemory> memory(static_cast<LocalMemory *>(meta));
-    const bool closed = board_->close(memory->key);
+    const bool closed = !memory->shut && board_->shut(memory->key);
+    board_->forget(memory->key);
     if (memory->block) blocks_.remove(memory->block);
     if (!closed || links_->waitQuiet(std::chrono::steady_clock::now() + kSettleGuard)) return NIXL_SUCCESS;
+    // Only who does not ask with shutOut() before, as programs of NIXL 1.4.
     return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
                        "a peer that stands still was copying, maybe from or to this memory; do not free it before that "
                        "peer goes on or ends");
+}
+
+nixl_status_t
+Engine::shutOut(std::span<nixlBackendMD *const> registrations) {
+    bool closed = false;
+    for (nixlBackendMD *const each : registrations) {
+        auto &memory = *static_cast<LocalMemory *>(each);
+        closed = board_->shut(memory.key) || closed;
+        memory.shut = true;
+    }
+    try {
+        if (!closed || links_->waitQuiet(std::chrono::steady_clock::now() + kSettleGuard)) return NIXL_SUCCESS;
+    }
+    catch (...) {
+        letIn(registrations);
+        throw;
+    }
+    letIn(registrations);
+    return nixlx::fail(NIXL_ERR_REPOST_ACTIVE,
+                       "a peer that stands still is copying, maybe from or to this memory, which stays registered; do "
+                       "not free it, and deregister it again when that peer goes on or ends");
+}
+
+void
+Engine::letIn(std::span<nixlBackendMD *const> registrations) noexcept {
+    for (nixlBackendMD *const each : registrations) {
+        auto &memory = *static_cast<LocalMemory *>(each);
+        board_->reopen(memory.key);
+        memory.shut = false;
+    }
 }
 
 nixl_status_t

@@ -23,7 +23,8 @@ class Engine final : public nixlx::Engine,
                      public nixlx::RemotePeers,
                      public nixlx::Notifications,
                      public nixlx::Costs,
-                     public nixlx::Waiting {
+                     public nixlx::Waiting,
+                     public nixlx::Barrier {
 public:
     /// Throws std::runtime_error with a sentence if the system refuses what it needs.
     static nixlx::Engine *
@@ -38,6 +39,10 @@ public:
     deregisterMem(nixlBackendMD *meta) override;
     nixl_status_t
     loadLocalMD(nixlBackendMD *input, nixlBackendMD *&output) override;
+    nixl_status_t
+    shutOut(std::span<nixlBackendMD *const> registrations) override;
+    void
+    letIn(std::span<nixlBackendMD *const> registrations) noexcept override;
 
     // ---- Peers
 
@@ -103,7 +108,7 @@ public:
 
     void *
     ability(std::string_view name, uint32_t version) noexcept override {
-        return nixlx::offer<RemotePeers, Notifications, Costs, Waiting>(this, name, version);
+        return nixlx::offer<RemotePeers, Notifications, Costs, Waiting, Barrier>(this, name, version);
     }
 
 private:

@@ -60,6 +60,7 @@ struct LocalMemory final : nixlBackendMD {
     const kit::WindowKey key;
     const nixlBasicDesc range;
     const uint64_t block; ///< of shareable memory that it lies in; 0: none
+    bool shut = false;    ///< to peers, for good unless they are let in; owned by who deregisters it
 };
 
 /// A registration of a peer, or of this agent for itself.
