@@ -189,7 +189,10 @@ Links::add(Link::Meeting meeting) {
 
 void
 Links::greet(Fd socket) {
-    if (guests_.size() >= kGuestsMax) return;
+    if (guests_.size() >= kGuestsMax) { // who means it has greeted long before
+        const auto older = [](const auto &a, const auto &b) { return a.second.number < b.second.number; };
+        dismiss(std::min_element(guests_.begin(), guests_.end(), older)->first);
+    }
     const int fd = socket.get();
     const auto ready = [this, fd](uint32_t) {
         try {
@@ -203,6 +206,7 @@ Links::greet(Fd socket) {
     if (!loop_->watch(fd, EPOLLIN, ready).ok()) return;
     Guest &guest = guests_[fd];
     guest.socket = std::move(socket);
+    guest.number = ++last_guest_;
     guest.timer = loop_->after(kGreetingLimit, [this, fd] { dismiss(fd); });
 }
 
@@ -237,13 +241,14 @@ Links::greeted(int fd) {
         if (!board.ok()) return std::move(board).status();
         Message answer = hello();
         answer.descriptors[0] = *std::move(board);
-        if (!send(guest.socket, answer)) return {}; // it has gone already
-        add({.socket = std::move(guest.socket),
-             .region = *std::move(region),
-             .connected_here = false,
-             .listener = std::move(message.listener),
-             .agent = std::move(message.agent),
-             .board = *std::move(its_board)});
+        // Before the answer: who has it may let this agent meet its own, which is to find this link.
+        const Held link = add({.socket = std::move(guest.socket),
+                               .region = *std::move(region),
+                               .connected_here = false,
+                               .listener = std::move(message.listener),
+                               .agent = std::move(message.agent),
+                               .board = *std::move(its_board)});
+        send(link->socket(), answer); // if it has gone already, its end is seen
         return {};
     };
     const Status met = meet(**std::move(said));
@@ -469,6 +474,7 @@ Links::all() const {
 void
 Links::handle(Link &link, const Inlet::Taken &taken) noexcept {
     if (taken.broken) {
+        if (link.ended() || kit::hasEnded(link.socket())) return; // it was seen before
         NIXL_WARN << owner() << ": agent " << quoted(link.agent()) << " wrote into its ring what it must not; the link "
                   << "ends";
         kit::endSocket(link.socket());

@@ -193,7 +193,9 @@ private:
     struct Guest {
         Fd socket;
         Loop::Timer timer = 0;
+        uint64_t number = 0;
     };
+    uint64_t last_guest_ = 0;
     std::unordered_map<int, Guest> guests_; ///< who has connected and not said who it is, by descriptor
     std::vector<Held> candidates_;          ///< have rung since looks_ was looks_at_bell_
     uint64_t looks_at_bell_ = 0;

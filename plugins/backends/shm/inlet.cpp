@@ -3,6 +3,7 @@
 #include "shm/inlet.h"
 
 #include <cstring>
+#include <new>
 
 #include "shm/outbox.h"
 #include "wire/limits.h"
@@ -21,18 +22,24 @@ Inlet::take() {
     Taken taken;
     if (!mutex_.try_lock()) return taken; // somebody is at it
     const MutexLock lock(mutex_, std::adopt_lock);
-    for (size_t i = 0; i < kAtOnce && !broken_; ++i) {
-        uint8_t kind = 0;
-        const auto next = ring_.next(kind, body_);
-        if (next == RingReader::Next::kNone) return taken;
-        if (next == RingReader::Next::kBroken) {
-            broken_ = true;
-        } else if (handleLocked(kind, body_, taken)) {
-            ring_.pop();
-        } else if (!broken_) {
-            taken.stalled = true;
-            return taken;
+    size_t count = 0;
+    try {
+        for (; count < kAtOnce && !broken_; ++count) {
+            uint8_t kind = 0;
+            const auto next = ring_.next(kind, body_);
+            if (next == RingReader::Next::kNone) return taken;
+            if (next == RingReader::Next::kBroken) {
+                broken_ = true;
+            } else if (handleLocked(kind, body_, taken)) {
+                ring_.pop();
+            } else if (!broken_) {
+                taken.stalled = true;
+                return taken;
+            }
         }
+    }
+    catch (const std::bad_alloc &) {
+        if (count == 0) throw; // else what was taken so far must be told of
     }
     taken.broken = broken_;
     taken.more = !broken_;

@@ -37,9 +37,7 @@ Outbox::enqueue(std::string_view message, Waiter &waiter) {
     {
         const MutexLock lock(mutex_);
         if (!ended_) {
-            Mail mail{.message = std::string(message), .waiter = &waiter};
-            mail.has_place = reserveLocked(message);
-            queue_.push_back(std::move(mail));
+            queueLocked(message, &waiter, reserveLocked(message));
             return;
         }
     }
@@ -78,13 +76,7 @@ Outbox::tell(std::string_view message) {
         questionsLocked();
         return {};
     }
-    try {
-        queue_.push_back({.message = std::string(message), .has_place = true});
-    }
-    catch (...) {
-        credits_.release(costOf(message));
-        throw;
-    }
+    queueLocked(message, nullptr, true);
     return {};
 }
 
@@ -98,6 +90,17 @@ void
 Outbox::answered() noexcept {
     const MutexLock lock(mutex_);
     credits_.answered(0);
+}
+
+void
+Outbox::queueLocked(std::string_view message, Waiter *waiter, bool has_place) {
+    try {
+        queue_.push_back({.message = std::string(message), .waiter = waiter, .has_place = has_place});
+    }
+    catch (...) {
+        if (has_place) credits_.release(costOf(message));
+        throw;
+    }
 }
 
 /// Those who came before have their places first.

@@ -119,6 +119,8 @@ private:
         return kit::messageCost(sender_, message);
     }
 
+    void
+    queueLocked(std::string_view message, Waiter *waiter, bool has_place) NX_REQUIRES(mutex_);
     bool
     reserveLocked(std::string_view message) noexcept NX_REQUIRES(mutex_);
     bool
