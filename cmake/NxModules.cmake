@@ -97,14 +97,15 @@ endfunction()
 
 # nx_add_backend(UCX SOURCES plugin.cpp engine.cpp DEPENDS wire kit LIBS dl TESTS engine_test.cpp
 #                AGENT_TESTS agent_test.cpp HOSTILE_TESTS hostile_test.cpp
-#                CONTRACT Any Remote CONTRACT_SOURCES contract_test.cpp)
+#                CONTRACT Any Remote CONTRACT_SOURCES contract_test.cpp ENV NAME=value)
 # -> lib/plugins/libplugin_UCX.so, or objects inside libnixl when the name is in NIXL_BUILTIN_PLUGINS, and the test
 # programs nx_backend_<name>_tests, ..._agent_tests (for tests with an agent that loads the plugin) and
 # ..._hostile_tests (for tests that fork before the vendor's library is there). All see the backend's own headers.
-# DEPENDS are module names (wire, loop, kit). CONTRACT names the suites of tests/contract that it passes.
+# DEPENDS are module names (wire, loop, kit). CONTRACT names the suites of tests/contract that it passes. ENV is for all
+# of these tests.
 function(nx_add_backend name)
   cmake_parse_arguments(ARG "" ""
-    "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS;CONTRACT;CONTRACT_SOURCES" ${ARGN})
+    "SOURCES;DEPENDS;LIBS;INCLUDES;TESTS;AGENT_TESTS;HOSTILE_TESTS;CONTRACT;CONTRACT_SOURCES;ENV" ${ARGN})
   if(name IN_LIST NIXL_DISABLE_PLUGINS)
     message(STATUS "backend ${name}: left out (NIXL_DISABLE_PLUGINS)")
     return()
@@ -134,13 +135,13 @@ function(nx_add_backend name)
   endif()
   set_property(GLOBAL APPEND PROPERTY NX_BACKENDS ${name})
   if(ARG_CONTRACT)
-    nx_add_contract(${name} SUITES ${ARG_CONTRACT} SOURCES ${ARG_CONTRACT_SOURCES})
+    nx_add_contract(${name} SUITES ${ARG_CONTRACT} SOURCES ${ARG_CONTRACT_SOURCES} ENV ${ARG_ENV})
   endif()
   foreach(kind IN ITEMS tests agent_tests hostile_tests)
     string(TOUPPER ARG_${kind} sources)
     if(NIXL_TESTS AND ${sources})
       nx_add_test(nx_backend_${lower}_${kind} SOURCES ${${sources}} $<TARGET_OBJECTS:${objects}> ${support}
-                  LIBS ${ARG_LIBS})
+                  LIBS ${ARG_LIBS} ENV ${ARG_ENV})
       target_include_directories(nx_backend_${lower}_${kind} PRIVATE
                                  $<TARGET_PROPERTY:${objects},INTERFACE_INCLUDE_DIRECTORIES>)
       target_link_libraries(nx_backend_${lower}_${kind} PRIVATE nixl)

@@ -95,7 +95,7 @@ class _Workers:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCX_", "NIXL_"))}
         environment |= {name: os.environ[name] for name in ("NIXL_UCX_LIBRARY",) if name in os.environ}  # ours knows it
         if "group" in task and rows.group_named(task["group"]).over_tcp:
-            environment["UCX_TLS"] = "tcp"
+            environment |= {"UCX_TLS": "tcp", "NIXL_COMPANIONS": "n"}
         self._processes.append(
             subprocess.Popen(
                 [self._python, WORKER, role, json.dumps(task)],

@@ -369,7 +369,7 @@ class Handover:
         terminal.fact("backend", result["backend"])
         terminal.fact("path", result["path"] or "not told by the backend")
         for backend, chosen, predicted_us, reason in result["candidates"]:
-            predicted = f", predicted {predicted_us / 1e3:.2f} ms a request" if predicted_us >= 0 else ""
+            predicted = f", predicted {predicted_us / 1e3:.2f} ms a request" if predicted_us is not None else ""
             terminal.fact("why" if chosen else "not", f"{backend}: {reason}{predicted}")
 
 

@@ -78,8 +78,8 @@ Backends::companionFor(const Backend &leader, bool telemetry, const BackendList 
     }
     auto made = make(type, {}, telemetry, others);
     if (made.ok()) return *std::move(made);
-    NIXL_INFO << "agent " << quoted(agent_) << ": backend " << leader.type
-              << " serves peers of this host itself, without " << type << ": " << made.message();
+    NIXL_INFO << "agent " << quoted(agent_) << ": backend " << leader.type << " has no companion " << type
+              << " for peers of this host: " << made.message();
     return nullptr;
 }
 
@@ -107,15 +107,19 @@ Backends::create(const nixl_backend_t &type, const nixl_b_params_t &params, bool
         handle = other->handle;
         return {};
     }
-    auto backend = make(type, params, telemetry, next);
-    if (!backend.ok()) return std::move(backend).status();
     auto wanted = configBool("NIXL_COMPANIONS");
     if (!wanted.ok()) return std::move(wanted).status();
-    if (auto companion = wanted->value_or(false) ? companionFor(**backend, telemetry, next) : nullptr) {
+    auto backend = make(type, params, telemetry, next);
+    if (!backend.ok()) return std::move(backend).status();
+    const auto companion = wanted->value_or(true) ? companionFor(**backend, telemetry, next) : nullptr;
+    if (companion) {
         companion->leader = backend->get();
-        if (auto status = insert(std::move(companion), next); !status.ok()) return status;
+        if (auto status = insert(companion, next); !status.ok()) return status;
     }
-    if (auto status = insert(*backend, next); !status.ok()) return status;
+    if (auto status = insert(*backend, next); !status.ok()) {
+        if (companion) handles_.remove(reinterpret_cast<uint64_t>(companion->handle)); // or its engine would stay
+        return status;
+    }
     all_.set(std::move(next));
     handle = (*backend)->handle;
     NIXL_DEBUG << "agent " << quoted(agent_) << ": created backend " << type;

@@ -80,7 +80,12 @@ LocalMetadata::whole() const {
         });
         (backend->isCompanion() ? of_companions : metadata.sections).push_back(std::move(section));
     }
+    const auto of_others = static_cast<std::ptrdiff_t>(metadata.sections.size());
     std::move(of_companions.begin(), of_companions.end(), std::back_inserter(metadata.sections));
+    auto blob = encodedForPeers(metadata);
+    if (blob.ok() || of_companions.empty()) return blob;
+    // What companions add must not be what makes it too large: their leaders serve without.
+    metadata.sections.erase(metadata.sections.begin() + of_others, metadata.sections.end());
     return encodedForPeers(metadata);
 }
 

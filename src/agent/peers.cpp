@@ -272,11 +272,23 @@ Peers::connect(const std::string &agent, const nixl_opt_args_t *args) const {
     if (connections->empty()) {
         return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + quoted(agent) + " is loaded"};
     }
+    const auto sections = peer->sections.get();
+    const auto is_left_to = [&](const Backend &leader, const Backend &companion) { // all that the peer has to offer
+        return companion.leader == &leader && connections->contains(companion.type) &&
+            std::none_of(sections->begin(), sections->end(), [&](const auto &section) {
+                   const auto &[memory, order] = section.first;
+                   return order == leader.order && !companion.supports(memory);
+               });
+    };
     bool any = false;
     for (const auto &[type, info] : *connections) {
         for (const auto &backend : **candidates) {
             if (backend->type != type) continue;
             any = true;
+            if (std::any_of((*candidates)->begin(), (*candidates)->end(),
+                            [&](const auto &other) { return is_left_to(*backend, *other); })) {
+                continue;
+            }
             const auto status = callFor<nixlx::RemotePeers>(peer.get(), *backend, "connect",
                                                             [&](auto &peers) { return peers.connect(agent); });
             if (status < 0) return {status, "backend " + type + ": " + backendFailure("connect", status)};

@@ -54,7 +54,7 @@ def _install(folder, library, version, other):
 
 def _path_in(folder, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UCX_", "NIXL_"))}
-    kept |= {"PYTHONPATH": str(folder), "NIXL_CONFIG_FILE": os.devnull} | environment
+    kept |= {"PYTHONPATH": str(folder), "NIXL_CONFIG_FILE": os.devnull, "NIXL_COMPANIONS": "n"} | environment
     said = subprocess.run([sys.executable, "-c", PROGRAM], env=kept, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr
     return said

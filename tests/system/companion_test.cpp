@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Goal: programs that know only UCX reach peers of their host through its companion SHM, and all others through UCX,
-// with nothing else to see but the path in the report. Run with NIXL_COMPANIONS=y; the peers are processes of their
-// own.
+// with nothing else to see but the path in the report. The peers are processes of their own.
 #include "system/survivor.h"
 
 #include <cstdlib>
+#include <filesystem>
 
 #include <gmock/gmock.h>
 
@@ -67,7 +67,7 @@ TEST_P(Companion, ServesPeersOfTheHostInTheNameOfItsLeader) {
 TEST_P(Companion, LeavesPeersWithoutOneToItsLeader) {
     ::setenv("NIXL_COMPANIONS", "n", 1); // for the process of the peer
     auto &peer = start("B", kSize, 1);
-    ::setenv("NIXL_COMPANIONS", "y", 1);
+    ::unsetenv("NIXL_COMPANIONS");
     EXPECT_THAT(reportTo(peer).path, StartsWith("ucx "));
     expectRightTransfers(peer, 1);
 }
@@ -138,6 +138,30 @@ TEST_P(Companion, TakesPartsOfMetadataAndWhatIsDeregistered) {
     peer.process.load(part);
     EXPECT_EQ(a->deregisterMem(registrationOf({more.desc()}), &hinted), NIXL_SUCCESS) << nixlx::lastError();
     EXPECT_EQ(a->deregisterMem(registrationOf({more.desc()}), &hinted), NIXL_ERR_NOT_FOUND);
+}
+
+TEST_P(Companion, DoesNotMakeMetadataTooLargeForItsLeader) {
+    constexpr size_t kRanges = 600'000; // of which peers take about a million, over all backends
+    Buffer buffer(kRanges);
+    nixl_reg_dlist_t many(DRAM_SEG);
+    many.reserve(kRanges);
+    for (size_t i = 0; i < kRanges; ++i) many.addDesc(nixlBlobDesc(buffer.desc(i, 1), ""));
+    ASSERT_EQ(a->registerMem(many), NIXL_SUCCESS) << nixlx::lastError();
+    nixl_blob_t blob;
+    EXPECT_EQ(a->getLocalMD(blob), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(a->deregisterMem(many), NIXL_SUCCESS) << nixlx::lastError();
+}
+
+TEST_P(Companion, LeavesItsLeaderNothingToConnect) {
+    auto &peer = start("B", kSize, 1);
+    const auto descriptors = [] {
+        const std::filesystem::directory_iterator each("/proc/self/fd");
+        return std::distance(begin(each), end(each));
+    };
+    const auto before = descriptors();
+    EXPECT_EQ(a->makeConnection("B"), NIXL_SUCCESS) << nixlx::lastError();
+    expectRightTransfers(peer, 1);
+    EXPECT_EQ(descriptors(), before);
 }
 
 } // namespace
