@@ -12,7 +12,6 @@ namespace nx::ucx {
 
 namespace {
 
-constexpr int kUndecided = -1;
 // A process that is not stopped answers within milliseconds; one that starts on a busy machine gets some more.
 constexpr auto kAnswerLimit = std::chrono::seconds(3);
 constexpr unsigned kMinorThatCopies = 20; // between processes, large blocks
@@ -23,7 +22,6 @@ Connection::Connection(Runtime &runtime, std::string name, std::string address)
     : runtime_(runtime),
       name_(std::move(name)),
       address_(std::move(address)),
-      fabric_(kUndecided),
       usable_address_(address_),
       workers_(&runtime.pool().workers()),
       outbox_(std::make_shared<Outbox>(runtime, *this)) {
@@ -46,9 +44,13 @@ Connection::~Connection() {
 Status
 Connection::setPeerInfo(const PeerInfo &info, bool same_host) {
     if (info.features & PeerInfo::kKeepsCredits) outbox_->setAsking();
-    if (!same_host || info.link.empty() || !runtime_.hasLocalFabric()) return {};
-    // The own agent does not end, and few move anything within themselves.
-    if (name_ != runtime_.agent()) {
+    const bool own = name_ == runtime_.agent();
+    if (!same_host || (info.link.empty() && !own)) return {};
+    link_name_ = info.link;
+    // Where links serve VRAM only they are made when it is first moved. The own agent does not end, and few move
+    // anything within themselves.
+    if (runtime_.options().links_serve_dram && !own) {
+        if (!runtime_.hasLocalFabric()) return {};
         auto status = connect(info.link);
         if (status.code() == NIXL_ERR_REMOTE_DISCONNECT) {
             return {NIXL_ERR_BACKEND, "peer " + quoted(name_) + ": " + status.message()};
@@ -67,6 +69,7 @@ Connection::connect(const std::string &link_name) {
     auto link = kit::connectLocal(kLinks, link_name);
     if (!link.ok()) return std::move(link).status();
     link_ = *std::move(link);
+    linked_.store(true, std::memory_order_release);
     runtime_.links().watch(link_, [this] { abandon("it has ended"); });
     return {};
 }
@@ -77,27 +80,45 @@ Connection::usesNetwork(const std::string &why) const {
 }
 
 Fabric
-Connection::fabric() {
-    if (const int known = fabric_.load(std::memory_order_acquire); known != kUndecided) {
-        return static_cast<Fabric>(known);
+Connection::fabric(bool vram) {
+    return (vram || runtime_.options().links_serve_dram) && isLocal() ? Fabric::kLocal : network();
+}
+
+bool
+Connection::isLocal() {
+    if (is_local_.load(std::memory_order_acquire) == Local::kUndecided) {
+        const MutexLock lock(fabric_mutex_);
+        if (is_local_ == Local::kUndecided) {
+            is_local_ = may_be_local_ && !gone() && makeLocal() ? Local::kYes : Local::kNo;
+        }
     }
-    const MutexLock lock(fabric_mutex_);
-    if (fabric_ == kUndecided) {
-        const bool local = may_be_local_ && !gone() && makeLocal();
-        if (!local && !gone()) choosePaths();
-        fabric_ = static_cast<int>(local ? Fabric::kLocal : Fabric::kPlain);
+    return is_local_ == Local::kYes;
+}
+
+Fabric
+Connection::network() {
+    if (!has_paths_.load(std::memory_order_acquire)) {
+        const MutexLock lock(fabric_mutex_);
+        if (!has_paths_) {
+            if (!gone()) choosePaths();
+            has_paths_ = true;
+        }
     }
-    return static_cast<Fabric>(fabric_.load());
+    return Fabric::kPlain;
 }
 
 bool
 Connection::makeLocal() {
+    if (!runtime_.makeLocalFabric()) return false;
     const auto refused = [&](const std::string &why) {
         usesNetwork(why);
         return false;
     };
-    if (!link_) { // the own agent's
-        if (auto status = connect(runtime_.links().name()); !status.ok()) return refused(status.message());
+    if (!linked_) {
+        const bool own = name_ == runtime_.agent();
+        if (auto status = connect(own ? runtime_.links().name() : link_name_); !status.ok()) {
+            return refused(status.message());
+        }
     }
     auto offer = receiveOffer(link_, kAnswerLimit);
     if (!offer.ok()) return refused(offer.message());
@@ -168,7 +189,7 @@ Connection::forEachEndpoint(Visit visit) {
     for (size_t fabric = 0; fabric < kFabricCount; ++fabric) {
         auto &slots = endpoints_[fabric];
         if (static_cast<Fabric>(fabric) == Fabric::kLocal && !local_) continue;
-        if (static_cast<Fabric>(fabric) == Fabric::kPlain && fabric_ == kUndecided) continue; // none yet
+        if (static_cast<Fabric>(fabric) == Fabric::kPlain && !has_paths_) continue; // none yet
         for (size_t i = 0; i < slots.size(); ++i) {
             const MutexLock lock(worker(static_cast<Fabric>(fabric), i).mutex());
             if (slots[i]) visit(*slots[i]);
@@ -206,14 +227,14 @@ Connection::setGone(std::string_view reason) noexcept {
 
 void
 Connection::setGone(Code code) noexcept {
-    if (link_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && kit::refusesCopies(link_)) {
+    if (linked_ && !gone_ && runtime_.library().minorVersion() >= kMinorThatCopies && kit::refusesCopies(link_)) {
         const MutexLock lock(mutex_);
         copies_refused_ = true;
     }
     std::string reason;
     try {
         reason = runtime_.library().text(code);
-        if (fabric_ == static_cast<int>(Fabric::kPlain)) reason = withPlaces(std::move(reason));
+        if (has_paths_ && !local_) reason = withPlaces(std::move(reason));
     }
     catch (const std::bad_alloc &) {
         // It is gone all the same.
@@ -223,7 +244,7 @@ Connection::setGone(Code code) noexcept {
 
 void
 Connection::close(bool orderly) {
-    if (link_ && kit::hasEnded(link_)) return abandon("it has ended"); // nothing can be waited for
+    if (linked_ && kit::hasEnded(link_)) return abandon("it has ended"); // nothing can be waited for
     setGone("this agent has disconnected it; load its metadata again");
     forEachEndpoint([&](Endpoint &endpoint) { endpoint.close(orderly); });
 }

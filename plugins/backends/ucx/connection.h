@@ -51,10 +51,14 @@ public:
     Status
     setPeerInfo(const PeerInfo &info, bool same_host);
 
-    /// Which context serves this peer. Decided at the first call, which waits for the peer's process, or for its
-    /// listeners on the network, to answer.
+    /// Which context serves messages and requests, `vram`: with memory of a GPU at either side. Decided at the first
+    /// call, which waits for the peer's process, or for its listeners on the network, to answer.
     Fabric
-    fabric();
+    fabric(bool vram);
+
+    /// For what the local context cannot have.
+    Fabric
+    network();
 
     /// Memory of the peer that has no key for the local context comes and goes.
     void
@@ -72,7 +76,7 @@ public:
         return plain_only_.load() == 0;
     }
 
-    /// Of the context that fabric() gave, or of the plain one.
+    /// Of a context that fabric() or network() gave.
     Worker &
     worker(Fabric fabric, size_t index) noexcept;
 
@@ -149,11 +153,13 @@ private:
     Status
     connect(const std::string &link_name);
     bool
-    makeLocal();
+    isLocal();
+    bool
+    makeLocal() NX_REQUIRES(fabric_mutex_);
     void
     usesNetwork(const std::string &why) const;
     void
-    choosePaths();
+    choosePaths() NX_REQUIRES(fabric_mutex_);
     std::string
     withPlaces(std::string reason) const;
 
@@ -161,18 +167,23 @@ private:
     const std::string name_;
     const std::string address_;
     std::array<uint64_t, kFabricCount> refused_domains_{};
-    Fd link_;                   ///< constant after setPeerInfo; of the own agent once fabric_ is decided
-    bool may_be_local_ = false; ///< constant after setPeerInfo
+    // Constant after setPeerInfo:
+    bool may_be_local_ = false;
+    std::string link_name_;
+    Fd link_; ///< constant once linked_
+    std::atomic<bool> linked_{false};
     std::atomic<bool> gone_{false};
     std::atomic<size_t> plain_only_{0};
-    std::atomic<int> fabric_;                       ///< -1: not decided
-    Mutex fabric_mutex_ NX_ACQUIRED_BEFORE(mutex_); ///< held while it is being decided
+    enum class Local { kUndecided, kNo, kYes };
+    std::atomic<Local> is_local_{Local::kUndecided};
+    std::atomic<bool> has_paths_{false};
+    Mutex fabric_mutex_ NX_ACQUIRED_BEFORE(mutex_); ///< held while either is being decided
     std::unique_ptr<LocalWorkers> local_workers_;
-    // Constant once fabric_ is decided:
+    // Constant once has_paths_:
     std::string usable_address_; ///< address_ without what cannot be reached of it
     std::vector<TcpListener> left_out_;
     std::atomic<WorkerSet *> workers_; ///< for the network
-    // Constant once fabric_ is kLocal, except that local_ is set before the first endpoint is made:
+    // Constant once is_local_, except that local_ is set before the first endpoint is made:
     std::vector<std::string> local_addresses_;
     std::atomic<LocalWorkers *> local_{nullptr};
     std::array<std::vector<Mark>, kFabricCount> marks_;

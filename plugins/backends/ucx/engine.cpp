@@ -188,7 +188,7 @@ Engine::connect(const std::string &remote_agent) {
     if (remote_agent == agent_) return NIXL_SUCCESS; // connected when first used
     auto connection = runtime_->peers().find(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    const Fabric fabric = connection->fabric();
+    const Fabric fabric = connection->fabric(false);
     {
         const MutexLock lock(connection->worker(fabric, 0).mutex());
         if (auto endpoint = connection->endpoint(fabric, 0); !endpoint.ok()) return failed(endpoint);
@@ -215,7 +215,7 @@ Engine::genNotif(const std::string &remote_agent, const std::string &message) co
     if (auto status = wire::checkNotification(message); !status.ok()) return failed(std::move(status));
     auto connection = runtime_->peers().find(remote_agent);
     if (!connection) return unknownPeer(remote_agent);
-    const Fabric fabric = connection->fabric();
+    const Fabric fabric = connection->fabric(false);
     const size_t index = runtime_->pool().workerOfThisThread();
     Worker &worker = connection->worker(fabric, index);
     Outbox &outbox = connection->outbox();
@@ -325,10 +325,10 @@ Engine::describe(const nixlBackendReqH *request) const {
 }
 
 std::optional<nixlx::Cost>
-Engine::cost(nixl_mem_t, nixl_mem_t, std::string_view remote_agent) const {
+Engine::cost(nixl_mem_t local, nixl_mem_t remote, std::string_view remote_agent) const {
     auto connection = runtime_->peers().find(std::string(remote_agent));
     if (!connection || connection->gone()) return {};
-    const Fabric fabric = connection->fabric();
+    const Fabric fabric = connection->fabric(local == VRAM_SEG || remote == VRAM_SEG);
     nixlx::Cost cost = fabric == Fabric::kLocal ? kLocalCost : kPlainCost;
     kit::HandoverMutex &mutex = connection->worker(fabric, 0).mutex();
     if (!mutex.try_lock()) return cost;

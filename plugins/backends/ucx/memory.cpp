@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ucx/memory.h"
 
+#include <utility>
+
 #include "ucx/address.h"
 #include "ucx/runtime.h"
 
@@ -17,7 +19,7 @@ const std::string kEmptyRangeKey(16, '\0');
 
 Result<std::unique_ptr<LocalMemory>>
 LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t memory) {
-    std::unique_ptr<LocalMemory> local(new LocalMemory(runtime, range.len));
+    std::unique_ptr<LocalMemory> local(new LocalMemory(runtime, range));
     if (range.len == 0) {
         local->public_data_ = kEmptyRangeKey;
         runtime.addMemory(*local);
@@ -36,16 +38,18 @@ LocalMemory::create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t mem
                 "UCX takes this VRAM for host memory; the UCX at " + runtime.library().path() +
                     " has no support for the GPU, or the address is not one of the GPU"};
     }
-    // Where the local context cannot have it, transfers take the plain one.
-    if (runtime.hasLocalFabric()) {
-        if (auto mapped = runtime.pool().context(Fabric::kLocal).map(address, range.len); mapped.ok()) {
-            keys.local = mapped->key;
-            local->hold(Fabric::kLocal, *std::move(mapped));
-        }
-    }
+    if (memory == VRAM_SEG ? runtime.makeLocalFabric() : runtime.hasLocalFabric()) local->share();
+    if (const Mapping *shared = local->mapping(Fabric::kLocal)) keys.local = shared->key;
     local->public_data_ = encodeKeys(keys);
     runtime.addMemory(*local);
     return local;
+}
+
+void
+LocalMemory::share() {
+    if (length_ == 0 || std::exchange(share_tried_, true)) return;
+    auto mapped = runtime_->pool().context(Fabric::kLocal).map(reinterpret_cast<void *>(address_), length_);
+    if (mapped.ok()) hold(Fabric::kLocal, *std::move(mapped));
 }
 
 void
@@ -68,11 +72,6 @@ LocalMemory::unmap() noexcept {
     if (!runtime_) return;
     for (auto &mapping : mappings_) mapping.reset();
     runtime_ = nullptr;
-}
-
-bool
-LocalMemory::isWhole() const noexcept {
-    return mapping(Fabric::kPlain) && (mapping(Fabric::kLocal) || !runtime_->hasLocalFabric());
 }
 
 RemoteMemory::RemoteMemory(Runtime &runtime, std::shared_ptr<Connection> connection, Keys keys)

@@ -20,8 +20,9 @@ class Runtime;
 
 class LocalMemory final : public nixlBackendMD {
 public:
-    /// Registers with both contexts. A range of length zero needs no UCX. BACKEND: UCX refuses, or takes memory that is
-    /// given as VRAM for host memory. The runtime is started and outlives it.
+    /// Registers with every context that is there; VRAM makes that of the host. A range of length zero needs no UCX.
+    /// BACKEND: UCX refuses, or takes memory that is given as VRAM for host memory. The runtime is started and outlives
+    /// it.
     static Result<std::unique_ptr<LocalMemory>>
     create(Runtime &runtime, const nixlBasicDesc &range, nixl_mem_t memory);
     ~LocalMemory() override;
@@ -37,9 +38,10 @@ public:
         return length_;
     }
 
-    /// Every context of the runtime has it.
-    bool
-    isWhole() const noexcept;
+    /// Registers it with the local context, too, once: where that is refused transfers take the network. Peers are not
+    /// told. By who makes it, then by the runtime.
+    void
+    share();
 
     /// What peers need, see encodeKeys.
     const std::string &
@@ -53,13 +55,20 @@ public:
     unmap() noexcept;
 
 private:
-    LocalMemory(Runtime &runtime, size_t length) : nixlBackendMD(true), runtime_(&runtime), length_(length) {}
+    LocalMemory(Runtime &runtime, const nixlBasicDesc &range)
+        : nixlBackendMD(true),
+          runtime_(&runtime),
+          address_(range.addr),
+          length_(range.len) {}
 
     void
     hold(Fabric fabric, Mapping mapping);
 
     Runtime *runtime_; ///< null after unmap
+    const uintptr_t address_;
     const size_t length_;
+    bool share_tried_ = false;
+    /// Constant once the runtime has it and that context.
     std::array<std::shared_ptr<const Mapping>, kFabricCount> mappings_;
     std::string public_data_;
 };

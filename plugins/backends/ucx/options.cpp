@@ -29,12 +29,12 @@ namespace {
 constexpr uint64_t kWorkersMax = 64;
 
 Result<bool>
-configFlag(const std::string &name) {
+configFlag(const std::string &name, bool otherwise) {
     const auto text = nixlx::configValue(name);
-    if (!text) return false;
+    if (!text) return otherwise;
     const nixl_b_params_t one{{name, *text}};
     kit::ParamReader in(&one);
-    const bool value = in.boolean(name, false);
+    const bool value = in.boolean(name, otherwise);
     if (!in.status().ok()) return {in.status().code(), in.status().message()};
     return value;
 }
@@ -115,9 +115,12 @@ Options::read(const nixl_b_params_t *params) {
     }
     options.library.has_rdma_devices = RdmaDevices::find().any;
     options.library.expected_soname = nixlx::configValue("NIXL_UCX_EXPECTED_SONAME").value_or("");
-    const auto deep_bind = configFlag("NIXL_UCX_DEEPBIND");
+    const auto deep_bind = configFlag("NIXL_UCX_DEEPBIND", false);
     if (!deep_bind.ok()) return {deep_bind.code(), deep_bind.message()};
     options.library.deep_bind = *deep_bind;
+    const auto companions = configFlag("NIXL_COMPANIONS", true);
+    if (!companions.ok()) return {companions.code(), companions.message()};
+    options.links_serve_dram = !*companions;
     return options;
 }
 

@@ -24,6 +24,7 @@ struct Options {
     uint64_t split_batch_size = 1024; ///< blocks from which a request is split over the threads
     bool detect_death = true;
     bool close_by_force = false;
+    bool links_serve_dram = true; ///< false: that of peers of this host is a companion's
     std::vector<Setting> engine_config;
     LibrarySearch library;
 

@@ -21,7 +21,7 @@ struct PeerInfo {
     static constexpr uint64_t kKeepsCredits = 1; ///< answers questions, see kit/credits.h
 
     std::string host;      ///< kit::hostIdentity() of the peer
-    std::string link;      ///< the name of its listener (kLinks); empty: no shared memory
+    std::string link;      ///< the name of its listener (kLinks); empty: it has none
     uint64_t features = 0; ///< bits; unknown ones mean nothing
 };
 

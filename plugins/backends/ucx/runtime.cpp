@@ -26,6 +26,22 @@ constexpr std::chrono::milliseconds kTakeInLimit{2};
 constexpr std::chrono::microseconds kRefillTime{200};
 constexpr size_t kBurst = 64;
 
+/// So that UCX's own threads inherit that signals are blocked. Throws std::system_error if there can be no thread.
+template<class Start>
+Status
+onStartThread(Start start) {
+    Status status;
+    Thread("nixl-ucx-start", [&] {
+        try {
+            status = start();
+        }
+        catch (const std::exception &error) {
+            status = {NIXL_ERR_BACKEND, std::string("starting UCX failed: ") + error.what()};
+        }
+    }).join();
+    return status;
+}
+
 } // namespace
 
 Runtime::Runtime(std::string agent, Options options, bool progress_thread)
@@ -34,18 +50,8 @@ Runtime::Runtime(std::string agent, Options options, bool progress_thread)
       host_(kit::hostIdentity()),
       mail_(agent_, bell_),
       peers_(*this) {
-    // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits. The
-    // thread is for UCX's own, which inherits that signals are blocked.
-    Status status;
-    const auto startHere = [&] {
-        try {
-            status = start(progress_thread);
-        }
-        catch (const std::exception &error) {
-            status = {NIXL_ERR_BACKEND, std::string("starting UCX failed: ") + error.what()};
-        }
-    };
-    Thread("nixl-ucx-start", startHere).join();
+    // UCX rewrites the code of mmap, munmap and others when it is loaded: the caller, who would use them, waits.
+    const Status status = onStartThread([&] { return start(progress_thread); });
     if (!status.ok()) throw std::runtime_error(status.message());
 }
 
@@ -57,10 +63,7 @@ Runtime::start(bool progress_thread) {
     auto pool = WorkerPool::create(*library_, agent_, options_, progress_thread, mail_, bell_);
     if (!pool.ok()) return std::move(pool).status();
     pool_ = *std::move(pool);
-    if (auto status = startLinks(); !status.ok()) {
-        NIXL_INFO << "ucx: no shared memory with peers of this host: " << status.message();
-        pool_->dropLocalContext();
-    }
+    if (options_.links_serve_dram) tryLocalFabric();
     NIXL_INFO << "ucx: agent " << quoted(agent_) << " uses UCX " << library_->version() << " at " << library_->path()
               << ", " << library_->why()
               << "; a peer that reaches memory which was freed while it is registered may end this process";
@@ -81,23 +84,75 @@ Runtime::startLinks() {
     return {};
 }
 
+bool
+Runtime::makeLocalFabric() {
+    if (fabric_tried_) return hasLocalFabric();
+    try {
+        const Status status = onStartThread([this] {
+            tryLocalFabric();
+            return Status();
+        });
+        if (!status.ok()) noLocalFabric(status);
+    }
+    catch (const std::system_error &error) {
+        noLocalFabric({NIXL_ERR_BACKEND, std::string("starting a thread: ") + error.what()});
+    }
+    return hasLocalFabric();
+}
+
+void
+Runtime::tryLocalFabric() {
+    const MutexLock lock(fabric_mutex_);
+    if (fabric_tried_) return;
+    if (auto status = startLinks(); status.ok()) {
+        shareMemories();
+    } else {
+        noLocalFabric(status);
+        pool_->dropLocalContext();
+    }
+    fabric_tried_ = true;
+}
+
+void
+Runtime::noLocalFabric(const Status &why) {
+    NIXL_INFO << "ucx: no shared memory with peers of this host: " << why.message();
+}
+
+/// From here on everybody finds them in both contexts, or counted.
+void
+Runtime::shareMemories() {
+    const MutexLock lock(memories_mutex_);
+    size_t partial = 0;
+    for (LocalMemory *memory : memories_) {
+        memory->share();
+        partial += !memory->mapping(Fabric::kLocal); // none is in that one alone
+    }
+    partial_memories_ = partial;
+    has_local_fabric_.store(true, std::memory_order_release);
+}
+
 PeerInfo
 Runtime::ownInfo() const {
-    return {host_, links_ ? links_->name() : std::string(), PeerInfo::kKeepsCredits};
+    return {host_, hasLocalFabric() ? links_->name() : std::string(), PeerInfo::kKeepsCredits};
 }
 
 void
 Runtime::addMemory(LocalMemory &memory) {
-    if (!memory.isWhole()) partial_memories_.fetch_add(1);
     const MutexLock lock(memories_mutex_);
     memories_.insert(&memory);
+    if (hasLocalFabric()) memory.share(); // it may have come meanwhile
+    if (isPartial(memory)) ++partial_memories_;
 }
 
 void
 Runtime::removeMemory(LocalMemory &memory) {
-    if (!memory.isWhole()) partial_memories_.fetch_sub(1);
     const MutexLock lock(memories_mutex_);
-    memories_.erase(&memory);
+    if (memories_.erase(&memory) && isPartial(memory)) --partial_memories_; // it may have failed before it was added
+}
+
+bool
+Runtime::isPartial(const LocalMemory &memory) const {
+    return !memory.mapping(Fabric::kPlain) || (hasLocalFabric() && !memory.mapping(Fabric::kLocal));
 }
 
 /// One step takes in a few messages, or what a short queue holds.

@@ -67,10 +67,15 @@ public:
         return peers_;
     }
 
+    /// The local context and the links are there.
     bool
     hasLocalFabric() const noexcept {
-        return links_ != nullptr;
+        return has_local_fabric_.load(std::memory_order_acquire);
     }
+
+    /// Makes them when first called; an INFO line says why they cannot be had. What hasLocalFabric() says then.
+    bool
+    makeLocalFabric() NX_EXCLUDES(fabric_mutex_, memories_mutex_);
 
     /// Requires hasLocalFabric().
     LinkServer &
@@ -110,7 +115,7 @@ public:
     void
     removeMemory(LocalMemory &memory);
 
-    /// Every context has all memory that is registered.
+    /// Every context that is there has all memory that is registered.
     bool
     memoryIsWhole() const noexcept {
         return partial_memories_.load() == 0;
@@ -119,8 +124,16 @@ public:
 private:
     Status
     start(bool progress_thread);
+    void
+    tryLocalFabric() NX_EXCLUDES(fabric_mutex_, memories_mutex_);
+    static void
+    noLocalFabric(const Status &why);
     Status
     startLinks();
+    void
+    shareMemories() NX_EXCLUDES(memories_mutex_);
+    bool
+    isPartial(const LocalMemory &memory) const NX_REQUIRES(memories_mutex_);
     void
     takeIn();
 
@@ -134,7 +147,11 @@ private:
     // Constant after the constructor:
     const Library *library_ = nullptr;
     std::unique_ptr<WorkerPool> pool_;
-    std::unique_ptr<LinkServer> links_; ///< null: no local context
+
+    Mutex fabric_mutex_ NX_ACQUIRED_BEFORE(memories_mutex_); ///< held while the local fabric is made
+    std::atomic<bool> fabric_tried_{false};
+    std::unique_ptr<LinkServer> links_; ///< constant once has_local_fabric_
+    std::atomic<bool> has_local_fabric_{false};
 
     std::atomic<size_t> partial_memories_{0};
     Mutex memories_mutex_;

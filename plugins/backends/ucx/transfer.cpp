@@ -385,13 +385,14 @@ Transfer::resolve() {
                 "the remote ranges are those of peer " + quoted(connection_->name()) + ", not of " +
                     quoted(plan_.remote_agent)};
     }
-    fabric_ = connection_->fabric();
-    if (runtime_.memoryIsWhole() && connection_->reachesAll()) return {};
+    const bool vram = plan_.local_memory == VRAM_SEG || plan_.remote_memory == VRAM_SEG;
+    fabric_ = connection_->fabric(vram && remoteOf(plan_.runs.front()).reachable(Fabric::kLocal));
+    if (runtime_.memoryIsWhole() && (fabric_ == Fabric::kPlain || connection_->reachesAll())) return {};
     for (const nixlx::Run &run : plan_.runs) {
         if (run.length == 0 || run.count == 0) continue;
         const LocalMemory &local = localOf(run);
         if (local.length() == 0) return outside();
-        if (!local.mapping(fabric_) || !remoteOf(run).reachable(fabric_)) fabric_ = Fabric::kPlain;
+        if (!local.mapping(fabric_) || !remoteOf(run).reachable(fabric_)) fabric_ = connection_->network();
     }
     return {};
 }

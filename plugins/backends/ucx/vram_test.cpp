@@ -3,7 +3,10 @@
 //
 // Goal: memory that UCX calls a GPU's is registered, found, moved in every direction and told of like any other.
 // Method: two agents over gpu_double.cpp. What UCX itself does with a GPU needs one.
+#include <cstdlib>
 #include <dlfcn.h>
+#include <filesystem>
+#include <fstream>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -95,6 +98,30 @@ private:
     SetGpu *set_gpu_ = nullptr;
 };
 
+/// Of the agents made while it exists; the others here have none.
+struct Companions {
+    Companions() {
+        setenv("NIXL_COMPANIONS", "y", 1);
+    }
+    ~Companions() {
+        setenv("NIXL_COMPANIONS", "n", 1);
+    }
+};
+
+class VramBesideACompanion : Companions, public Vram {
+protected:
+    static size_t
+    linkThreads() {
+        size_t count = 0;
+        for (const auto &task : std::filesystem::directory_iterator("/proc/self/task")) {
+            std::string name;
+            std::getline(std::ifstream(task.path() / "comm"), name);
+            count += name == "nixl-ucx-links";
+        }
+        return count;
+    }
+};
+
 TEST_F(Vram, MovesInEveryDirection) {
     registerAll();
     for (const auto operation : {NIXL_WRITE, NIXL_READ}) {
@@ -116,6 +143,40 @@ TEST_F(Vram, TakesTheNetworkWhereSharedMemoryCannotHaveIt) {
         EXPECT_THAT(move(operation, VRAM_SEG, DRAM_SEG), testing::HasSubstr(", network"));
         EXPECT_THAT(move(operation, DRAM_SEG, VRAM_SEG), testing::HasSubstr(", network"));
     }
+}
+
+TEST_F(VramBesideACompanion, CostsNothingUntilThereIsSome) {
+    ASSERT_EQ(pair.a->registerMem(registrationOf({local(DRAM_SEG)})), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_EQ(pair.b->registerMem(registrationOf({remote(DRAM_SEG)})), NIXL_SUCCESS) << nixlx::lastError();
+    pair.exchange();
+    EXPECT_EQ(pair.a->makeConnection(pair.b.name), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_THAT(move(NIXL_WRITE, DRAM_SEG, DRAM_SEG), testing::StartsWith("SHM: "));
+    EXPECT_EQ(linkThreads(), 0u);
+}
+
+TEST_F(VramBesideACompanion, MovesOverSharedMemoryOfUcx) {
+    registerAll();
+    EXPECT_TRUE(nx::test::eventually([] { return linkThreads() == 2; })); // a thread names itself
+    for (const auto operation : {NIXL_WRITE, NIXL_READ}) {
+        EXPECT_THAT(move(operation, DRAM_SEG, DRAM_SEG), testing::StartsWith("SHM: "));
+        EXPECT_THAT(move(operation, VRAM_SEG, VRAM_SEG), testing::HasSubstr(", shared memory (same host)"));
+        EXPECT_THAT(move(operation, DRAM_SEG, VRAM_SEG), testing::HasSubstr(", shared memory (same host)"));
+        // B's DRAM was registered, with the keys that peers get, before there was any VRAM.
+        EXPECT_THAT(move(operation, VRAM_SEG, DRAM_SEG), testing::HasSubstr(", network"));
+    }
+    Buffer more(kSize);
+    ASSERT_EQ(pair.b->registerMem(registrationOf({more.desc()})), NIXL_SUCCESS) << nixlx::lastError();
+    pair.exchange();
+    nixlXferReqH *request = nullptr;
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({local(VRAM_SEG)}, VRAM_SEG), listOf({more.desc()}), pair.b.name,
+                                    request),
+              NIXL_SUCCESS)
+        << nixlx::lastError();
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS) << nixlx::lastError();
+    nixlx::Report report;
+    EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
+    EXPECT_THAT(report.path, testing::HasSubstr(", shared memory (same host)"));
+    EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
 }
 
 TEST_F(Vram, IsFoundByItsKindAndItsDevice) {
