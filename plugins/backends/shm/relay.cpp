@@ -4,9 +4,34 @@
 
 #include "shm/copy.h"
 
+#if defined(__SANITIZE_THREAD__)
+extern "C" void
+__tsan_acquire(void *);
+extern "C" void
+__tsan_release(void *);
+#endif
+
 namespace nx::shm {
 
 namespace {
+
+// Where both sides are in one process the thread sanitizer takes the two mappings of a slot for different memory, and
+// does not see the order that the words give to what lies at the piece's address.
+#if defined(__SANITIZE_THREAD__)
+void
+tellOrder(uint64_t address) noexcept {
+    __tsan_release(reinterpret_cast<void *>(address));
+}
+void
+seeOrder(uint64_t address) noexcept {
+    __tsan_acquire(reinterpret_cast<void *>(address));
+}
+#else
+void
+tellOrder(uint64_t) noexcept {}
+void
+seeOrder(uint64_t) noexcept {}
+#endif
 
 enum Phase : uint64_t { kOver = 0, kOffered = 1, kTaken = 2, kDone = 3 };
 
@@ -33,6 +58,7 @@ RelaySender::offer(const Piece &piece) noexcept {
     slot.length.store(piece.length, std::memory_order_relaxed);
     slot.flags.store((piece.write ? RelayMemory::kWrite : 0) | (piece.streams ? RelayMemory::kStreams : 0),
                      std::memory_order_relaxed);
+    tellOrder(piece.remote);
     // In the one order of all such operations, like the owner's look before it sleeps.
     slot.word.store(wordOf(tail_, kOffered), std::memory_order_seq_cst);
     ++tail_;
@@ -46,6 +72,7 @@ RelaySender::reap(Piece &piece) noexcept {
     const uint64_t word = slot.word.load(std::memory_order_acquire);
     if (word == wordOf(head_, kOffered) || word == wordOf(head_, kTaken)) return End::kNone;
     piece = pieces_[i];
+    seeOrder(piece.remote);
     const bool done = word == wordOf(head_, kDone);
     if (done && !piece.write) copyBytes(piece.local, slot.bytes, piece.length, piece.streams);
     ++head_;
@@ -103,6 +130,7 @@ RelayServer::copyLocked(RelayMemory::Slot &slot) noexcept {
     const uint32_t length = slot.length.load(std::memory_order_relaxed);
     const uint32_t flags = slot.flags.load(std::memory_order_relaxed);
     if (length > RelayMemory::kSlotBytes) return false;
+    seeOrder(address);
     const ServedWindows::Access access(windows_);
     if (!access.allows(window, address, length)) return false;
     auto *const here = reinterpret_cast<std::byte *>(address);
@@ -112,6 +140,7 @@ RelayServer::copyLocked(RelayMemory::Slot &slot) noexcept {
     } else {
         copyBytes(slot.bytes, here, length, false);
     }
+    tellOrder(address);
     return true;
 }
 
