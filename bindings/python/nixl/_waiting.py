@@ -110,36 +110,32 @@ class Awaits:
 
     def _serve(self) -> None:
         start = time.monotonic()
+        requests = list(self._transfers)
         try:
-            if self._transfers:
-                self._look_at_transfers()
-            if self._receivers:
-                self._look_for_notifs()
-            self._agent.eventFd()
+            done, others, arrived = self._agent._look(requests, bool(self._receivers))
         except Exception as error:  # the agent has ended, or the system refuses: nobody shall wait for ever
             self._fail(error)
+        else:
+            for position in done:
+                self._finish(requests[position], "DONE")
+            for position in others:
+                self._finish(requests[position])
+            self._arrived = self.take(arrived)
+            if self._arrived:
+                self._wake_receiver()
         took = time.monotonic() - start
         if took > _LONG_LOOK and self._loop is not None:
             self._pause()
             self._timer = self._loop.call_later(took * _SHARE, self._resume)
 
-    def _look_at_transfers(self) -> None:
-        requests = list(self._transfers)
-        for position in self._agent._ended(requests):
-            request = requests[position]
-            futures = self._transfers.pop(request)
-            for future in futures:
-                if future.done():
-                    continue
-                try:
-                    future.set_result(self._agent._poll(request))
-                except Exception as error:
-                    future.set_exception(error)
-
-    def _look_for_notifs(self) -> None:
-        self._arrived = self.take(self._agent._newNotifs())
-        if self._arrived:
-            self._wake_receiver()
+    def _finish(self, request: int, state: Optional[str] = None) -> None:
+        for future in self._transfers.pop(request):
+            if future.done():
+                continue
+            try:
+                future.set_result(state or self._agent._poll(request))
+            except Exception as error:
+                future.set_exception(error)
 
     def _wake_receiver(self) -> None:
         while self._receivers:

@@ -561,21 +561,21 @@ toTimeout(std::optional<double> seconds) {
 }
 
 /// `wait` waits for the time it is given and returns NIXL_IN_PROG when that is over. In slices, so that signals are
-/// heard, and the interpreter's end.
+/// heard, and the interpreter's end; longer ones the longer it takes, since each costs as much as a wake-up.
 template<class Wait>
 nixl_status_t
 inSlices(std::optional<double> seconds, Wait wait) {
-    constexpr std::chrono::microseconds kSlice = std::chrono::milliseconds(100);
+    constexpr std::chrono::microseconds kSliceMin = std::chrono::milliseconds(100);
+    constexpr std::chrono::microseconds kSliceMax = std::chrono::milliseconds(500); // kCallsLimit is longer
     const auto timeout = toTimeout(seconds);
     const auto start = std::chrono::steady_clock::now();
     for (;;) {
-        auto slice = kSlice;
-        if (timeout) {
-            const auto left = *timeout - (std::chrono::steady_clock::now() - start);
-            slice = std::min(slice, std::chrono::ceil<std::chrono::microseconds>(left));
-        }
+        const auto waited = std::chrono::floor<std::chrono::microseconds>(std::chrono::steady_clock::now() - start);
+        auto slice = std::clamp(waited / 2, kSliceMin, kSliceMax);
+        const bool last = timeout && *timeout - waited <= slice;
+        if (last) slice = *timeout - waited;
         const nixl_status_t status = wait(slice);
-        if (status != NIXL_IN_PROG || slice < kSlice) return status;
+        if (status != NIXL_IN_PROG || last) return status;
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
     }
 }
@@ -613,14 +613,21 @@ bindWaiting(nb::class_<Agent> &type) {
             return notifs;
         },
         "timeout"_a = nb::none(), "backends"_a = Handles());
-    // Of those of a loop's: the positions of what does not run, also of what is no request any more.
-    type.def("_ended", [](Agent &self, const Handles &requests) {
-        std::vector<size_t> which;
-        const WithoutGil unlocked;
-        for (size_t i = 0; i < requests.size(); ++i) {
-            if (self->getXferStatus(fromHandle<nixlXferReqH>(requests[i])) != NIXL_IN_PROG) which.push_back(i);
-        }
-        return which;
+    // All that a loop does when its descriptor is readable: the positions of requests that are done, of those that do
+    // not run for another reason, and what arrived. One call: each waits for its turn beside a thread that computes.
+    type.def("_look", [](Agent &self, const Handles &requests, bool for_notifs) {
+        std::vector<size_t> done, others;
+        nb::dict arrived;
+        fetchNotifs(arrived, [&](nixl_notifs_t &notifs) {
+            for (size_t i = 0; i < requests.size(); ++i) {
+                const auto status = self->getXferStatus(fromHandle<nixlXferReqH>(requests[i]));
+                if (status != NIXL_IN_PROG) (status == NIXL_SUCCESS ? done : others).push_back(i);
+            }
+            const auto status = for_notifs ? self->getNotifs(notifs) : NIXL_SUCCESS;
+            int fd = -1;
+            return status < 0 ? status : self->eventFd(fd);
+        });
+        return nb::make_tuple(done, others, arrived);
     });
     type.def(
         "eventFd",
