@@ -4,7 +4,8 @@
 // How soon who sleeps is woken, and what he costs meanwhile: `nixl_wake BACKEND threaded|polled [SECONDS]` prints one
 // JSON object. One agent waits for notifications, with a progress thread or without; another sends some, at random
 // distances, each with the time at which it was given to genNotif. It does so in a process of its own; in a thread
-// where BACKEND reaches no other process (LOOPBACK, and LEGACY, a plugin as NIXL 1.4 knows them).
+// where BACKEND reaches no other process (LOOPBACK, and LEGACY, a plugin as NIXL 1.4 knows them). BARE is no backend
+// but a socket between the two: what the system takes for one wake-up.
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -13,11 +14,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <poll.h>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -37,6 +42,11 @@ struct Case {
     std::string backend;
     bool progress_thread = false;
     double seconds = 2;
+
+    bool
+    isBare() const {
+        return backend == "BARE";
+    }
 
     bool
     sameProcess() const {
@@ -64,21 +74,28 @@ makeAgent(const std::string &name, const Case &tested, bool progress_thread) {
     return agent;
 }
 
-/// Reads metadata up to the end of what `input` holds, and sends when a byte says so, until the other end is closed.
+/// Reads metadata to its end, and sends a message for each byte that comes from `go`, until that is closed.
 void
 send(const Case &tested, int metadata, int go) {
     std::string blob, peer;
     char part[4096];
     for (ssize_t got; (got = ::read(metadata, part, sizeof part)) > 0;) blob.append(part, static_cast<size_t>(got));
-    const auto agent = makeAgent("sender", tested, false);
-    check(agent->loadRemoteMD(blob, peer), "loadRemoteMD");
-    check(agent->makeConnection(peer), "makeConnection");
+    std::unique_ptr<nixlAgent> agent;
+    if (!tested.isBare()) {
+        agent = makeAgent("sender", tested, false);
+        check(agent->loadRemoteMD(blob, peer), "loadRemoteMD");
+        check(agent->makeConnection(peer), "makeConnection");
+    }
     std::minstd_rand random(1);
     std::uniform_real_distribution<> factor(0.5, 1.5);
     nixl_notifs_t none;
-    while (::read(go, part, 1) == 1) { // one message a byte
+    while (::read(go, part, 1) == 1) {
         std::this_thread::sleep_for(tested.distance() * factor(random));
         const int64_t now = Clock::now().time_since_epoch().count();
+        if (!agent) {
+            if (::write(go, &now, sizeof now) != sizeof now) return;
+            continue;
+        }
         check(agent->genNotif(peer, std::string(reinterpret_cast<const char *>(&now), sizeof now)), "genNotif");
         check(agent->getNotifs(none), "getNotifs"); // progress
     }
@@ -91,30 +108,51 @@ processorTime() {
     return std::chrono::seconds(now.tv_sec) + nanoseconds(now.tv_nsec);
 }
 
+/// Waits for a message and returns what it holds; nothing: none has come.
+using Wait = std::function<std::optional<int64_t>(microseconds)>;
+
+Wait
+waitOnSocket(int socket) {
+    return [socket](microseconds timeout) -> std::optional<int64_t> {
+        pollfd each{socket, POLLIN, 0};
+        int64_t sent = 0;
+        if (::poll(&each, 1, static_cast<int>(timeout.count() / 1000)) != 1) return {};
+        if (::read(socket, &sent, sizeof sent) != sizeof sent) throw std::runtime_error("the sender has ended");
+        return sent;
+    };
+}
+
+Wait
+waitWith(nixlAgent &agent) {
+    return [&agent](microseconds timeout) -> std::optional<int64_t> {
+        nixl_notifs_t notifs;
+        check(agent.waitNotifs(notifs, timeout), "waitNotifs");
+        if (notifs.empty()) return {};
+        int64_t sent = 0;
+        std::memcpy(&sent, notifs.begin()->second.at(0).data(), sizeof sent);
+        return sent;
+    };
+}
+
 /// Of a core, in percent.
 double
-costOfWaiting(nixlAgent &agent, double seconds) {
-    nixl_notifs_t notifs;
+costOfWaiting(const Wait &wait, double seconds) {
     const microseconds time(static_cast<int64_t>(seconds * 1e6));
     const auto before = processorTime();
-    check(agent.waitNotifs(notifs, time), "waitNotifs");
-    if (!notifs.empty()) throw std::runtime_error("something happened while nothing was to happen");
+    if (wait(time)) throw std::runtime_error("something happened while nothing was to happen");
     return 100 * std::chrono::duration<double>(processorTime() - before) / time;
 }
 
 std::vector<double>
-wakeUps(nixlAgent &agent, int go, double seconds) {
+wakeUps(const Wait &wait, int go, double seconds) {
     std::vector<double> all;
     const auto end = Clock::now() + std::chrono::duration<double>(seconds);
     while (Clock::now() < end) {
-        nixl_notifs_t notifs;
         if (::write(go, "1", 1) != 1) throw std::runtime_error("the sender has ended");
-        check(agent.waitNotifs(notifs, kPatience), "waitNotifs");
+        const auto sent = wait(kPatience);
         const int64_t now = Clock::now().time_since_epoch().count();
-        if (notifs.empty()) throw std::runtime_error("no message came");
-        int64_t sent = 0;
-        std::memcpy(&sent, notifs.begin()->second.at(0).data(), sizeof sent);
-        all.push_back(static_cast<double>(now - sent) / 1e3);
+        if (!sent) throw std::runtime_error("no message came");
+        all.push_back(static_cast<double>(now - *sent) / 1e3);
     }
     std::sort(all.begin(), all.end());
     return all;
@@ -122,16 +160,20 @@ wakeUps(nixlAgent &agent, int go, double seconds) {
 
 void
 measure(const Case &tested, int metadata, int go) {
-    const auto agent = makeAgent("waiter", tested, tested.progress_thread);
+    std::unique_ptr<nixlAgent> agent;
     nixl_blob_t blob;
-    check(agent->getLocalMD(blob), "getLocalMD");
+    if (!tested.isBare()) {
+        agent = makeAgent("waiter", tested, tested.progress_thread);
+        check(agent->getLocalMD(blob), "getLocalMD");
+    }
     if (::write(metadata, blob.data(), blob.size()) != static_cast<ssize_t>(blob.size())) {
         throw std::runtime_error("the sender has ended");
     }
     ::close(metadata);
-    wakeUps(*agent, go, tested.seconds / 10); // the connection, the caches
-    const double idle = costOfWaiting(*agent, tested.seconds);
-    const auto all = wakeUps(*agent, go, tested.seconds);
+    const Wait wait = agent ? waitWith(*agent) : waitOnSocket(go);
+    wakeUps(wait, go, tested.seconds / 10); // the connection, the caches
+    const double idle = costOfWaiting(wait, tested.seconds);
+    const auto all = wakeUps(wait, go, tested.seconds);
     const auto at = [&](size_t percent) { return all[std::min(all.size() - 1, all.size() * percent / 100)]; };
     std::printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"count\": %zu, \"idle_percent\": %.3f}\n",
                 at(50), at(99), all.back(), all.size(), idle);
@@ -161,7 +203,7 @@ main(int argc, char **argv) {
     }
     const Case tested{argv[1], std::strcmp(argv[2], "threaded") == 0, argc > 3 ? std::atof(argv[3]) : 2};
     int metadata[2], go[2];
-    if (::pipe(metadata) != 0 || ::pipe(go) != 0) return 1;
+    if (::pipe(metadata) != 0 || ::socketpair(AF_UNIX, SOCK_STREAM, 0, go) != 0) return 1;
     std::thread sender;
     if (tested.sameProcess()) {
         sender = std::thread([&] { attempt("sender", [&] { send(tested, metadata[0], go[0]); }); });
