@@ -90,10 +90,15 @@ TEST_P(Remote, WaitingForAPlaceAtAPeerThatFetchesNothingTakesLittleAndEndsWhenIt
     nixl_opt_args_t args;
     args.notif = std::string(1 << 20, 'n');
     ASSERT_EQ(pair->a->postXferReq(request, &args), NIXL_IN_PROG) << nixlx::lastError();
-    const std::clock_t before = std::clock();
-    ASSERT_EQ(pair->a->waitXfer(request, 500ms), NIXL_IN_PROG) << nixlx::lastError();
-    const double used_ms = 1e3 * static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
-    EXPECT_LT(used_ms, 100) << "of 500: it polls";
+    double used_ms = 0;
+    EXPECT_TRUE(eventually([&] { // once what was sent before has gone where it can
+        const std::clock_t before = std::clock();
+        EXPECT_EQ(pair->a->waitXfer(request, 200ms), NIXL_IN_PROG) << nixlx::lastError();
+        used_ms = 1e3 * static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+        return used_ms < 40;
+    })) << used_ms
+        << " ms of 200: it polls";
+    RecordProperty("used_us", static_cast<int>(1e3 * used_ms));
     std::atomic<nixl_status_t> status{NIXL_IN_PROG};
     std::thread waiter([&] { status = pair->a->waitXfer(request, kForever); });
     EXPECT_TRUE(eventually([&] {
