@@ -187,12 +187,12 @@ namespace nx::agent {
 bool
 telemetryWanted(const nixlAgentConfig &config);
 
-/// The message asked for in `args`: in its preferred form or its older one.
-std::optional<std::string>
-requestedNotification(const nixl_opt_args_t *args);
+/// The message asked for in `args`, in its preferred form or its older one. Null: none.
+const nixl_blob_t *
+requestedNotification(const nixl_opt_args_t *args) noexcept;
 
-/// INVALID_PARAM: it is longer than any may be.
+/// INVALID_PARAM: it is longer than any may be. Null is fine.
 Status
-checkNotification(const std::optional<nixl_blob_t> &notification);
+checkNotification(const nixl_blob_t *notification);
 
 } // namespace nx::agent

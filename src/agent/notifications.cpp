@@ -11,16 +11,15 @@
 using nx::Status;
 using nx::agent::Backend;
 
-std::optional<std::string>
-nx::agent::requestedNotification(const nixl_opt_args_t *args) {
-    if (!args) return {};
-    if (args->notif) return *args->notif;
-    if (args->hasNotif) return args->notifMsg;
-    return {};
+const nixl_blob_t *
+nx::agent::requestedNotification(const nixl_opt_args_t *args) noexcept {
+    if (!args) return nullptr;
+    if (args->notif) return &*args->notif;
+    return args->hasNotif ? &args->notifMsg : nullptr;
 }
 
 Status
-nx::agent::checkNotification(const std::optional<nixl_blob_t> &notification) {
+nx::agent::checkNotification(const nixl_blob_t *notification) {
     return notification ? nx::wire::checkNotification(*notification) : Status();
 }
 

@@ -38,6 +38,8 @@ clockTick() {
 TransferRequest::TransferRequest(Parts parts)
     : parts_(std::move(parts)),
       valid_epoch_(parts_.resolved_at),
+      notification_(parts_.notification ? std::move(*parts_.notification) : std::string()),
+      notifies_(parts_.notification.has_value()),
       stall_limit_(parts_.stall_limit) {
     telemetry_.totalBytes = parts_.plan->plan.total_bytes;
     telemetry_.descCount = parts_.descriptor_count ? parts_.descriptor_count : parts_.plan->plan.block_count;
@@ -116,7 +118,7 @@ TransferRequest::keep(const std::shared_ptr<const memory::RemovedWindows> &remov
 }
 
 nixl_status_t
-TransferRequest::post(const std::optional<std::optional<std::string>> &notification, std::string &sentence) {
+TransferRequest::post(std::optional<const std::string *> notification, std::string &sentence) {
     const MutexLock lock(mutex_);
     if (retired_) {
         sentence = "the request was released";
@@ -131,13 +133,18 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
         if (status == NIXL_ERR_REMOTE_DISCONNECT || severed_) return status;
         sentence.clear();
     }
-    auto next_notification = notification ? *notification : std::nullopt; // before anything has to be undone
-    if (next_notification && !parts_.backend->notif) {
-        sentence = "backend " + parts_.backend->type + " cannot send notifications";
-        return NIXL_ERR_BACKEND;
+    if (notification && *notification) {
+        if (!parts_.backend->notif) {
+            sentence = "backend " + parts_.backend->type + " cannot send notifications";
+            return NIXL_ERR_BACKEND;
+        }
+        notification_.reserve((*notification)->size()); // before anything has to be undone
     }
     if (const auto status = beginUseLocked(Use::kPosted, sentence); status != NIXL_SUCCESS) return status;
-    if (notification) parts_.notification = std::move(next_notification);
+    if (notification) {
+        notifies_ = *notification;
+        if (notifies_) notification_ = **notification;
+    }
 
     std::chrono::steady_clock::time_point start;
     if (parts_.measure) {
@@ -150,7 +157,7 @@ TransferRequest::post(const std::optional<std::optional<std::string>> &notificat
     severed_ = false;
     ++attempts_;
     const auto engine_status = call("posting the transfer", [&](auto &engine) {
-        return engine.post(handle_, parts_.notification ? &*parts_.notification : nullptr);
+        return engine.post(handle_, notifies_ ? &notification_ : nullptr);
     });
     if (parts_.measure) {
         telemetry_.postDuration =

@@ -82,10 +82,10 @@ public:
     /// Requires that it is not in flight, or that the process is at its end (the engine's side is then leaked).
     ~TransferRequest();
 
-    /// Starts (again). `notification`: absent keeps the stored one; an empty optional inside clears it. A failure's
-    /// sentence is in `sentence`.
+    /// Starts (again). `notification`: absent keeps the stored one; null clears it. A failure's sentence is in
+    /// `sentence`. Allocates for a notification that is longer than all before.
     nixl_status_t
-    post(const std::optional<std::optional<std::string>> &notification, std::string &sentence);
+    post(std::optional<const std::string *> notification, std::string &sentence);
 
     /// `sentence` is set when this call is the one that saw the failure.
     nixl_status_t
@@ -221,6 +221,8 @@ private:
     bool retired_ NX_GUARDED_BY(mutex_) = false;
     uint64_t valid_epoch_ NX_GUARDED_BY(mutex_) = 0;
     uint64_t attempts_ NX_GUARDED_BY(mutex_) = 0;
+    std::string notification_ NX_GUARDED_BY(mutex_); ///< stored, if it notifies; else its room is, for later posts
+    bool notifies_ NX_GUARDED_BY(mutex_);
     std::string error_ NX_GUARDED_BY(mutex_);
     nixl_xfer_telem_t telemetry_ NX_GUARDED_BY(mutex_);
     std::chrono::milliseconds deadline_ NX_GUARDED_BY(mutex_) = nixlx::Limits::kNone;

@@ -167,7 +167,8 @@ serve(nixlAgentData &data, Draft draft, nixlXferReqH *&handle) {
         return {NIXL_ERR_BACKEND,
                 "a notification was asked for, and backend " + leg.backend->type + " cannot send one"};
     }
-    if (auto status = nx::agent::checkNotification(draft.notification); !status.ok()) return status;
+    if (auto status = nx::agent::checkNotification(draft.notification ? &*draft.notification : nullptr); !status.ok())
+        return status;
     if (draft.local_indices.empty()) {
         NIXL_INFO << "createXferReq: Selected backend " << leg.backend->type << " for "
                   << nixlEnumStrings::xferOpStr(draft.move.operation) << " with agent "
@@ -369,7 +370,7 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
         remote_indices,
         remote_list->peer,
         now}; // nothing of the lists was deregistered until then
-    draft.notification = nx::agent::requestedNotification(args);
+    if (const auto *asked = nx::agent::requestedNotification(args)) draft.notification = *asked;
     draft.hinted = nx::agent::isHinted(args);
     draft.unserved = NIXL_ERR_INVALID_PARAM;
     draft.unserved_sentence = "no backend serves both prepared lists";
@@ -434,7 +435,7 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
     draft.peer = there->peer;
     draft.descriptor_count = static_cast<uint64_t>(local.descCount());
     for (const auto &element : local) draft.total_bytes += element.len;
-    draft.notification = nx::agent::requestedNotification(args);
+    if (const auto *asked = nx::agent::requestedNotification(args)) draft.notification = *asked;
     if (args) draft.custom_param = args->customParam;
     draft.hinted = nx::agent::isHinted(args);
     draft.unserved_sentence = "no backend reaches both sides";
@@ -466,7 +467,7 @@ nixlAgentData::post(nixlXferReqH *handle, const nixl_opt_args_t *args) {
     std::string sentence;
     nixl_status_t status;
     if (args) {
-        const auto notification = nx::agent::requestedNotification(args);
+        const nixl_blob_t *const notification = nx::agent::requestedNotification(args);
         const auto allowed = nx::agent::checkNotification(notification);
         if (!allowed.ok()) return finish("postXferReq", allowed.code(), allowed.message());
         status = request->post(notification, sentence);

@@ -3,6 +3,7 @@
 //
 // Goal: programs that know only UCX reach peers of their host through its companion SHM, and all others through UCX,
 // with nothing else to see but the path in the report. The peers are processes of their own.
+#include "system/descriptors.h"
 #include "system/survivor.h"
 
 #include <cstdlib>
@@ -92,6 +93,18 @@ TEST_P(Companion, LeavesPeersWithoutOneToItsLeader) {
     ::setenv("NIXL_COMPANIONS", "n", 1); // for the process of the peer
     auto &peer = start("B", kSize, 1);
     ::unsetenv("NIXL_COMPANIONS");
+    EXPECT_THAT(reportTo(peer).path, StartsWith("ucx "));
+    expectRightTransfers(peer, 1);
+}
+
+TEST_P(Companion, LeavesPeersBeyondItsBudgetToItsLeader) {
+    constexpr size_t kShare = 8, kOfLink = 2; // it has a quarter of the descriptors, two for each peer
+    PeerProcess crowd("crowd", {"SHM", {}, true});
+    crowd.offer(4096, 1);
+    const size_t allowed = (openDescriptors() + 200) / (kShare - kOfLink);
+    for (size_t i = 0; i < allowed; ++i) a.load(fromHex(crowd.ask("another crowd-" + std::to_string(i))));
+    const DescriptorLimit limit(kShare * allowed);
+    auto &peer = start("B", kSize, 1);
     EXPECT_THAT(reportTo(peer).path, StartsWith("ucx "));
     expectRightTransfers(peer, 1);
 }

@@ -4,17 +4,16 @@
 // Goal: many peers of one host, peers that stand still, and processes that mean harm cost an agent neither its
 // descriptors nor its other peers. Method: peers in processes of their own, over SHM; descriptors and mappings of this
 // process are counted.
+#include "system/descriptors.h"
 #include "system/survivor.h"
 
 #include <array>
 #include <csignal>
 #include <cstddef>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -31,13 +30,6 @@ using ::testing::HasSubstr;
 constexpr size_t kSize = size_t{64} << 10;
 constexpr std::chrono::seconds kHang{20};
 
-size_t
-openDescriptors() {
-    size_t count = 0;
-    for ([[maybe_unused]] const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
-    return count;
-}
-
 /// Memory that this process shares with peers.
 size_t
 sharedMappings() {
@@ -46,22 +38,6 @@ sharedMappings() {
     for (std::string line; std::getline(maps, line);) count += line.find("nixl-shm") != std::string::npos;
     return count;
 }
-
-/// How many descriptors this process, and those that it starts, may have.
-class DescriptorLimit {
-public:
-    explicit DescriptorLimit(rlim_t count) {
-        ::getrlimit(RLIMIT_NOFILE, &before_);
-        const rlimit limit{std::min(count, before_.rlim_max), before_.rlim_max};
-        EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
-    }
-    ~DescriptorLimit() {
-        ::setrlimit(RLIMIT_NOFILE, &before_);
-    }
-
-private:
-    rlimit before_{};
-};
 
 class Neighbours : public Survivor {
 protected:

@@ -93,7 +93,7 @@ Transfer::post(const std::string *notification) {
     if (ends) {
         endCopying();
     } else if (progress_) {
-        progress_->add(*this);
+        addToProgress();
     } else {
         changes_.needsCaller(true);
         needs_caller_ = true;
@@ -207,8 +207,14 @@ Transfer::copyingEndsLocked() noexcept {
 }
 
 void
+Transfer::addToProgress() {
+    was_added_ = true;
+    progress_->add(*this);
+}
+
+void
 Transfer::endCopying() {
-    if (progress_) progress_->remove(*this);
+    if (was_added_.exchange(false)) progress_->remove(*this);
     if (std::exchange(needs_caller_, false)) changes_.needsCaller(false);
     if (stopping() || !has_note_) {
         // Requires the lock for no other reason than the analysis: nobody else is at it.
@@ -302,7 +308,7 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
             failAsGone();
         } else if (outcome.refused) {
             again_.store(true, std::memory_order_relaxed);
-            if (progress_) progress_->add(*this); // it may have seen the last chunk leave
+            if (progress_) addToProgress(); // it may have seen the last chunk leave
             if (link_->kernelRefuses()) {
                 NIXL_INFO << "shm: memory of agent " << quoted(link_->agent())
                           << " is copied by both sides from now on: " << outcome.why;

@@ -126,6 +126,8 @@ private:
     bool
     copyingEndsLocked() noexcept NX_REQUIRES(mutex_);
     void
+    addToProgress();
+    void
     endCopying();
     void
     withdraw() noexcept;
@@ -146,6 +148,8 @@ private:
     std::string note_;
     bool has_note_ = false;
     bool needs_caller_ = false; ///< and Changes was told
+
+    std::atomic<bool> was_added_{false}; ///< to Progress; what is over with its post takes no lock of that
 
     Mutex mutex_;
     Stage stage_ NX_GUARDED_BY(mutex_) = Stage::kOver;
