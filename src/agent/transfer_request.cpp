@@ -156,9 +156,8 @@ TransferRequest::post(std::optional<const std::string *> notification, std::stri
     error_.clear();
     severed_ = false;
     ++attempts_;
-    const auto engine_status = call("posting the transfer", [&](auto &engine) {
-        return engine.post(handle_, notifies_ ? &notification_ : nullptr);
-    });
+    const std::string *const stored = notifies_ ? &notification_ : nullptr;
+    const auto engine_status = call("posting the transfer", [&](auto &engine) { return engine.post(handle_, stored); });
     if (parts_.measure) {
         telemetry_.postDuration =
             std::chrono::duration_cast<chrono_period_us_t>(std::chrono::steady_clock::now() - start);
