@@ -20,10 +20,11 @@ using std::chrono::nanoseconds;
 
 // No sleep is longer: nobody minds a look an hour, and no sum of times overflows.
 constexpr std::chrono::hours kLongest{1};
-// Backends that cannot be slept on are looked at so often, and ever more seldom the longer nothing has come of it.
-constexpr microseconds kPollMin{50}, kPollMax{5000};
+// Backends that cannot be slept on are looked at so often, and ever more seldom the longer nothing has come of it: who
+// waits for them is back within 5 ms, of which the system takes some for waking him.
+constexpr microseconds kPollMin{50}, kPollMax{4800};
 constexpr int kPollsPerWait = 32;
-constexpr milliseconds kServedPolls = std::chrono::duration_cast<milliseconds>(kPollMax);
+constexpr milliseconds kServedPolls{5};
 
 timespec
 toTimespec(nanoseconds time) {
