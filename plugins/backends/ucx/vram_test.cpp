@@ -3,10 +3,13 @@
 //
 // Goal: memory that UCX calls a GPU's is registered, found, moved in every direction and told of like any other.
 // Method: two agents over gpu_double.cpp. What UCX itself does with a GPU needs one.
+#include <atomic>
 #include <cstdlib>
 #include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
+#include <thread>
+#include <vector>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -177,6 +180,30 @@ TEST_F(VramBesideACompanion, MovesOverSharedMemoryOfUcx) {
     EXPECT_EQ(pair.a->getXferReport(request, report), NIXL_SUCCESS);
     EXPECT_THAT(report.path, testing::HasSubstr(", shared memory (same host)"));
     EXPECT_EQ(pair.release(request), NIXL_SUCCESS);
+}
+
+TEST_F(VramBesideACompanion, MayFirstComeFromManyThreadsAtOnce) {
+    constexpr size_t kThreads = 8, kPart = kSize / kThreads;
+    std::atomic<size_t> refused{0};
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&, i] {
+            const Buffer &memory = i % 2 ? gpu : host;
+            const nixl_mem_t kind = i % 2 ? VRAM_SEG : DRAM_SEG;
+            for (const size_t at : {size_t{0}, kSize}) {
+                const auto &agent = at ? pair.b : pair.a;
+                const auto part = memory.desc(at + i * kPart, kPart, i % 2 ? kDevice : 0);
+                refused += agent->registerMem(registrationOf({part}, kind)) != NIXL_SUCCESS;
+                refused += agent->deregisterMem(registrationOf({part}, kind)) != NIXL_SUCCESS;
+                refused += agent->registerMem(registrationOf({part}, kind)) != NIXL_SUCCESS;
+            }
+        });
+    }
+    for (auto &thread : threads) thread.join();
+    EXPECT_EQ(refused, 0u);
+    registerAll();
+    EXPECT_THAT(move(NIXL_WRITE, VRAM_SEG, VRAM_SEG), testing::HasSubstr(", shared memory (same host)"));
+    EXPECT_THAT(move(NIXL_READ, DRAM_SEG, VRAM_SEG), testing::HasSubstr(", shared memory (same host)"));
 }
 
 TEST_F(Vram, IsFoundByItsKindAndItsDevice) {
