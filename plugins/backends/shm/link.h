@@ -28,6 +28,41 @@
 
 namespace nx::shm {
 
+/// What a byte costs through the relay and by the kernel, learnt while they are used: which is quicker depends on where
+/// the two processes run, and changes when they move. Any thread.
+class Pace {
+public:
+    /// Now and then it is the slower one's turn, so that it may become the quicker one.
+    bool
+    prefersRelay() noexcept {
+        const bool quicker = relay_.load(std::memory_order_relaxed) <= kernel_.load(std::memory_order_relaxed);
+        return (turns_.fetch_add(1, std::memory_order_relaxed) % kTurns == kTurns - 1) != quicker;
+    }
+
+    void
+    relayTook(uint64_t bytes, std::chrono::nanoseconds time) noexcept {
+        learn(relay_, bytes, time);
+    }
+
+    void
+    kernelTook(uint64_t bytes, std::chrono::nanoseconds time) noexcept {
+        learn(kernel_, bytes, time);
+    }
+
+private:
+    static constexpr uint32_t kTurns = 32;
+
+    static void
+    learn(std::atomic<uint64_t> &pace, uint64_t bytes, std::chrono::nanoseconds time) noexcept {
+        const uint64_t sample = static_cast<uint64_t>(time.count()) * 1024 / bytes + 1;
+        const uint64_t known = pace.load(std::memory_order_relaxed);
+        pace.store(known ? (known + sample) / 2 : sample, std::memory_order_relaxed);
+    }
+
+    std::atomic<uint64_t> relay_{0}, kernel_{0}; ///< ns for 1,024 bytes, lately; 0: never used
+    std::atomic<uint32_t> turns_{0};
+};
+
 /// What the two ends of a link share; of each pair the first belongs to who has connected. All bytes 0 at first.
 struct Region {
     alignas(64) std::atomic<uint32_t> ending[2]; ///< not 0: this end goes, in order
@@ -178,6 +213,11 @@ public:
         return relay_;
     }
 
+    Pace &
+    pace() noexcept {
+        return pace_;
+    }
+
     /// Asks the peer to look into the relay all the time, if its callers look often anyway. Seldom does something.
     void
     invite() noexcept;
@@ -245,6 +285,7 @@ private:
     const MarkWatch marks_;
     RelaySender relay_;
     RelayServer relay_of_peer_;
+    Pace pace_;
     std::atomic<int64_t> invite_due_{0}, invite_gap_{0}; ///< ns of the steady clock
     Outbox outbox_;
     Inlet inlet_;

@@ -17,12 +17,15 @@ namespace nx::shm {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr size_t kInlineChunks = 2;                      // of a post: a millisecond at most
 constexpr uint64_t kStreamBytesMin = uint64_t{16} << 20; // of a request: more than the caches hold
 
 constexpr uint64_t kRelayBytesMin = 512; // of a block: smaller ones are quicker together, by the kernel
 constexpr auto kPatience = std::chrono::microseconds(20); // with a peer that looked all the time
 constexpr uint64_t kWakeBytesMin = kStreamBytesMin; // of a request: its peer may be asleep, and have a core to spare
+constexpr uint64_t kPaceBytesMin = 32 << 10;        // of a request: for less the relay is quicker wherever the two run
 constexpr auto kWakePatience = std::chrono::microseconds(200);
 constexpr unsigned kLooksAtOnce = 64; // between two looks at the clock
 constexpr auto kLookAgainAfter = std::chrono::milliseconds(1);
@@ -302,7 +305,9 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
         at.step(length);
     }
     if (for_kernel.empty()) return bytes;
+    const auto begun = Clock::now();
     KernelCopy::Outcome outcome = link_->kernel().copy(write, for_kernel);
+    if (outcome.bytes >= kPaceBytesMin) link_->pace().kernelTook(outcome.bytes, Clock::now() - begun);
     if (!outcome.why.empty()) {
         if (link_->ended() || outcome.gone) {
             failAsGone();
@@ -331,6 +336,7 @@ Transfer::entersRelay() noexcept {
         const bool wakes = plan_.total_bytes >= kWakeBytesMin && !woken_in_vain_.load(std::memory_order_relaxed);
         if (may_choose && !wakes) return false;
     }
+    if (may_choose && plan_.total_bytes >= kPaceBytesMin && !link_->pace().prefersRelay()) return false;
     return link_->ended() || link_->relay().take();
 }
 
@@ -338,7 +344,15 @@ Transfer::entersRelay() noexcept {
 /// more.
 bool
 Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
-    using Clock = std::chrono::steady_clock;
+    if (plan_.total_bytes < kPaceBytesMin) return carryOn(at, bytes);
+    const auto begun = Clock::now();
+    const bool has_relay = carryOn(at, bytes);
+    link_->pace().relayTook(std::max(bytes, kPaceBytesMin), Clock::now() - begun); // also if nothing was moved
+    return has_relay;
+}
+
+bool
+Transfer::carryOn(kit::Cursor &at, uint64_t &bytes) {
     RelaySender &relay = link_->relay();
     const bool insists = needsRelay();
     relayed_.store(true, std::memory_order_relaxed);

@@ -113,6 +113,8 @@ private:
     entersRelay() noexcept;
     bool
     carry(kit::Cursor &at, uint64_t &bytes);
+    bool
+    carryOn(kit::Cursor &at, uint64_t &bytes);
     void
     offer(kit::Cursor &at, uint64_t &bytes);
     bool
