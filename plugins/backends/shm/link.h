@@ -213,9 +213,10 @@ public:
         return relay_;
     }
 
+    /// Of transfers in blocks of that many bytes: small ones cost the kernel more.
     Pace &
-    pace() noexcept {
-        return pace_;
+    paceOf(uint64_t block_bytes) noexcept {
+        return paces_[block_bytes < kSmallBlockBytes ? 1 : 0];
     }
 
     /// Asks the peer to look into the relay all the time, if its callers look often anyway. Seldom does something.
@@ -255,6 +256,8 @@ public:
     }
 
 private:
+    static constexpr uint64_t kSmallBlockBytes = 16 << 10;
+
     struct Block {
         std::weak_ptr<const PeerBlock> mapping;
         std::shared_ptr<const PeerBlock> came; ///< until somebody takes it
@@ -285,7 +288,7 @@ private:
     const MarkWatch marks_;
     RelaySender relay_;
     RelayServer relay_of_peer_;
-    Pace pace_;
+    Pace paces_[2];
     std::atomic<int64_t> invite_due_{0}, invite_gap_{0}; ///< ns of the steady clock
     Outbox outbox_;
     Inlet inlet_;

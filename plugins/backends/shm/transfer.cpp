@@ -307,7 +307,7 @@ Transfer::copy(kit::Cursor &at, size_t pieces) {
     if (for_kernel.empty()) return bytes;
     const auto begun = Clock::now();
     KernelCopy::Outcome outcome = link_->kernel().copy(write, for_kernel);
-    if (outcome.bytes >= kPaceBytesMin) link_->pace().kernelTook(outcome.bytes, Clock::now() - begun);
+    if (outcome.bytes >= kPaceBytesMin) pace().kernelTook(outcome.bytes, Clock::now() - begun);
     if (!outcome.why.empty()) {
         if (link_->ended() || outcome.gone) {
             failAsGone();
@@ -336,7 +336,7 @@ Transfer::entersRelay() noexcept {
         const bool wakes = plan_.total_bytes >= kWakeBytesMin && !woken_in_vain_.load(std::memory_order_relaxed);
         if (may_choose && !wakes) return false;
     }
-    if (may_choose && plan_.total_bytes >= kPaceBytesMin && !link_->pace().prefersRelay()) return false;
+    if (may_choose && plan_.total_bytes >= kPaceBytesMin && !pace().prefersRelay()) return false;
     return link_->ended() || link_->relay().take();
 }
 
@@ -347,7 +347,7 @@ Transfer::carry(kit::Cursor &at, uint64_t &bytes) {
     if (plan_.total_bytes < kPaceBytesMin) return carryOn(at, bytes);
     const auto begun = Clock::now();
     const bool has_relay = carryOn(at, bytes);
-    link_->pace().relayTook(std::max(bytes, kPaceBytesMin), Clock::now() - begun); // also if nothing was moved
+    pace().relayTook(std::max(bytes, kPaceBytesMin), Clock::now() - begun); // also if nothing was moved
     return has_relay;
 }
 

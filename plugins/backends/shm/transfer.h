@@ -102,6 +102,12 @@ private:
         return !all_mapped_ && !link_->kernelCopies();
     }
 
+    /// Requires that there is something to move.
+    Pace &
+    pace() const noexcept {
+        return link_->paceOf(plan_.total_bytes / plan_.block_count);
+    }
+
     kit::Cursor
     start() const noexcept {
         return {plan_.runs.data(), 0, 0, plan_.block_count};
