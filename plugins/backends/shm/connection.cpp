@@ -391,6 +391,7 @@ Links::attend(const Held &link) {
     Held leaves;
     {
         const MutexLock lock(attended_mutex_);
+        if (caller_sleeps_) return; // who looked so often does not any more
         link->inlet().disarm();
         link->relayOfPeer().attend();
         if (std::find(attended_.begin(), attended_.end(), link) != attended_.end()) return;
@@ -489,6 +490,7 @@ Links::handle(Link &link, const Inlet::Taken &taken) noexcept {
 void
 Links::look() {
     looks_.fetch_add(1, std::memory_order_relaxed);
+    if (caller_sleeps_.load(std::memory_order_relaxed)) caller_sleeps_.store(false, std::memory_order_relaxed);
     if (!any_attended_.load(std::memory_order_relaxed) || !attended_mutex_.try_lock()) return;
     const MutexLock lock(attended_mutex_, std::adopt_lock);
     for (const Held &link : attended_) {
@@ -565,6 +567,7 @@ Links::arm() noexcept {
         if (!std::all_of(attended_.begin(), attended_.end(), armed)) return false;
         attended_.clear();
         any_attended_ = false;
+        caller_sleeps_ = true;
     }
     return bell_.arm();
 }

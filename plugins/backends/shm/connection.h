@@ -182,6 +182,7 @@ private:
     std::atomic<int> need_caller_{0}; ///< transfers
     std::atomic<uint64_t> looks_{0};
     std::atomic<bool> any_attended_{false};
+    std::atomic<bool> caller_sleeps_{false}; ///< one who looked may have gone to sleep since; set under attended_mutex_
     Mutex attended_mutex_;
     std::vector<Held> attended_ NX_GUARDED_BY(attended_mutex_);
     Mutex stalled_mutex_;
