@@ -476,12 +476,6 @@ public:
         return NIXL_SUCCESS;
     }
     nixl_status_t
-    shutOut(std::span<nixlBackendMD *const>) override {
-        return NIXL_SUCCESS;
-    }
-    void
-    letIn(std::span<nixlBackendMD *const>) noexcept override {}
-    nixl_status_t
     getConnInfo(std::string &) const override {
         return NIXL_SUCCESS;
     }
@@ -586,6 +580,12 @@ public:
     deregisterMem(nixlBackendMD *) override {
         return NIXL_SUCCESS;
     }
+    nixl_status_t
+    shutOut(std::span<nixlBackendMD *const>) override {
+        return NIXL_SUCCESS;
+    }
+    void
+    letIn(std::span<nixlBackendMD *const>) noexcept override {}
     nixl_status_t
     prepare(const nixlx::Plan &, const nixl_opt_b_args_t *, nixlBackendReqH *&) override {
         return NIXL_ERR_NOT_SUPPORTED;
