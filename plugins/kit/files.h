@@ -60,8 +60,8 @@ public:
 };
 
 struct FilesOptions {
-    std::string root;        ///< paths stay beneath it: no symbolic link, no "..", no magic link; empty: anywhere
-    size_t open_max = 0;     ///< descriptors of paths at most; 0: a quarter of RLIMIT_NOFILE
+    std::string root;    ///< paths stay beneath it: no symbolic link, no "..", no magic link; empty: anywhere
+    size_t open_max = 0; ///< descriptors of paths at most; 0: a quarter of RLIMIT_NOFILE
 };
 
 /// The files of one engine.
