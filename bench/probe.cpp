@@ -139,6 +139,7 @@ public:
             transfers(name + " WRITE", NIXL_WRITE, {{0, size}}, "");
             transfers(name + " READ", NIXL_READ, {{0, size}}, "");
         }
+        transfers("8 B WRITE", NIXL_WRITE, {{0, 8}}, "");
         transfers("4 KiB WRITE + notification", NIXL_WRITE, {{0, 4 * kKiB}}, kCount);
         measure("notification round trip", [this] {
             check(node_.agent.genNotif(node_.peer, kEcho), "genNotif");

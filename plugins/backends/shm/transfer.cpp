@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kInlineChunks = 2;                      // of a post: a millisecond at most
 constexpr uint64_t kStreamBytesMin = uint64_t{16} << 20; // of a request: more than the caches hold
 
-constexpr uint64_t kRelayBytesMin = 512; // of a block: smaller ones are quicker together, by the kernel
+constexpr uint64_t kRelayBytesMin = 512; // of each of many blocks: smaller ones are quicker together, by the kernel
 constexpr auto kPatience = std::chrono::microseconds(20); // with a peer that looked all the time
 constexpr uint64_t kWakeBytesMin = kStreamBytesMin; // of a request: its peer may be asleep, and have a core to spare
 constexpr uint64_t kPaceBytesMin = 32 << 10;        // of a request: for less the relay is quicker wherever the two run
@@ -55,7 +55,9 @@ Transfer::Transfer(const nixlx::Plan &plan, std::shared_ptr<Link> link, Progress
       progress_(progress),
       changes_(changes),
       all_mapped_(countMapped(plan_) == plan_.runs.size()),
-      suits_relay_(plan_.total_bytes >= plan_.block_count * kRelayBytesMin && countMapped(plan_) == 0) {}
+      suits_relay_(
+          (plan_.block_count <= RelayMemory::kSlots || plan_.total_bytes >= plan_.block_count * kRelayBytesMin) &&
+          countMapped(plan_) == 0) {}
 
 nixl_status_t
 Transfer::post(const std::string *notification) {
@@ -83,6 +85,12 @@ Transfer::post(const std::string *notification) {
     }
     for (size_t i = 0; !relays && i < kInlineChunks && at.blocks_left > 0 && !stopping() && !needsRelay(); ++i) {
         moved(copy(at, kChunkPieces));
+    }
+    // Nobody else knows of it yet: no lock.
+    if (!relays && at.blocks_left == 0 && !has_note_ && !again_.load(std::memory_order_relaxed) && !stopping()) {
+        finish(true);
+        changes_.changed();
+        return outcome();
     }
 
     bool ends = false;
