@@ -6,11 +6,9 @@
 // registrations need few descriptors; whoever opens it again gets the same file or STALE. Self-synchronised.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
 #include <memory>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "backend/backend_aux.h"
@@ -19,35 +17,26 @@
 
 namespace nx::kit {
 
-/// `<ro|rw>[,direct|sync|noatime|create]*:<path>`, what the metaInfo of a FILE registration may say.
-struct FilePath {
-    int flags = 0; ///< of open(2); always O_CLOEXEC
-    std::string path;
-};
-
-/// Nothing: the text is empty, the device id is an open descriptor. INVALID_PARAM: it is neither empty nor a path, for
-/// example for an unknown word, which is named.
-Result<std::optional<FilePath>>
-parseFilePath(std::string_view meta_info);
-
-/// A file that registrations name. Any thread.
+/// A file that registrations name. Any thread; each pair of use() and done() by one that holds it meanwhile.
 class File {
 public:
     virtual ~File() = default;
 
-    /// The descriptor to use, which stays open and the same file until done(). STALE: the path leads to another file
-    /// by now, or the program's descriptor does. BACKEND: it cannot be opened any more.
+    /// The descriptor to use, which stays open and the same file until done(), if it is ours. STALE: the path leads to
+    /// another file by now, or the program's descriptor does. NOT_FOUND: the path leads nowhere any more, or the
+    /// program has closed its descriptor. NO_MEMORY: all descriptors of the process are in use; try again after a
+    /// done(). NOT_ALLOWED, BACKEND: it cannot be opened any more. Without system calls where it is open and ours.
     virtual Result<int>
     use() = 0;
     virtual void
     done() noexcept = 0;
 
-    /// A descriptor of the same file without O_DIRECT, for pieces that direct I/O cannot do; open as long as the file
-    /// is. It is `use()`'s for a file that is not opened with O_DIRECT.
+    /// A descriptor of the same file without O_DIRECT, for pieces that direct I/O cannot do; between use() and done().
+    /// It is use()'s for a file that is not opened with O_DIRECT.
     virtual Result<int>
     buffered() = 0;
 
-    /// Opened with O_DIRECT.
+    /// Opened with O_DIRECT; at the last use(), if the program may have changed it.
     virtual bool
     direct() const noexcept = 0;
     /// Opened for reading only.
@@ -60,29 +49,36 @@ public:
 };
 
 struct FilesOptions {
-    std::string root;    ///< paths stay beneath it: no symbolic link, no "..", no magic link; empty: anywhere
-    size_t open_max = 0; ///< descriptors of paths at most; 0: a quarter of RLIMIT_NOFILE
+    std::string root;    ///< paths stay beneath it: no symbolic link, no magic link, no ".." out of it; empty: anywhere
+    size_t open_max = 0; ///< descriptors of paths kept open while nobody uses them; 0: a quarter of RLIMIT_NOFILE
 };
+
+class FileTable;
 
 /// The files of one engine.
 class Files {
 public:
+    /// Throws std::runtime_error if paths cannot be kept beneath the root.
     explicit Files(FilesOptions options);
     ~Files();
 
-    /// The file that a registration names; the same one for the same device id and path again. It is closed when the
-    /// last who holds it lets go. INVALID_PARAM: not a file's name, another live path has this device id, or the
-    /// device id is no descriptor that is open. BACKEND: it cannot be opened (why is said).
+    /// The file that a registration names (file_path.h); the same one for the same device id and path again. A path is
+    /// opened here, and closed when the last who holds the file lets go; "create" makes the file here or never.
+    /// INVALID_PARAM: not a file's name, another live file has this device id, the device id is no descriptor that is
+    /// open, or what it names is a directory, pipe or socket. NOT_FOUND: no such file. NOT_ALLOWED: permissions, a
+    /// read-only file system, or a path that leaves the root. NO_MEMORY: no descriptor is free. NOT_SUPPORTED: no
+    /// direct I/O there. BACKEND: it cannot be opened for another reason.
     Result<std::shared_ptr<File>>
     add(const nixlBlobDesc &registration);
 
-    /// One answer for each name, in order: size, mode and mtime (seconds) as text, or nothing for what is not there.
+    /// One answer for each name, in order: size, mode and mtime (seconds) as decimal text, or nothing for what is not
+    /// there or cannot be looked at, whatever the reason, as in 1.4. A name is a path or `<ro|rw>...:<path>`. Many
+    /// names are looked at by several threads. NO_MEMORY: no memory or descriptor is free.
     nixl_status_t
     query(const nixl_reg_dlist_t &names, std::vector<nixl_query_resp_t> &answers) const;
 
 private:
-    class State;
-    const std::shared_ptr<State> state_;
+    const std::shared_ptr<FileTable> table_; ///< files hold it, too
 };
 
 } // namespace nx::kit

@@ -1,0 +1,466 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "kit/files.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <fcntl.h>
+#include <filesystem>
+#include <optional>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <unordered_map>
+#include <utility>
+
+#include "base/fd.h"
+#include "base/mutex.h"
+#include "kit/fd_cache.h"
+#include "kit/file_path.h"
+#include "kit/file_query.h"
+#include "kit/file_root.h"
+
+namespace nx::kit {
+namespace {
+
+/// Of a path in a sentence: more than the usual name has.
+constexpr size_t kPathQuotedMax = 300;
+
+/// Which file it is, though another one takes its name or its inode's number.
+struct Identity {
+    uint64_t device = 0;
+    uint64_t inode = 0;
+    int64_t born_s = 0; ///< 0: the file system does not know
+    uint32_t born_ns = 0;
+
+    bool
+    operator==(const Identity &) const = default;
+};
+
+struct Kind {
+    Identity identity;
+    mode_t mode = 0;
+};
+
+/// Nothing: errno says why. What does not change needs no round trip to a server.
+std::optional<Kind>
+kindOf(int fd) noexcept {
+    struct statx info;
+    if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO | STATX_BTIME, &info) != 0)
+        return {};
+    Kind kind{.identity = {.device = uint64_t{info.stx_dev_major} << 32 | info.stx_dev_minor, .inode = info.stx_ino},
+              .mode = info.stx_mode};
+    if (info.stx_mask & STATX_BTIME) {
+        kind.identity.born_s = info.stx_btime.tv_sec;
+        kind.identity.born_ns = info.stx_btime.tv_nsec;
+    }
+    return kind;
+}
+
+/// Why it has no offsets to read and write at; null: it has.
+const char *
+noFile(mode_t mode) noexcept {
+    switch (mode & S_IFMT) {
+    case S_IFDIR: return "is a directory";
+    case S_IFIFO: return "is a pipe";
+    case S_IFSOCK: return "is a socket";
+    case S_IFLNK: return "is a symbolic link";
+    default: return nullptr;
+    }
+}
+
+Status
+notAFile(const std::string &name, const char *why) {
+    return {NIXL_ERR_INVALID_PARAM, name + " " + why + ", not a file or a block device"};
+}
+
+/// "'/x' cannot be opened: No such file or directory (errno 2); ..."
+Status
+notOpened(const std::string &name, int error, int flags, const FileRoot &root) {
+    const bool confined = !root.folder().empty();
+    const auto status = [&](nixl_status_t code, const std::string &advice) -> Status {
+        return {code, withErrno(name + " cannot be opened", error) + advice};
+    };
+    switch (error) {
+    case ENOENT: return status(NIXL_ERR_NOT_FOUND, "; register it with 'create', or make it first");
+    case ENOTDIR: return status(NIXL_ERR_NOT_FOUND, "");
+    case EACCES: return status(NIXL_ERR_NOT_ALLOWED, "");
+    case EROFS: return status(NIXL_ERR_NOT_ALLOWED, "; 'ro:' can read it");
+    case EPERM: return status(NIXL_ERR_NOT_ALLOWED, flags & O_NOATIME ? "; 'noatime' is for the file's owner" : "");
+    case ELOOP:
+    case EXDEV:
+        if (!confined) break;
+        return status(NIXL_ERR_NOT_ALLOWED,
+                      "; it has to stay beneath the root " + quoted(root.folder()) + ", without symbolic links");
+    case ENAMETOOLONG: return status(NIXL_ERR_INVALID_PARAM, "");
+    case EISDIR: return notAFile(name, noFile(S_IFDIR));
+    case ENXIO: return notAFile(name, "is a socket, or a device that is not there");
+    case EINVAL:
+        if (flags & O_DIRECT) {
+            return status(NIXL_ERR_NOT_SUPPORTED, "; its file system does no direct I/O, leave out 'direct'");
+        }
+        return status(NIXL_ERR_INVALID_PARAM, "");
+    case EOPNOTSUPP: return status(NIXL_ERR_NOT_SUPPORTED, "");
+    case EMFILE:
+        return status(NIXL_ERR_NO_MEMORY, "; every descriptor of the process is in use, raise its limit (ulimit -n)");
+    case ENFILE:
+    case ENOMEM: return status(NIXL_ERR_NO_MEMORY, "");
+    default: break;
+    }
+    return status(NIXL_ERR_BACKEND, "");
+}
+
+/// Another descriptor of the file behind `fd`, without O_DIRECT.
+Result<Fd>
+reopen(FdCache &cache, int fd, int flags, const std::string &name) {
+    char path[32];
+    std::snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    const int kept = (flags & (O_ACCMODE | O_SYNC | O_DSYNC | O_NOATIME)) | O_CLOEXEC;
+    Fd file = cache.open([&] { return Fd(::open(path, kept)); });
+    if (file) return file;
+    const int error = errno;
+    return {error == EMFILE || error == ENFILE || error == ENOMEM ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
+            withErrno(name + " cannot be opened once more, without O_DIRECT, by way of " + path, error)};
+}
+
+} // namespace
+
+/// A file that has a device id.
+class RegisteredFile : public File {
+public:
+    RegisteredFile(std::shared_ptr<FileTable> table, uint64_t device_id)
+        : table_(std::move(table)),
+          device_id_(device_id) {}
+    ~RegisteredFile() override;
+
+    uint64_t
+    deviceId() const noexcept {
+        return device_id_;
+    }
+
+    /// The same file by the same name.
+    virtual bool
+    isSame(const RegisteredFile &other) const noexcept = 0;
+
+    /// May take over the device id of another live file.
+    virtual bool
+    supersedes(const RegisteredFile &other) const noexcept = 0;
+
+protected:
+    const std::shared_ptr<FileTable> table_;
+
+private:
+    const uint64_t device_id_;
+};
+
+/// What the files of one engine share: who has which device id, which paths are open. Self-synchronised.
+class FileTable {
+public:
+    explicit FileTable(const FilesOptions &options) : root(options.root), cache(openMax(options.open_max)) {}
+
+    /// The live file that is the same as `fresh`, or `fresh`, which has its device id now. INVALID_PARAM: another file
+    /// has it.
+    Result<std::shared_ptr<RegisteredFile>>
+    claim(const std::shared_ptr<RegisteredFile> &fresh);
+
+    void
+    forget(const RegisteredFile &file) noexcept;
+
+    const FileRoot root;
+    FdCache cache;
+
+private:
+    static size_t
+    openMax(size_t wanted) noexcept {
+        rlimit limit{.rlim_cur = 256, .rlim_max = 256};
+        if (wanted == 0) ::getrlimit(RLIMIT_NOFILE, &limit);
+        return wanted > 0 ? wanted : std::max<size_t>(limit.rlim_cur / 4, 1);
+    }
+
+    struct Owner {
+        const RegisteredFile *file = nullptr;
+        std::weak_ptr<RegisteredFile> alive;
+    };
+
+    Mutex mutex_;
+    std::unordered_map<uint64_t, Owner> owners_ NX_GUARDED_BY(mutex_);
+};
+
+RegisteredFile::~RegisteredFile() {
+    table_->forget(*this);
+}
+
+Result<std::shared_ptr<RegisteredFile>>
+FileTable::claim(const std::shared_ptr<RegisteredFile> &fresh) {
+    std::shared_ptr<RegisteredFile> live; // let go without the mutex
+    const MutexLock lock(mutex_);
+    Owner &owner = owners_[fresh->deviceId()];
+    live = owner.alive.lock();
+    if (live && live->isSame(*fresh)) return live;
+    if (live && !fresh->supersedes(*live)) {
+        return {NIXL_ERR_INVALID_PARAM,
+                "device id " + std::to_string(fresh->deviceId()) + " is in use for " + live->name() +
+                    "; deregister that first, or give " + fresh->name() + " another device id"};
+    }
+    owner = {.file = fresh.get(), .alive = fresh};
+    return fresh;
+}
+
+void
+FileTable::forget(const RegisteredFile &file) noexcept {
+    const MutexLock lock(mutex_);
+    const auto owner = owners_.find(file.deviceId());
+    if (owner != owners_.end() && owner->second.file == &file) owners_.erase(owner);
+}
+
+namespace {
+
+/// A file that is opened by its path, and closed and opened again as the cache needs it.
+class FileByPath : public RegisteredFile {
+public:
+    FileByPath(std::shared_ptr<FileTable> table, uint64_t device_id, FilePath file)
+        : RegisteredFile(std::move(table), device_id),
+          flags_(file.flags),
+          path_(std::move(file.path)) {}
+
+    ~FileByPath() override {
+        table_->cache.drop(slot_);
+    }
+
+    bool
+    isSame(const RegisteredFile &other) const noexcept override {
+        const auto *const file = dynamic_cast<const FileByPath *>(&other);
+        return file && file->path_ == path_ && file->flags_ == flags_;
+    }
+
+    bool
+    supersedes(const RegisteredFile &) const noexcept override {
+        return false;
+    }
+
+    Result<int>
+    use() override {
+        const int fd = slot_.use();
+        return fd >= 0 ? Result<int>(fd) : openAgain();
+    }
+
+    void
+    done() noexcept override {
+        table_->cache.done(slot_);
+    }
+
+    Result<int>
+    buffered() override {
+        if (!direct()) return slot_.get();
+        if (const int fd = slot_.second(); fd >= 0) return fd;
+        const MutexLock lock(mutex_);
+        if (const int fd = slot_.second(); fd >= 0) return fd;
+        auto fd = reopen(table_->cache, slot_.get(), flags_, name());
+        if (!fd.ok()) return std::move(fd).status();
+        table_->cache.fillSecond(slot_, std::move(*fd));
+        return slot_.second();
+    }
+
+    bool
+    direct() const noexcept override {
+        return flags_ & O_DIRECT;
+    }
+
+    bool
+    readOnly() const noexcept override {
+        return (flags_ & O_ACCMODE) == O_RDONLY;
+    }
+
+    std::string
+    name() const override {
+        return quoted(path_, kPathQuotedMax);
+    }
+
+private:
+    /// The use is counted already.
+    Result<int>
+    openAgain() {
+        const MutexLock lock(mutex_);
+        if (const int fd = slot_.get(); fd >= 0) return fd;
+        auto status = openLocked();
+        if (status.ok()) return slot_.get();
+        table_->cache.done(slot_);
+        return status;
+    }
+
+    Status
+    openLocked() NX_REQUIRES(mutex_) {
+        // A pipe must not keep us waiting, and a terminal must not become ours.
+        const int flags = (known_ ? flags_ & ~O_CREAT : flags_) | O_NONBLOCK | O_NOCTTY;
+        Fd fd = table_->cache.open([&] { return table_->root.open(path_, flags); });
+        if (!fd) return notOpened(name(), errno, flags, table_->root);
+        const auto kind = kindOf(fd.get());
+        if (!kind) return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be looked at", errno)};
+        if (const char *const why = noFile(kind->mode)) return notAFile(name(), why);
+        if (known_ && *known_ != kind->identity) {
+            return {NIXL_ERR_STALE,
+                    name() +
+                        " is another file than the one that was registered; somebody replaced it, register it again"};
+        }
+        // io_uring takes O_NONBLOCK of a file to heart.
+        if (::fcntl(fd.get(), F_SETFL, flags_ & (O_DIRECT | O_NOATIME)) != 0) {
+            return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be made to wait for its data", errno)};
+        }
+        known_ = kind->identity;
+        table_->cache.fill(slot_, std::move(fd));
+        return {};
+    }
+
+    const int flags_;
+    const std::string path_;
+    FdCache::Slot slot_;
+    Mutex mutex_;                                         ///< one opens at a time
+    std::optional<Identity> known_ NX_GUARDED_BY(mutex_); ///< since it was opened for the first time
+};
+
+/// A file behind a descriptor of the program's, which may close it, or use its number for another file, at any time.
+class FileByDescriptor : public RegisteredFile {
+public:
+    /// INVALID_PARAM: it cannot be used.
+    static Result<std::shared_ptr<RegisteredFile>>
+    create(const std::shared_ptr<FileTable> &table, uint64_t device_id);
+
+    FileByDescriptor(std::shared_ptr<FileTable> table, int fd, int flags, const Identity &identity)
+        : RegisteredFile(std::move(table), static_cast<uint64_t>(fd)),
+          fd_(fd),
+          identity_(identity),
+          flags_(flags) {}
+
+    bool
+    isSame(const RegisteredFile &other) const noexcept override {
+        const auto *const file = dynamic_cast<const FileByDescriptor *>(&other);
+        return file && file->identity_ == identity_;
+    }
+
+    /// The program has closed that one and opened this, before it deregistered that one.
+    bool
+    supersedes(const RegisteredFile &other) const noexcept override {
+        return dynamic_cast<const FileByDescriptor *>(&other) != nullptr;
+    }
+
+    Result<int>
+    use() override {
+        const int flags = ::fcntl(fd_, F_GETFL);
+        const auto kind = kindOf(fd_);
+        if (flags < 0 || !kind) {
+            return {NIXL_ERR_NOT_FOUND,
+                    "descriptor " + std::to_string(fd_) +
+                        " is not open any more; deregister it before it is closed, and register the file's new one"};
+        }
+        if (kind->identity != identity_) {
+            return {NIXL_ERR_STALE,
+                    name() + " is another file than the one that was registered with this number; " +
+                        "deregister a descriptor before it is closed, and register the new one"};
+        }
+        flags_.store(flags, std::memory_order_relaxed);
+        return fd_;
+    }
+
+    void
+    done() noexcept override {}
+
+    Result<int>
+    buffered() override {
+        if (!direct()) return fd_;
+        const MutexLock lock(mutex_);
+        if (!buffered_) {
+            auto fd = reopen(table_->cache, fd_, flags_.load(std::memory_order_relaxed), name());
+            if (!fd.ok()) return std::move(fd).status();
+            buffered_ = std::move(*fd);
+        }
+        return buffered_.get();
+    }
+
+    bool
+    direct() const noexcept override {
+        return flags_.load(std::memory_order_relaxed) & O_DIRECT;
+    }
+
+    bool
+    readOnly() const noexcept override {
+        return (flags_.load(std::memory_order_relaxed) & O_ACCMODE) == O_RDONLY;
+    }
+
+    std::string
+    name() const override {
+        const std::string number = "descriptor " + std::to_string(fd_);
+        std::error_code error;
+        const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd_), error);
+        return error ? number : number + " (" + quoted(path.native(), kPathQuotedMax) + ")";
+    }
+
+private:
+    const int fd_;
+    const Identity identity_;
+    std::atomic<int> flags_; ///< at the last use
+    Mutex mutex_;
+    Fd buffered_ NX_GUARDED_BY(mutex_);
+};
+
+Result<std::shared_ptr<RegisteredFile>>
+FileByDescriptor::create(const std::shared_ptr<FileTable> &table, uint64_t device_id) {
+    const auto refused = [](const std::string &why) -> Status { return {NIXL_ERR_INVALID_PARAM, why}; };
+    const std::string number = "device id " + std::to_string(device_id);
+    static const std::string advice = "; without a path in the metaInfo the device id has to be an open descriptor";
+    if (device_id > INT_MAX) return refused(number + " is no descriptor" + advice);
+    const int fd = static_cast<int>(device_id);
+    const int flags = ::fcntl(fd, F_GETFL);
+    const auto kind = kindOf(fd);
+    if (flags < 0 || !kind) return refused(number + " is no descriptor that is open" + advice);
+    const auto file = std::make_shared<FileByDescriptor>(table, fd, flags, kind->identity);
+    if (const char *const why = noFile(kind->mode)) return notAFile(file->name(), why);
+    if (flags & O_PATH) return refused(file->name() + " is opened with O_PATH, which nothing can be read from");
+    if ((flags & O_APPEND) && !file->readOnly()) {
+        return refused(file->name() + " is opened with O_APPEND, with which every write goes to the end of the file; " +
+                       "open it without");
+    }
+    return std::shared_ptr<RegisteredFile>(file);
+}
+
+} // namespace
+
+Files::Files(FilesOptions options) : table_(std::make_shared<FileTable>(options)) {}
+
+Files::~Files() = default;
+
+Result<std::shared_ptr<File>>
+Files::add(const nixlBlobDesc &registration) {
+    auto path = parseFilePath(registration.metaInfo);
+    if (!path.ok()) return std::move(path).status();
+    if (!*path) {
+        auto fresh = FileByDescriptor::create(table_, registration.devId);
+        if (!fresh.ok()) return std::move(fresh).status();
+        auto file = table_->claim(*fresh);
+        if (!file.ok()) return std::move(file).status();
+        return std::shared_ptr<File>(std::move(*file));
+    }
+    std::error_code error;
+    if (table_->root.folder().empty() && !(*path)->path.starts_with('/')) {
+        // The program may go to another folder before the file is opened again.
+        const auto folder = std::filesystem::current_path(error);
+        if (!error) (*path)->path = (folder / (*path)->path).native();
+    }
+    auto file = table_->claim(std::make_shared<FileByPath>(table_, registration.devId, std::move(**path)));
+    if (!file.ok()) return std::move(file).status();
+    // Of two that register it at once, both open it: who comes second finds it open, or the reason.
+    auto opened = (*file)->use();
+    if (!opened.ok()) return std::move(opened).status();
+    (*file)->done();
+    return std::shared_ptr<File>(std::move(*file));
+}
+
+nixl_status_t
+Files::query(const nixl_reg_dlist_t &names, std::vector<nixl_query_resp_t> &answers) const {
+    return queryPaths(
+        names, [&](const std::string &path, struct stat &info) { return table_->root.look(path, info); }, answers);
+}
+
+} // namespace nx::kit
