@@ -8,6 +8,7 @@
 #include <new>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <system_error>
 #include <thread>
 
 #include "utils/common/nixl_log.h"
@@ -56,8 +57,10 @@ Links::create(const std::string &agent, Board &board, const Blocks &blocks, kit:
     if (!listener.ok()) return std::move(listener).status();
     auto loop = Loop::create();
     if (!loop.ok()) return std::move(loop).status();
-    return std::unique_ptr<Links>(
-        new Links(agent, board, blocks, inbox, make_progress, *std::move(listener), *std::move(loop)));
+    Fd bells(::epoll_create1(EPOLL_CLOEXEC));
+    if (!bells) return {NIXL_ERR_BACKEND, withErrno("making a descriptor", errno)};
+    return std::unique_ptr<Links>(new Links(agent, board, blocks, inbox, make_progress, *std::move(listener),
+                                            *std::move(loop), std::move(bells)));
 }
 
 Links::Links(std::string agent,
@@ -66,7 +69,8 @@ Links::Links(std::string agent,
              kit::Inbox &inbox,
              bool make_progress,
              kit::LocalListener listener,
-             std::unique_ptr<Loop> loop)
+             std::unique_ptr<Loop> loop,
+             Fd bells)
     : agent_(std::move(agent)),
       board_(board),
       blocks_(blocks),
@@ -74,7 +78,12 @@ Links::Links(std::string agent,
       make_progress_(make_progress),
       loop_(std::move(loop)),
       progress_(*loop_),
+      bells_(std::move(bells)),
       acceptor_(*loop_, std::move(listener), owner(), [this](Fd socket) { greet(std::move(socket)); }) {
+    epoll_event own{.events = EPOLLIN, .data = {.u64 = 0}};
+    if (::epoll_ctl(bells_.get(), EPOLL_CTL_ADD, bell_.descriptor(), &own) != 0) {
+        throw std::system_error(errno, std::generic_category(), "watching a descriptor");
+    }
     acceptor_.start();
     thread_ = Thread("nixl-shm", [this] { loop_->run(); });
 }
@@ -287,6 +296,8 @@ Links::serve(const Held &link) {
         over(link);
         return;
     }
+    epoll_event rung{.events = EPOLLIN | EPOLLET, .data = {.u64 = link->number()}};
+    ::epoll_ctl(bells_.get(), EPOLL_CTL_ADD, link->socket().get(), &rung); // or this thread alone hears it
     drain(link);
 }
 
@@ -440,6 +451,7 @@ void
 Links::forget(const Held &link) noexcept {
     loop_->unwatch(link->socket().get());
     if (link->process()) loop_->unwatch(link->process().get());
+    ::epoll_ctl(bells_.get(), EPOLL_CTL_DEL, link->socket().get(), nullptr);
     link->end();
     {
         const MutexLock lock(attended_mutex_);
@@ -490,20 +502,41 @@ Links::handle(Link &link, const Inlet::Taken &taken) noexcept {
 void
 Links::look() {
     looks_.fetch_add(1, std::memory_order_relaxed);
-    if (caller_sleeps_.load(std::memory_order_relaxed)) caller_sleeps_.store(false, std::memory_order_relaxed);
+    if (caller_sleeps_.load(std::memory_order_relaxed) && caller_sleeps_.exchange(false)) takeRung();
     if (!any_attended_.load(std::memory_order_relaxed) || !attended_mutex_.try_lock()) return;
     const MutexLock lock(attended_mutex_, std::adopt_lock);
     for (const Held &link : attended_) {
         link->relayOfPeer().serve();
-        if (link->inlet().empty()) continue;
-        const Inlet::Taken taken = link->inlet().take();
-        handle(*link, taken);
-        if (taken.stalled) {
-            const MutexLock stalled_lock(stalled_mutex_);
-            if (std::find(stalled_.begin(), stalled_.end(), link) == stalled_.end()) stalled_.push_back(link);
-            any_stalled_ = true;
-        }
+        takeHere(link);
     }
+}
+
+/// What the bells that have woken a caller are about. The thread has heard them, too, and comes after or before.
+void
+Links::takeRung() {
+    constexpr int kAtOnce = 16;
+    epoll_event events[kAtOnce];
+    const int count = ::epoll_wait(bells_.get(), events, kAtOnce, 0);
+    for (int i = 0; i < count; ++i) {
+        Held link;
+        {
+            const MutexLock lock(mutex_);
+            const auto found = links_.find(events[i].data.u64);
+            if (found != links_.end()) link = found->second;
+        }
+        if (link) takeHere(link);
+    }
+}
+
+void
+Links::takeHere(const Held &link) {
+    if (link->inlet().empty()) return;
+    const Inlet::Taken taken = link->inlet().take();
+    handle(*link, taken);
+    if (!taken.stalled) return;
+    const MutexLock lock(stalled_mutex_);
+    if (std::find(stalled_.begin(), stalled_.end(), link) == stalled_.end()) stalled_.push_back(link);
+    any_stalled_ = true;
 }
 
 void
@@ -569,6 +602,8 @@ Links::arm() noexcept {
         any_attended_ = false;
         caller_sleeps_ = true;
     }
+    epoll_event heard[16];
+    while (::epoll_wait(bells_.get(), heard, std::size(heard), 0) == std::size(heard)) {} // of those no more
     return bell_.arm();
 }
 

@@ -7,6 +7,7 @@
 // Rings are of two kinds. *Attended* ones, a few, are looked into by callers who ask for notifications all the time:
 // their peers put messages in and need not wake anybody. All others are *armed*: their peers ring the bell, and the
 // thread takes what is there. A ring is attended once its peer has rung while callers look often, until they stop.
+// A caller that sleeps hears the bells, too, and takes what is there itself when it wakes.
 #pragma once
 
 #include <atomic>
@@ -85,7 +86,7 @@ public:
 
     int
     descriptor() const noexcept {
-        return bell_.descriptor();
+        return bells_.get();
     }
     bool
     arm() noexcept;
@@ -112,7 +113,8 @@ private:
           kit::Inbox &inbox,
           bool make_progress,
           kit::LocalListener listener,
-          std::unique_ptr<Loop> loop);
+          std::unique_ptr<Loop> loop,
+          Fd bells);
 
     std::string
     owner() const {
@@ -162,6 +164,10 @@ private:
 
     void
     handle(Link &link, const Inlet::Taken &taken) noexcept;
+    void
+    takeHere(const Held &link);
+    void
+    takeRung();
 
     const std::string agent_;
     Board &board_;
@@ -179,6 +185,7 @@ private:
     uint64_t last_number_ NX_GUARDED_BY(mutex_) = 0;
 
     kit::Bell bell_;
+    const Fd bells_;                  ///< an epoll of this one, and of the peers' once for each time that they ring
     std::atomic<int> need_caller_{0}; ///< transfers
     std::atomic<uint64_t> looks_{0};
     std::atomic<bool> any_attended_{false};
