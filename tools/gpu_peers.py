@@ -378,6 +378,7 @@ PARTS = {
     "registration": registration,
     "copies": copies,
     "same-host": moves,
+    "one-context": moves,
     "network": moves,
     "torch": tensors,
     "notifications": notifications,

@@ -15,7 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TOOLS = ROOT / "tools"
 LIMIT_S = 200
 # What runs without a GPU, by part: how many rows are tried. All others are skipped.
-TRIED = {"registration": 2, "copies": 0, "same-host": 4, "network": 4, "torch": 0, "notifications": 1, "killed-peer": 2}
+TRIED = {"registration": 2, "copies": 0, "same-host": 4, "one-context": 4, "network": 4, "torch": 0, "notifications": 1,
+         "killed-peer": 2}
+SETTINGS = {"network": {"UCX_TLS": "tcp,self"}, "one-context": {"UCX_TLS": "^shm"}}
 
 
 def run(*command, **options):
@@ -28,9 +30,7 @@ def test_part_without_a_gpu(part, plugins, tmp_path):
     if "UCX" not in plugins:
         pytest.skip("there is no plugin UCX")
     # Also where there is a GPU: this is about what is done without one.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    if part == "network":
-        environment["UCX_TLS"] = "tcp,self"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | SETTINGS.get(part, {})
     done = run(TOOLS / "gpu_peers.py", part, tmp_path / "rows", env=environment)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
