@@ -1,0 +1,394 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "posix/mover.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <poll.h>
+
+namespace nx::posix {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+nixl_status_t
+statusOf(int error) noexcept {
+    switch (error) {
+    case ENOMEM: return NIXL_ERR_NO_MEMORY;
+    case ENOSYS:
+    case EOPNOTSUPP: return NIXL_ERR_NOT_SUPPORTED;
+    default: return NIXL_ERR_BACKEND;
+    }
+}
+
+/// To be tried again. ECANCELED: the thread that submitted it has ended.
+bool
+isPassing(int error) noexcept {
+    return error == EINTR || error == EAGAIN || error == ECANCELED;
+}
+
+void
+advance(Operation &operation, uint64_t bytes) noexcept {
+    operation.offset += bytes;
+    auto *vector = const_cast<iovec *>(operation.vectors); // the slot's own
+    for (; bytes > 0 && bytes >= vector->iov_len; ++vector, --operation.vector_count) bytes -= vector->iov_len;
+    if (bytes > 0) {
+        vector->iov_base = static_cast<char *>(vector->iov_base) + bytes;
+        vector->iov_len -= bytes;
+    }
+    operation.vectors = vector;
+}
+
+} // namespace
+
+Mover::Mover(std::unique_ptr<Queue> queue, kit::Bell &bell, size_t open_max)
+    : queue_(std::move(queue)),
+      bell_(bell),
+      operations_max_(std::max<size_t>(1, queue_->depth() / 2)),
+      slots_(queue_->depth()),
+      files_(std::clamp<size_t>(open_max, 1, queue_->depth())),
+      vectors_(std::make_unique_for_overwrite<iovec[]>(queue_->depth() * kVectorsMax)) {
+    free_slots_.reserve(slots_.size());
+    ready_.reserve(slots_.size());
+    for (size_t i = slots_.size(); i-- > 0;) {
+        slots_[i].operation.tag = i;
+        slots_[i].vectors = &vectors_[i * kVectorsMax];
+        free_slots_.push_back(&slots_[i]);
+    }
+    free_files_.reserve(files_.size());
+    for (OpenFile &file : files_) free_files_.push_back(&file);
+}
+
+Mover::~Mover() = default;
+
+// ---- The callers' side -------------------------------------------------------------------------------------------
+
+bool
+Mover::post(Transfer &transfer, bool later) noexcept {
+    transfer.rewind();
+    transfer.begin();
+    if (!transfer.refusal().ok()) {
+        transfer.fail(transfer.refusal().code(), transfer.refusal().message());
+        transfer.finish(false);
+        bell_.ring();
+        return false;
+    }
+    {
+        const MutexLock lock(posted_mutex_);
+        transfer.next = nullptr;
+        (posted_.last ? posted_.last->next : posted_.first) = &transfer;
+        posted_.last = &transfer;
+    }
+    if (later || !mutex_.try_lock()) return true;
+    const MutexLock lock(mutex_, std::adopt_lock);
+    driveLocked();
+    return workIsLeftLocked();
+}
+
+std::optional<bool>
+Mover::tryDrive() noexcept {
+    if (!mutex_.try_lock()) return std::nullopt;
+    const MutexLock lock(mutex_, std::adopt_lock);
+    return driveLocked();
+}
+
+bool
+Mover::arm() noexcept {
+    const MutexLock lock(mutex_);
+    return !workIsLeftLocked() && queue_->arm();
+}
+
+// ---- What the mutex guards ---------------------------------------------------------------------------------------
+
+bool
+Mover::workIsLeftLocked() noexcept {
+    takePostedLocked();
+    return look_.load(std::memory_order_acquire) || (!ready_.empty() && !refused_) || (active_.first && !starved_);
+}
+
+bool
+Mover::driveLocked() noexcept {
+    const auto end = Clock::now() + kTurn;
+    for (bool happened = false;; happened = true) {
+        takePostedLocked();
+        if (look_.exchange(false, std::memory_order_acquire)) endStoppedLocked();
+        const bool reaped = reapLocked();
+        fillLocked();
+        const bool submitted = submitLocked();
+        if (!reaped && !submitted) return happened;
+        if (mutex_.contended() || Clock::now() >= end) return true;
+    }
+}
+
+void
+Mover::takePostedLocked() noexcept {
+    List posted;
+    {
+        const MutexLock lock(posted_mutex_);
+        std::swap(posted, posted_);
+    }
+    for (Transfer *transfer = posted.first; transfer;) {
+        Transfer &each = *transfer;
+        transfer = each.next;
+        starved_ = false;
+        pushLocked(each);
+    }
+}
+
+bool
+Mover::reapLocked() noexcept {
+    std::array<Completion, kBatch> completions;
+    const size_t count = queue_->reap(completions);
+    for (size_t i = 0; i < count; ++i) endLocked(slots_[completions[i].tag], completions[i].result);
+    if (count == 0) return false;
+    starved_ = refused_ = false;
+    mark_.fetch_add(1, std::memory_order_relaxed);
+    return true;
+}
+
+void
+Mover::fillLocked() noexcept {
+    const uint64_t bytes_before = bytes_in_flight_;
+    for (size_t fruitless = 0; active_.first && !starved_ && ready_.size() < kBatch;) {
+        if (bytes_in_flight_ >= bytes_before + kPieceBytes) return; // to copy so much takes long enough
+        Transfer &transfer = popLocked();
+        const size_t ready = ready_.size();
+        const Turn turn = takeTurnLocked(transfer);
+        if (turn == Turn::kNothingMore) {
+            settleLocked(transfer);
+            continue;
+        }
+        pushLocked(transfer);
+        fruitless = ready_.size() > ready ? 0 : fruitless + 1;
+        starved_ = turn == Turn::kStarved && fruitless >= active_.size;
+    }
+}
+
+/// A few operations of one request.
+Mover::Turn
+Mover::takeTurnLocked(Transfer &transfer) noexcept {
+    constexpr size_t kOperations = 16;
+    const uint64_t bytes_before = bytes_in_flight_;
+    for (size_t i = 0; i < kOperations && bytes_in_flight_ < bytes_before + kPieceBytes; ++i) {
+        if (transfer.stopping() || !transfer.hasMore()) return Turn::kNothingMore;
+        // It comes back when something of it has ended.
+        if (transfer.in_flight >= operations_max_ || transfer.bytes_in_flight >= kBytesInFlightMax / 2) {
+            return Turn::kNothingMore;
+        }
+        const Turn turn = beginLocked(transfer);
+        if (turn != Turn::kMore) return turn;
+    }
+    return Turn::kMore;
+}
+
+Mover::Turn
+Mover::beginLocked(Transfer &transfer) noexcept {
+    if (free_slots_.empty() || bytes_in_flight_ >= kBytesInFlightMax) return Turn::kStarved;
+    Slot &slot = *free_slots_.back();
+    Piece piece;
+    kit::File *file = nullptr;
+    const bool sync = transfer.stage == Transfer::Stage::kSync;
+    if (sync) {
+        file = transfer.to_sync[transfer.synced];
+    } else {
+        piece = transfer.pieces.next(slot.vectors);
+        if (piece.length == 0) return Turn::kMore; // what was left were blocks of length 0
+        file = piece.file->file.get();
+    }
+    slot.open = openLocked(transfer, *file);
+    if (!slot.open) {
+        if (transfer.stopping()) return Turn::kNothingMore;
+        if (!sync) transfer.pieces.putBack();
+        return Turn::kStarved;
+    }
+    free_slots_.pop_back();
+    slot.operation.kind = sync ? Operation::Kind::kSync
+        : transfer.writes()    ? Operation::Kind::kWrite
+                               : Operation::Kind::kRead;
+    slot.operation.fd = slot.open->fd;
+    slot.operation.vectors = slot.vectors;
+    slot.operation.vector_count = piece.vector_count;
+    slot.operation.offset = slot.offset = piece.offset;
+    slot.transfer = &transfer;
+    slot.length = piece.length;
+    slot.done = 0;
+    slot.fruitless = 0;
+    if (sync) ++transfer.synced;
+    ++transfer.in_flight;
+    transfer.bytes_in_flight += piece.length;
+    bytes_in_flight_ += piece.length;
+    ready_.push_back(&slot);
+    return Turn::kMore;
+}
+
+/// Null: the request has failed, or all that may be open are in use.
+OpenFile *
+Mover::openLocked(Transfer &transfer, kit::File &file) noexcept {
+    if (transfer.open && transfer.open->file == &file) {
+        ++transfer.open->uses;
+        return transfer.open;
+    }
+    if (free_files_.empty()) return nullptr;
+    try {
+        Result<int> fd = file.use();
+        if (!fd.ok()) {
+            transfer.fail(fd.code(), fd.message());
+            return nullptr;
+        }
+        OpenFile *const open = free_files_.back();
+        free_files_.pop_back();
+        *open = {&file, *fd, 1};
+        transfer.open = open;
+        return open;
+    }
+    catch (const std::bad_alloc &) {
+        transfer.fail(NIXL_ERR_NO_MEMORY, "out of memory");
+        return nullptr;
+    }
+}
+
+bool
+Mover::submitLocked() noexcept {
+    // What was short or interrupted may belong to a request that has failed since.
+    size_t kept = 0;
+    for (Slot *slot : ready_) {
+        if (!slot->transfer->stopping()) {
+            ready_[kept++] = slot;
+            continue;
+        }
+        slot->transfer->left_out = true;
+        freeLocked(*slot);
+    }
+    ready_.resize(kept);
+    if (ready_.empty() || refused_) return false;
+    std::array<Operation, kBatch> operations;
+    const size_t count = std::min(ready_.size(), operations.size());
+    for (size_t i = 0; i < count; ++i) operations[i] = ready_[i]->operation;
+    const size_t taken = queue_->submit(std::span(operations).first(count));
+    ready_.erase(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(taken));
+    // Something of what it has must end first, if it has anything.
+    refused_ = taken == 0 && free_slots_.size() + ready_.size() < slots_.size();
+    return taken > 0;
+}
+
+void
+Mover::endLocked(Slot &slot, int64_t result) noexcept {
+    if (account(slot, result)) {
+        ready_.push_back(&slot);
+    } else {
+        freeLocked(slot);
+    }
+}
+
+bool
+Mover::account(Slot &slot, int64_t result) noexcept {
+    Transfer &transfer = *slot.transfer;
+    Operation &operation = slot.operation;
+    const auto fail = [&](nixl_status_t status, const auto &why) {
+        try {
+            std::string sentence = slot.open->file->name();
+            if (operation.kind == Operation::Kind::kSync) {
+                sentence += " could not be made durable: ";
+            } else {
+                sentence += std::string(transfer.writes() ? ": writing " : ": reading ") + std::to_string(slot.length) +
+                    " bytes at offset " + std::to_string(slot.offset) + " ended after " + std::to_string(slot.done) +
+                    ": ";
+            }
+            transfer.fail(status, sentence + why());
+        }
+        catch (const std::bad_alloc &) {
+            transfer.fail(status, "out of memory"); // short enough to need none
+        }
+        return false;
+    };
+    if (result < 0) {
+        const int error = static_cast<int>(-result);
+        if (!isPassing(error) || ++slot.fruitless > kFruitlessMax) {
+            return fail(statusOf(error), [&] { return withErrno("the system says", error); });
+        }
+    } else if (operation.kind == Operation::Kind::kSync) {
+        return false;
+    } else if (result == 0) {
+        return fail(NIXL_ERR_BACKEND, [&]() -> std::string {
+            return transfer.writes() ? "the system takes no more there" : "the file ends there";
+        });
+    } else {
+        const uint64_t bytes = std::min(static_cast<uint64_t>(result), slot.length - slot.done);
+        transfer.moved(bytes);
+        slot.done += bytes;
+        slot.fruitless = 0;
+        if (slot.done == slot.length) return false;
+        advance(operation, bytes);
+    }
+    transfer.left_out = transfer.left_out || transfer.stopping();
+    return !transfer.stopping();
+}
+
+void
+Mover::freeLocked(Slot &slot) noexcept {
+    Transfer &transfer = *slot.transfer;
+    if (--slot.open->uses == 0) {
+        if (transfer.open == slot.open) transfer.open = nullptr;
+        slot.open->file->done();
+        free_files_.push_back(slot.open);
+    }
+    bytes_in_flight_ -= slot.length;
+    transfer.bytes_in_flight -= slot.length;
+    --transfer.in_flight;
+    free_slots_.push_back(&slot);
+    settleLocked(transfer);
+}
+
+/// Something of it has ended, or it has nothing to begin: it is active, waits for what is in flight, or is done.
+void
+Mover::settleLocked(Transfer &transfer) noexcept {
+    if (transfer.is_active) return;
+    const bool has_more = transfer.hasMore();
+    if (has_more && !transfer.stopping()) {
+        if (transfer.in_flight < operations_max_ && transfer.bytes_in_flight < kBytesInFlightMax / 2) {
+            pushLocked(transfer);
+        }
+    } else if (transfer.in_flight == 0) {
+        finishLocked(transfer);
+    }
+}
+
+void
+Mover::endStoppedLocked() noexcept {
+    for (size_t i = active_.size; i > 0; --i) {
+        Transfer &transfer = popLocked();
+        if (transfer.stopping()) {
+            settleLocked(transfer);
+        } else {
+            pushLocked(transfer);
+        }
+    }
+}
+
+void
+Mover::finishLocked(Transfer &transfer) noexcept {
+    transfer.finish(transfer.stage == Transfer::Stage::kEnd && !transfer.left_out);
+    bell_.ring();
+}
+
+void
+Mover::pushLocked(Transfer &transfer) noexcept {
+    transfer.is_active = true;
+    transfer.next = nullptr;
+    (active_.last ? active_.last->next : active_.first) = &transfer;
+    active_.last = &transfer;
+    ++active_.size;
+}
+
+Transfer &
+Mover::popLocked() noexcept {
+    Transfer &transfer = *active_.first;
+    active_.first = transfer.next;
+    if (!active_.first) active_.last = nullptr;
+    --active_.size;
+    transfer.is_active = false;
+    return transfer;
+}
+
+} // namespace nx::posix

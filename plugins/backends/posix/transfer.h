@@ -1,0 +1,75 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One request: which part of its plan comes next, and what is left to be done when that has come to its end.
+//
+//   stage        begins when                        next
+//   kMove        it is posted                       kSync if it is to be durable, else kEnd
+//   kSync        all of kMove is done               kEnd when every file is synced
+//   kEnd         nothing is left to begin           final when nothing is in flight
+//
+// What the mover needs (mover.h) is guarded by the mover's mutex while the request is posted; the rest is immutable.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "kit/request_base.h"
+#include "posix/pieces.h"
+
+namespace nx::posix {
+
+class Mover;
+struct OpenFile;
+
+class Transfer final : public kit::RequestBase {
+public:
+    /// `plan` outlives it. `durable`: what it writes is on the device before it succeeds.
+    Transfer(const nixlx::Plan &plan, bool durable);
+
+    bool
+    writes() const noexcept {
+        return writes_;
+    }
+
+    /// INVALID_PARAM: a place that no file has.
+    static Status
+    validate(const nixlx::Plan &plan);
+
+    /// Why it cannot be posted: it would write to what was opened for reading.
+    const Status &
+    refusal() const noexcept {
+        return refusal_;
+    }
+
+    // ---- For the mover
+
+    enum class Stage : uint8_t { kMove, kSync, kEnd };
+
+    /// As posted anew.
+    void
+    rewind() noexcept;
+
+    /// To the next stage, as long as the present one has nothing to begin and nothing in flight. False: it is at the
+    /// last one.
+    bool
+    hasMore() noexcept;
+
+    Pieces pieces;
+    Stage stage = Stage::kEnd;
+    size_t in_flight = 0; ///< operations
+    uint64_t bytes_in_flight = 0;
+    size_t synced = 0;        ///< of to_sync, begun
+    OpenFile *open = nullptr; ///< the one used last, while it is in use
+    bool is_active = false;   ///< in the mover's list
+    bool left_out = false;    ///< something that was begun was given up
+    Transfer *next = nullptr; ///< in the mover's list
+    std::vector<kit::File *> to_sync;
+
+private:
+    const nixlx::Plan &plan_;
+    const bool writes_;
+    Status refusal_;
+};
+
+} // namespace nx::posix
