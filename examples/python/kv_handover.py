@@ -10,7 +10,6 @@ compares every byte with what it must be.
 """
 
 import argparse
-import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,91 +17,11 @@ import sys
 import time
 
 from common import Failure, describe
+from kv_cache import (Terminal, block_descriptors, block_tables, expected_words, fitted, free_memory, new_agent,
+                      new_cache, register, shape_of, shape_options, size_text)
 
-POISON = 0xEE  # in the decode process's cache before the handover
 IN_FLIGHT = 4  # requests posted at a time
 STALL_LIMIT_S = 30.0  # without a sign of progress
-REDRAW_S = 0.05  # at most so often: drawing takes time from those who copy
-SEED = 20260801
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    layers: int
-    blocks: int
-    block_bytes: int
-    backend: str
-
-    @property
-    def tensor_bytes(self):
-        return self.blocks * self.block_bytes
-
-    @property
-    def total_bytes(self):
-        return self.layers * 2 * self.tensor_bytes
-
-
-# ---- The cache -------------------------------------------------------------------------------------------------------
-
-
-def block_tables(shape):
-    """Where block i of the sequence lies in the prefill process's cache, and where in the decode process's."""
-    import numpy as np
-
-    random = np.random.default_rng(SEED)
-    return random.permutation(shape.blocks), random.permutation(shape.blocks)
-
-
-def pattern_keys(shape, layer, side):
-    """One 64-bit number per block of the sequence, all different, from layer, side (K or V) and block (splitmix64)."""
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        first = np.uint64((layer * 2 + side) * shape.blocks + SEED)
-        z = (np.arange(shape.blocks, dtype=np.uint64) + first) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-def expected_words(shape, layer, side, table):
-    """What the tensor of (layer, side) must hold, in 64-bit words, when its blocks lie as `table` says."""
-    import numpy as np
-
-    keys = np.empty(shape.blocks, np.uint64)
-    keys[table] = pattern_keys(shape, layer, side)
-    ramp = np.arange(shape.block_bytes // 8, dtype=np.uint64) * np.uint64(0x2545F4914F6CDD1D)
-    with np.errstate(over="ignore"):
-        return keys[:, None] + ramp[None, :]
-
-
-def new_cache(shape):
-    """A tensor of (blocks, block bytes) for K and for V of each layer."""
-    import numpy as np
-
-    return [np.full((shape.blocks, shape.block_bytes), POISON, np.uint8) for _ in range(shape.layers * 2)]
-
-
-def new_agent(name, shape):
-    from nixl._api import nixl_agent, nixl_agent_config
-
-    return nixl_agent(name, nixl_agent_config(backends=[shape.backend]))
-
-
-def register(agent, cache):
-    """One registration per tensor, as inference engines do."""
-    return agent.register_memory([(tensor.ctypes.data, tensor.nbytes, 0, "") for tensor in cache], "DRAM")
-
-
-def block_descriptors(shape, addresses):
-    """(address, length, device) of every block of every tensor: block b of tensor t is row t * blocks + b."""
-    import numpy as np
-
-    rows = np.zeros((len(addresses), shape.blocks, 3), np.uint64)
-    starts = np.array(addresses, np.uint64)
-    rows[:, :, 0] = starts[:, None] + np.arange(shape.blocks, dtype=np.uint64)[None, :] * np.uint64(shape.block_bytes)
-    rows[:, :, 1] = shape.block_bytes
-    return rows.reshape(-1, 3)
 
 
 # ---- The decode process ----------------------------------------------------------------------------------------------
@@ -195,54 +114,6 @@ def verify(channel, shape, cache):
                                f"{found[row, byte]:#04x} instead of {expected[row, byte]:#04x}")
         channel.send(("checked", layer + 1))
     return right, first_wrong
-
-
-# ---- The terminal ----------------------------------------------------------------------------------------------------
-
-
-class Terminal:
-    """Facts, one per line, and progress bars; without a terminal (or with CI set) a bar is one line at its end."""
-
-    def __init__(self):
-        self.animated = sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb"
-        self.coloured = self.animated and not os.environ.get("NO_COLOR")
-        self.open_bar = False
-        self.drawn = 0.0
-
-    def fact(self, name, text, colour=None):
-        if colour and self.coloured:
-            text = f"\x1b[{colour}m{text}\x1b[0m"
-        self.end_bar()
-        print(f"  {name:<10} {text}", flush=True)
-
-    def bar(self, name, done, total, note):
-        now = time.monotonic()
-        if not self.animated or (self.open_bar and now - self.drawn < REDRAW_S):
-            return
-        self.drawn = now
-        width = 32
-        filled = width * done // total
-        drawn = "█" * filled + "░" * (width - filled)
-        print(f"\r\x1b[K  {name:<10} {drawn} {100 * done // total:3} %  {note}", end="", flush=True)
-        self.open_bar = True
-
-    def finish(self, name, note):
-        if self.animated:
-            print("\r\x1b[K", end="")
-            self.open_bar = False
-        self.fact(name, note)
-
-    def end_bar(self):
-        if self.open_bar:
-            print(flush=True)
-            self.open_bar = False
-
-
-def size_text(count):
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if count == int(count) else f"{count:.2f} {unit}"
-        count /= 1024
 
 
 # ---- The prefill process ---------------------------------------------------------------------------------------------
@@ -376,58 +247,18 @@ class Handover:
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
-def free_memory():
-    """Bytes that can be used without swapping, within the limit of the control group."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit, \
-                open("/sys/fs/cgroup/memory.current", encoding="ascii") as current:
-            return min(free, int(limit.read()) - int(current.read()))
-    except (OSError, ValueError):
-        return free
-
-
-def fitted(shape, terminal):
-    """The shape, with fewer blocks if two caches do not fit into 60 % of the free memory."""
-    budget = free_memory() * 6 // 10
-    asked = shape
-    while shape.blocks > 1 and 2 * shape.total_bytes > budget:
-        shape = dataclasses.replace(shape, blocks=shape.blocks // 2)
-    if shape != asked:
-        terminal.fact("memory", f"two caches of {size_text(asked.total_bytes)} do not fit into 60 % of the free memory "
-                                f"({size_text(budget)}): {shape.blocks} blocks instead of {asked.blocks}", "33")
-    return shape
-
-
 def parse_arguments(arguments, program=None, epilog=""):
-    def positive(text):
-        value = int(text)
-        if value < 1:
-            raise argparse.ArgumentTypeError("must be 1 or more")
-        return value
-
-    def words(text):
-        value = positive(text)
-        if value % 8:
-            raise argparse.ArgumentTypeError("must be a multiple of 8")
-        return value
-
     parser = argparse.ArgumentParser(
         prog=program or os.environ.get("NIXL_DEMO_PROGRAM"), description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit status: 0 every byte is right and every notification arrived, 1 otherwise. " + epilog)
-    parser.add_argument("--layers", type=positive, default=32, help="layers of the model (default 32)")
-    parser.add_argument("--blocks", type=positive, default=1024, help="blocks in each K or V (default 1024)")
-    parser.add_argument("--block-bytes", type=words, default=16384, help="bytes per block (default 16384)")
-    parser.add_argument("--backend", default="UCX", help="backend that moves the data (default UCX)")
-    options = parser.parse_args(arguments)
-    return Shape(options.layers, options.blocks, options.block_bytes, options.backend)
+    shape_options(parser, "UCX")
+    return shape_of(parser.parse_args(arguments))
 
 
 def main():
     terminal = Terminal()
-    shape = fitted(parse_arguments(sys.argv[1:]), terminal)
+    shape = fitted(parse_arguments(sys.argv[1:]), terminal, 2, free_memory(), "memory")
     print("A prefill process hands its KV cache to a decode process.", flush=True)
     terminal.fact("cache", f"{shape.layers} layers x (K, V) x {shape.blocks:,} blocks x "
                            f"{size_text(shape.block_bytes)} = {size_text(shape.total_bytes)} in each process")

@@ -79,6 +79,21 @@ def test_kv_handover():
     assert "every byte is right" in done.stdout
 
 
+def test_kv_offload(plugins, tmp_path):
+    if "POSIX" not in plugins:
+        pytest.skip("there is no plugin POSIX")
+    done = run_example("kv_offload.py", "--layers", 2, "--blocks", 16, "--directory", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every byte is right: 1,048,576 bytes in 2 files" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kv_offload_says_what_is_wrong_with_its_directory(tmp_path):
+    done = run_example("kv_offload.py", "--layers", 1, "--blocks", 1, "--directory", tmp_path / "missing")
+    assert done.returncode == 1
+    assert "No such file or directory" in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
 def run_on_a_terminal(*command):
     """What the program wrote to the terminal that it ran on."""
     try:

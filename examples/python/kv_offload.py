@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The nixl authors
+# SPDX-License-Identifier: Apache-2.0
+"""A process offloads its KV cache to files, drops it, and restores it.
+
+What a serving engine does with the cache of a conversation that pauses: the blocks, which lie in memory as a block table
+says, go to one file per layer, in the order of the sequence. Then the cache is overwritten, the files are dropped from
+the system's page cache as well, and the blocks are read back, this time to other places of a new block table. Every byte
+is compared.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+
+from common import Failure, describe
+from kv_cache import (POISON, Terminal, block_descriptors, block_tables, expected_words, fitted, new_agent, new_cache,
+                      register, shape_of, shape_options, size_text)
+
+IN_FLIGHT = 4  # requests posted at a time
+STALL_LIMIT_S = 60.0  # without a sign of progress
+
+
+class Offload:
+    def __init__(self, shape, terminal, directory):
+        self.shape, self.terminal, self.directory = shape, terminal, directory
+        self.cache = new_cache(shape)
+        self.agent = new_agent("engine", shape)
+        self.tables = block_tables(shape)  # before and after
+
+    def path(self, layer):
+        return os.path.join(self.directory, f"layer_{layer:03}.kv")
+
+    def run(self):
+        shape, terminal = self.shape, self.terminal
+        for index, tensor in enumerate(self.cache):
+            tensor.view("uint64")[:] = expected_words(shape, index // 2, index % 2, self.tables[0])
+            terminal.bar("fill", index + 1, len(self.cache), "the engine writes its cache")
+        terminal.finish("fill", "the engine has written its cache, a different pattern into each block")
+
+        memory = register(self.agent, self.cache)
+        # A file is known by a number of ours; its path and how it is opened stand in the registration.
+        layer_bytes = 2 * shape.tensor_bytes
+        files = self.agent.register_memory(
+            [(0, layer_bytes, layer, f"rw,create:{self.path(layer)}") for layer in range(shape.layers)], "FILE")
+        self.local = self.agent.prep_xfer_dlist(
+            "NIXL_INIT_AGENT", block_descriptors(shape, [tensor.ctypes.data for tensor in self.cache]), "DRAM")
+        self.remote = self.agent.prep_xfer_dlist("engine", self.file_descriptors(), "FILE")
+
+        self.move("offload", "WRITE", self.tables[0])
+        for tensor in self.cache:
+            tensor[:] = POISON
+        self.drop_pages()
+        terminal.fact("drop", "the cache is overwritten, its files are out of the page cache")
+        report = self.move("restore", "READ", self.tables[1])
+
+        right = self.verify()
+        self.local.release()
+        self.remote.release()
+        self.agent.deregister_memory(files)
+        self.agent.deregister_memory(memory)
+        terminal.fact("path", report.path)
+        terminal.fact("result", f"every byte is right: {right:,} bytes in {shape.layers} files", "32")
+
+    def file_descriptors(self):
+        """(offset, length, file) of every block, layer by layer: K, then V, in the order of the sequence."""
+        import numpy as np
+
+        rows = np.zeros((self.shape.layers, 2 * self.shape.blocks, 3), np.uint64)
+        rows[:, :, 0] = np.arange(2 * self.shape.blocks, dtype=np.uint64) * np.uint64(self.shape.block_bytes)
+        rows[:, :, 1] = self.shape.block_bytes
+        rows[:, :, 2] = np.arange(self.shape.layers, dtype=np.uint64)[:, None]
+        return rows.reshape(-1, 3)
+
+    def move(self, name, operation, table):
+        """One request per layer, a few in flight. The report of the last one."""
+        import numpy as np
+
+        shape, agent = self.shape, self.agent
+
+        def request(layer):
+            tensors = np.array([layer * 2, layer * 2 + 1])[:, None] * shape.blocks
+            in_memory = (tensors + table[None, :]).reshape(-1)
+            in_file = np.arange(2 * shape.blocks) + layer * 2 * shape.blocks
+            return agent.make_prepped_xfer(operation, self.local, in_memory, self.remote, in_file)
+
+        requests = [request(layer) for layer in range(shape.layers)]
+        started = time.perf_counter()
+        waiting, running, layers = list(requests), [], 0
+        while waiting or running:
+            while waiting and len(running) < IN_FLIGHT:
+                running.append(waiting.pop(0))
+                agent.transfer(running[-1])
+            ended = agent.wait_any(running, STALL_LIMIT_S)
+            if not ended:
+                raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
+            for handle in ended:
+                agent.check_xfer_state(handle)  # raises if it failed
+                running.remove(handle)
+            layers += len(ended)
+            done = shape.total_bytes * layers // shape.layers
+            rate = done / (time.perf_counter() - started) / 1e9
+            self.terminal.bar(name, layers, shape.layers, f"{size_text(done)}, {rate:.2f} GB/s")
+        seconds = time.perf_counter() - started
+        self.terminal.finish(name, f"{size_text(shape.total_bytes)} in {seconds:.3f} s, "
+                                   f"{shape.total_bytes / seconds / 1e9:.2f} GB/s")
+        report = agent.get_xfer_report(requests[-1])
+        for handle in requests:
+            handle.release()
+        return report
+
+    def drop_pages(self):
+        """What was not read again would otherwise come from memory."""
+        for layer in range(self.shape.layers):
+            with open(self.path(layer), "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self.terminal.bar("drop", layer + 1, self.shape.layers, "to the device, and out of the page cache")
+
+    def verify(self):
+        import numpy as np
+
+        right = 0
+        for index, tensor in enumerate(self.cache):
+            expected = expected_words(self.shape, index // 2, index % 2, self.tables[1])
+            found = tensor.view(np.uint64)
+            if not np.array_equal(found, expected):
+                row, word = np.argwhere(found != expected)[0]
+                raise Failure(f"layer {index // 2}, {'KV'[index % 2]}, block {row}, byte {8 * word}: "
+                              f"{found[row, word]:#018x} instead of {expected[row, word]:#018x}")
+            right += tensor.nbytes
+            self.terminal.bar("verify", index + 1, len(self.cache), "every byte is compared")
+        self.terminal.finish("verify", "every byte has been compared with what it must be")
+        return right
+
+
+def parse_arguments(arguments, program=None):
+    parser = argparse.ArgumentParser(
+        prog=program or os.environ.get("NIXL_DEMO_PROGRAM"), description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 every byte is right, 1 otherwise.")
+    shape_options(parser, "POSIX")
+    parser.add_argument("--directory", help="where the files go, which are removed afterwards (default: a new folder "
+                                            "among the system's temporary files)")
+    options = parser.parse_args(arguments)
+    return shape_of(options), options.directory
+
+
+def main():
+    terminal = Terminal()
+    shape, parent = parse_arguments(sys.argv[1:])
+    directory = None
+    try:
+        directory = tempfile.mkdtemp(prefix="nixl-kv-", dir=parent)
+        shape = fitted(shape, terminal, 1, shutil.disk_usage(directory).free, f"space at {directory}")
+        print("An engine offloads its KV cache to files and restores it.", flush=True)
+        terminal.fact("cache", f"{shape.layers} layers x (K, V) x {shape.blocks:,} blocks x "
+                               f"{size_text(shape.block_bytes)} = {size_text(shape.total_bytes)}, a file per layer in "
+                               f"{directory}")
+        Offload(shape, terminal, directory).run()
+    except KeyboardInterrupt:
+        terminal.fact("stopped", "interrupted")
+        return 130
+    except Exception as error:  # a Failure, or one of NIXL's errors, which carry their sentence
+        terminal.fact("failed", describe(error), "31")
+        return 1
+    finally:
+        if directory:
+            shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
