@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process offloads its KV cache to files, drops it, and restores it.
 
-What a serving engine does with the cache of a conversation that pauses: the blocks, which lie in memory as a block table
-says, go to one file per layer, in the order of the sequence. Then the cache is overwritten, the files are dropped from
-the system's page cache as well, and the blocks are read back, this time to other places of a new block table. Every byte
-is compared.
+What a serving engine does with the cache of a conversation that pauses: the blocks, which lie in memory as a block
+table says, go to one file per layer, in the order of the sequence. Then the cache is overwritten, the files are dropped
+from the system's page cache as well, and the blocks are read back, this time to the places of a new block table. Every
+byte is compared.
 """
 
 import argparse
