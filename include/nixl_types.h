@@ -39,7 +39,7 @@ enum nixl_status_t {
     NIXL_ERR_NO_TELEMETRY = -12,
     // Beyond 1.4:
     NIXL_ERR_TIMEOUT = -13,   ///< the request's deadline or stall limit passed; its buffers are quiet
-    NIXL_ERR_STALE = -14,     ///< the handle belongs to metadata that was since replaced or removed
+    NIXL_ERR_STALE = -14,     ///< another file has taken the place of the one that was registered
     NIXL_ERR_INTEGRITY = -15, ///< the bytes that arrived are not the bytes that were sent
     NIXL_ERR_NO_MEMORY = -16, ///< an allocation failed; nothing was changed
     NIXL_ERR_FORKED = -17     ///< the agent was created by a parent process

@@ -97,6 +97,10 @@ public:
     void
     drop(Slot &slot) noexcept;
 
+    /// Closes some that nobody uses. False: all are in use.
+    bool
+    closeSome() noexcept;
+
     /// Descriptors that are open.
     size_t
     openCount() const noexcept {
@@ -113,8 +117,6 @@ private:
         size_t count = 0;
     };
 
-    bool
-    closeSome() noexcept;
     void
     closeIdle(Slot &slot) noexcept;
     void

@@ -77,40 +77,38 @@ notAFile(const std::string &name, const char *why) {
     return {NIXL_ERR_INVALID_PARAM, name + " " + why + ", not a file or a block device"};
 }
 
+bool
+isShortage(int error) noexcept {
+    return error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
 /// "'/x' cannot be opened: No such file or directory (errno 2); ..."
 Status
 notOpened(const std::string &name, int error, int flags, const FileRoot &root) {
-    const bool confined = !root.folder().empty();
-    const auto status = [&](nixl_status_t code, const std::string &advice) -> Status {
+    const auto status = [&](nixl_status_t code, const std::string &advice = {}) -> Status {
         return {code, withErrno(name + " cannot be opened", error) + advice};
     };
     switch (error) {
-    case ENOENT: return status(NIXL_ERR_NOT_FOUND, "; register it with 'create', or make it first");
-    case ENOTDIR: return status(NIXL_ERR_NOT_FOUND, "");
-    case EACCES: return status(NIXL_ERR_NOT_ALLOWED, "");
+    case ENOENT: return status(NIXL_ERR_NOT_FOUND, "; make it first, or register it with 'create'");
+    case ENOTDIR: return status(NIXL_ERR_NOT_FOUND);
+    case EACCES: return status(NIXL_ERR_NOT_ALLOWED);
     case EROFS: return status(NIXL_ERR_NOT_ALLOWED, "; 'ro:' can read it");
-    case EPERM: return status(NIXL_ERR_NOT_ALLOWED, flags & O_NOATIME ? "; 'noatime' is for the file's owner" : "");
+    case EPERM: return status(NIXL_ERR_NOT_ALLOWED, flags & O_NOATIME ? "; 'noatime' is for its owner" : "");
     case ELOOP:
     case EXDEV:
-        if (!confined) break;
+        if (root.folder().empty()) return status(NIXL_ERR_BACKEND);
         return status(NIXL_ERR_NOT_ALLOWED,
-                      "; it has to stay beneath the root " + quoted(root.folder()) + ", without symbolic links");
-    case ENAMETOOLONG: return status(NIXL_ERR_INVALID_PARAM, "");
+                      "; it has to be beneath the root " + quoted(root.folder()) + ", without symbolic links");
+    case ENAMETOOLONG: return status(NIXL_ERR_INVALID_PARAM);
     case EISDIR: return notAFile(name, noFile(S_IFDIR));
     case ENXIO: return notAFile(name, "is a socket, or a device that is not there");
     case EINVAL:
-        if (flags & O_DIRECT) {
-            return status(NIXL_ERR_NOT_SUPPORTED, "; its file system does no direct I/O, leave out 'direct'");
-        }
-        return status(NIXL_ERR_INVALID_PARAM, "");
-    case EOPNOTSUPP: return status(NIXL_ERR_NOT_SUPPORTED, "");
-    case EMFILE:
-        return status(NIXL_ERR_NO_MEMORY, "; every descriptor of the process is in use, raise its limit (ulimit -n)");
-    case ENFILE:
-    case ENOMEM: return status(NIXL_ERR_NO_MEMORY, "");
-    default: break;
+        if (!(flags & O_DIRECT)) return status(NIXL_ERR_INVALID_PARAM);
+        return status(NIXL_ERR_NOT_SUPPORTED, "; its file system does no direct I/O, leave out 'direct'");
+    case EOPNOTSUPP: return status(NIXL_ERR_NOT_SUPPORTED);
+    case EMFILE: return status(NIXL_ERR_NO_MEMORY, "; all of them are in use, allow more (ulimit -n)");
+    default: return status(isShortage(error) ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND);
     }
-    return status(NIXL_ERR_BACKEND, "");
 }
 
 /// Another descriptor of the file behind `fd`, without O_DIRECT.
@@ -122,7 +120,7 @@ reopen(FdCache &cache, int fd, int flags, const std::string &name) {
     Fd file = cache.open([&] { return Fd(::open(path, kept)); });
     if (file) return file;
     const int error = errno;
-    return {error == EMFILE || error == ENFILE || error == ENOMEM ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
+    return {isShortage(error) ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
             withErrno(name + " cannot be opened once more, without O_DIRECT, by way of " + path, error)};
 }
 
@@ -296,7 +294,13 @@ private:
         // A pipe must not keep us waiting, and a terminal must not become ours.
         const int flags = (known_ ? flags_ & ~O_CREAT : flags_) | O_NONBLOCK | O_NOCTTY;
         Fd fd = table_->cache.open([&] { return table_->root.open(path_, flags); });
-        if (!fd) return notOpened(name(), errno, flags, table_->root);
+        if (!fd) {
+            const int error = errno;
+            if (known_ && error == ENOENT) {
+                return {NIXL_ERR_NOT_FOUND, name() + " is not there any more, it was removed since it was registered"};
+            }
+            return notOpened(name(), error, flags, table_->root);
+        }
         const auto kind = kindOf(fd.get());
         if (!kind) return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be looked at", errno)};
         if (const char *const why = noFile(kind->mode)) return notAFile(name(), why);
@@ -460,7 +464,14 @@ Files::add(const nixlBlobDesc &registration) {
 nixl_status_t
 Files::query(const nixl_reg_dlist_t &names, std::vector<nixl_query_resp_t> &answers) const {
     return queryPaths(
-        names, [&](const std::string &path, struct stat &info) { return table_->root.look(path, info); }, answers);
+        names,
+        [&](const std::string &path, struct stat &info) {
+            int error = table_->root.look(path, info);
+            while ((error == EMFILE || error == ENFILE) && table_->cache.closeSome())
+                error = table_->root.look(path, info);
+            return error;
+        },
+        answers);
 }
 
 } // namespace nx::kit
