@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A queue of Linux AIO, by its system calls: a library would add nothing to these. It is asynchronous for direct I/O;
-// of files in the page cache its submit() does the work, and may wait for the disk. One caller at a time.
+// of files in the page cache its submit() does the work, and may wait for the disk. Owned by one caller at a time.
 #pragma once
 
 #include <linux/aio_abi.h>

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fcntl.h>
 #include <stdexcept>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
+#include "kit/file_path.h"
 #include "kit/params.h"
 #include "posix/aio_queue.h"
 #include "posix/memory.h"
@@ -151,7 +153,13 @@ Engine::registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&
     }
     auto file = files_.add(mem);
     if (!file.ok()) return report(file.status());
-    out = new FileMemory(*std::move(file));
+    const auto alignment = alignmentOf(**file);
+    if (!alignment.ok()) return report(alignment.status());
+    const auto path = kit::parseFilePath(mem.metaInfo);
+    if (durable_ && path.ok() && *path && (*path)->flags & O_CREAT) {
+        if (const Status synced = syncFolderOf(**file); !synced.ok()) return report(synced);
+    }
+    out = new FileMemory(*std::move(file), *alignment);
     return NIXL_SUCCESS;
 }
 

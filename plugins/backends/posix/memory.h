@@ -4,9 +4,11 @@
 // What is registered: memory of the process, of which there is nothing to know, and files. Immutable.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "backend/backend_aux.h"
+#include "base/error.h"
 #include "kit/files.h"
 
 namespace nx::posix {
@@ -16,12 +18,31 @@ public:
     Memory() : nixlBackendMD(true) {}
 };
 
-/// A file or block device. Those registrations that name the same file have the same kit::File.
+/// What direct I/O with a file has to be a multiple of.
+struct Alignment {
+    uint64_t page = 0;   ///< offsets and lengths; 0: the file is not opened for direct I/O
+    uint64_t block = 0;  ///< the parts of memory, in length
+    uint64_t memory = 0; ///< and their addresses
+};
+
+/// A file or block device. Registrations that name the same file have the same kit::File.
 class FileMemory final : public nixlBackendMD {
 public:
-    explicit FileMemory(std::shared_ptr<kit::File> file) : nixlBackendMD(true), file(std::move(file)) {}
+    FileMemory(std::shared_ptr<kit::File> file, Alignment alignment)
+        : nixlBackendMD(true),
+          file(std::move(file)),
+          alignment(alignment) {}
 
     const std::shared_ptr<kit::File> file;
+    const Alignment alignment;
 };
+
+/// Asks the file system, if it can tell.
+Result<Alignment>
+alignmentOf(kit::File &file);
+
+/// The name of a file that may just have been made is on the device, too.
+Status
+syncFolderOf(kit::File &file);
 
 } // namespace nx::posix

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <poll.h>
+#include <cstring>
+
+#include "posix/size_signal.h"
 
 namespace nx::posix {
 
@@ -28,16 +30,13 @@ isPassing(int error) noexcept {
     return error == EINTR || error == EAGAIN || error == ECANCELED;
 }
 
-void
-advance(Operation &operation, uint64_t bytes) noexcept {
-    operation.offset += bytes;
-    auto *vector = const_cast<iovec *>(operation.vectors); // the slot's own
-    for (; bytes > 0 && bytes >= vector->iov_len; ++vector, --operation.vector_count) bytes -= vector->iov_len;
-    if (bytes > 0) {
-        vector->iov_base = static_cast<char *>(vector->iov_base) + bytes;
-        vector->iov_len -= bytes;
-    }
-    operation.vectors = vector;
+/// Each part can be done direct.
+bool
+isAligned(const iovec *vectors, uint32_t count, const Alignment &alignment) noexcept {
+    return std::all_of(vectors, vectors + count, [&](const iovec &vector) {
+        return reinterpret_cast<uintptr_t>(vector.iov_base) % alignment.memory == 0 &&
+            vector.iov_len % alignment.block == 0;
+    });
 }
 
 } // namespace
@@ -48,6 +47,7 @@ Mover::Mover(std::unique_ptr<Queue> queue, kit::Bell &bell, size_t open_max)
       operations_max_(std::max<size_t>(1, queue_->depth() / 2)),
       slots_(queue_->depth()),
       files_(std::clamp<size_t>(open_max, 1, queue_->depth())),
+      bounce_(kBounceBuffers, kPieceBytes),
       vectors_(std::make_unique_for_overwrite<iovec[]>(queue_->depth() * kVectorsMax)) {
     free_slots_.reserve(slots_.size());
     ready_.reserve(slots_.size());
@@ -80,6 +80,7 @@ Mover::post(Transfer &transfer, bool later) noexcept {
         (posted_.last ? posted_.last->next : posted_.first) = &transfer;
         posted_.last = &transfer;
     }
+    if (transfer.writes() && fileSizeIsLimited()) size_is_limited_.store(true, std::memory_order_relaxed);
     if (later || !mutex_.try_lock()) return true;
     const MutexLock lock(mutex_, std::adopt_lock);
     driveLocked();
@@ -109,14 +110,15 @@ Mover::workIsLeftLocked() noexcept {
 
 bool
 Mover::driveLocked() noexcept {
+    const WithoutSizeSignal guard(size_is_limited_.load(std::memory_order_relaxed));
     const auto end = Clock::now() + kTurn;
     for (bool happened = false;; happened = true) {
         takePostedLocked();
         if (look_.exchange(false, std::memory_order_acquire)) endStoppedLocked();
         const bool reaped = reapLocked();
-        fillLocked();
+        const bool filled = fillLocked();
         const bool submitted = submitLocked();
-        if (!reaped && !submitted) return happened;
+        if (!reaped && !filled && !submitted) return happened;
         if (mutex_.contended() || Clock::now() >= end) return true;
     }
 }
@@ -138,31 +140,42 @@ Mover::takePostedLocked() noexcept {
 
 bool
 Mover::reapLocked() noexcept {
-    std::array<Completion, kBatch> completions;
-    const size_t count = queue_->reap(completions);
-    for (size_t i = 0; i < count; ++i) endLocked(slots_[completions[i].tag], completions[i].result);
-    if (count == 0) return false;
-    starved_ = refused_ = false;
+    size_t total = 0;
+    const uint64_t bytes_before = bytes_bounced_;
+    while (total < kBatch && bytes_bounced_ < bytes_before + kPieceBytes) { // to copy so much takes long enough
+        std::array<Completion, 4> completions;
+        const size_t count = queue_->reap(completions);
+        for (size_t i = 0; i < count; ++i) endLocked(slots_[completions[i].tag], completions[i].result);
+        total += count;
+        if (count < completions.size()) break;
+    }
+    if (total == 0) return false;
+    refused_ = false;
     mark_.fetch_add(1, std::memory_order_relaxed);
     return true;
 }
 
-void
+bool
 Mover::fillLocked() noexcept {
+    constexpr size_t kTurns = 4 * kBatch; // also of requests that begin nothing in theirs
     const uint64_t bytes_before = bytes_in_flight_;
-    for (size_t fruitless = 0; active_.first && !starved_ && ready_.size() < kBatch;) {
-        if (bytes_in_flight_ >= bytes_before + kPieceBytes) return; // to copy so much takes long enough
+    bool happened = false;
+    size_t starved = 0; // in a row
+    for (size_t turns = 0; active_.first && !starved_ && turns < kTurns && ready_.size() < kBatch; ++turns) {
+        if (bytes_in_flight_ >= bytes_before + kPieceBytes) break; // to copy so much takes long enough
         Transfer &transfer = popLocked();
         const size_t ready = ready_.size();
         const Turn turn = takeTurnLocked(transfer);
+        happened = happened || turn != Turn::kStarved || ready_.size() > ready;
         if (turn == Turn::kNothingMore) {
             settleLocked(transfer);
             continue;
         }
         pushLocked(transfer);
-        fruitless = ready_.size() > ready ? 0 : fruitless + 1;
-        starved_ = turn == Turn::kStarved && fruitless >= active_.size;
+        starved = turn == Turn::kStarved ? starved + 1 : 0;
+        starved_ = starved >= active_.size;
     }
+    return happened;
 }
 
 /// A few operations of one request.
@@ -193,11 +206,14 @@ Mover::beginLocked(Transfer &transfer) noexcept {
         file = transfer.to_sync[transfer.synced];
     } else {
         piece = transfer.pieces.next(slot.vectors);
-        if (piece.length == 0) return Turn::kMore; // what was left were blocks of length 0
+        if (piece.length == 0 || !transfer.wants(piece)) return Turn::kMore; // 0: what was left were blocks of nothing
         file = piece.file->file.get();
     }
-    slot.open = openLocked(transfer, *file);
+    const bool bounces = piece.direct && !isAligned(slot.vectors, piece.vector_count, piece.file->alignment);
+    slot.bounce = bounces ? bounce_.take() : nullptr;
+    slot.open = bounces && !slot.bounce ? nullptr : openLocked(transfer, *file);
     if (!slot.open) {
+        if (slot.bounce) bounce_.give(slot.bounce);
         if (transfer.stopping()) return Turn::kNothingMore;
         if (!sync) transfer.pieces.putBack();
         return Turn::kStarved;
@@ -206,14 +222,22 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     slot.operation.kind = sync ? Operation::Kind::kSync
         : transfer.writes()    ? Operation::Kind::kWrite
                                : Operation::Kind::kRead;
-    slot.operation.fd = slot.open->fd;
+    slot.transfer = &transfer;
+    slot.memory = {slot.vectors, piece.vector_count};
     slot.operation.vectors = slot.vectors;
     slot.operation.vector_count = piece.vector_count;
+    if (bounces) {
+        slot.bounce_vector = {slot.bounce, piece.length};
+        slot.operation.vectors = &slot.bounce_vector;
+        slot.operation.vector_count = 1;
+        if (transfer.writes()) copy(slot.memory, slot.bounce, piece.length, true);
+    }
     slot.operation.offset = slot.offset = piece.offset;
-    slot.transfer = &transfer;
     slot.length = piece.length;
     slot.done = 0;
+    slot.page = piece.direct ? piece.file->alignment.page : 0;
     slot.fruitless = 0;
+    slot.operation.fd = piece.direct || sync ? slot.open->fd : bufferedOf(slot); // refused at submission if negative
     if (sync) ++transfer.synced;
     ++transfer.in_flight;
     transfer.bytes_in_flight += piece.length;
@@ -232,6 +256,8 @@ Mover::openLocked(Transfer &transfer, kit::File &file) noexcept {
     if (free_files_.empty()) return nullptr;
     try {
         Result<int> fd = file.use();
+        const bool others_are_open = free_files_.size() < files_.size();
+        if (fd.code() == NIXL_ERR_NO_MEMORY && others_are_open) return nullptr; // until one of those is done with
         if (!fd.ok()) {
             transfer.fail(fd.code(), fd.message());
             return nullptr;
@@ -274,7 +300,7 @@ Mover::submitLocked() noexcept {
 
 void
 Mover::endLocked(Slot &slot, int64_t result) noexcept {
-    if (account(slot, result)) {
+    if (accountLocked(slot, result)) {
         ready_.push_back(&slot);
     } else {
         freeLocked(slot);
@@ -282,47 +308,106 @@ Mover::endLocked(Slot &slot, int64_t result) noexcept {
 }
 
 bool
-Mover::account(Slot &slot, int64_t result) noexcept {
+Mover::accountLocked(Slot &slot, int64_t result) noexcept {
     Transfer &transfer = *slot.transfer;
     Operation &operation = slot.operation;
-    const auto fail = [&](nixl_status_t status, const auto &why) {
-        try {
-            std::string sentence = slot.open->file->name();
-            if (operation.kind == Operation::Kind::kSync) {
-                sentence += " could not be made durable: ";
-            } else {
-                sentence += std::string(transfer.writes() ? ": writing " : ": reading ") + std::to_string(slot.length) +
-                    " bytes at offset " + std::to_string(slot.offset) + " ended after " + std::to_string(slot.done) +
-                    ": ";
-            }
-            transfer.fail(status, sentence + why());
-        }
-        catch (const std::bad_alloc &) {
-            transfer.fail(status, "out of memory"); // short enough to need none
-        }
-        return false;
-    };
     if (result < 0) {
         const int error = static_cast<int>(-result);
         if (!isPassing(error) || ++slot.fruitless > kFruitlessMax) {
-            return fail(statusOf(error), [&] { return withErrno("the system says", error); });
+            const bool misaligned = error == EINVAL && slot.page > 0;
+            return failed(slot, statusOf(error),
+                          withErrno("the system says", error) +
+                              (misaligned ? "; it refuses direct I/O there, register the file without" : ""));
         }
     } else if (operation.kind == Operation::Kind::kSync) {
         return false;
     } else if (result == 0) {
-        return fail(NIXL_ERR_BACKEND, [&]() -> std::string {
-            return transfer.writes() ? "the system takes no more there" : "the file ends there";
-        });
+        return failed(slot, NIXL_ERR_BACKEND,
+                      transfer.writes() ? "the system takes no more there" : "the file ends there");
     } else {
         const uint64_t bytes = std::min(static_cast<uint64_t>(result), slot.length - slot.done);
+        if (slot.bounce) {
+            if (!transfer.writes()) {
+                copy(slot.memory, slot.bounce + slot.done, bytes, false);
+                bytes_bounced_ += bytes;
+            }
+            slot.bounce_vector = {slot.bounce + slot.done + bytes, slot.length - slot.done - bytes};
+        }
+        advance(slot.memory, bytes);
         transfer.moved(bytes);
         slot.done += bytes;
         slot.fruitless = 0;
         if (slot.done == slot.length) return false;
-        advance(operation, bytes);
+        operation.offset += bytes;
+        if (!slot.bounce) {
+            operation.vectors = slot.memory.first;
+            operation.vector_count = slot.memory.count;
+        }
+        // Nobody else touches the rest of the page now, see Transfer::Stage.
+        if (slot.page > 0 && operation.offset % slot.page > 0) {
+            slot.page = 0;
+            operation.fd = bufferedOf(slot);
+        }
     }
     transfer.left_out = transfer.left_out || transfer.stopping();
     return !transfer.stopping();
+}
+
+bool
+Mover::failed(Slot &slot, nixl_status_t status, const std::string &why) noexcept {
+    Transfer &transfer = *slot.transfer;
+    try {
+        std::string what = slot.open->file->name();
+        if (slot.operation.kind == Operation::Kind::kSync) {
+            what += " could not be made durable: ";
+        } else {
+            what += std::string(transfer.writes() ? ": writing " : ": reading ") + std::to_string(slot.length) +
+                " bytes at offset " + std::to_string(slot.offset) + " ended after " + std::to_string(slot.done) + ": ";
+        }
+        transfer.fail(status, what + why);
+    }
+    catch (const std::bad_alloc &) {
+        transfer.fail(status, "out of memory"); // short enough to need none
+    }
+    return false;
+}
+
+int
+Mover::bufferedOf(Slot &slot) noexcept {
+    try {
+        Result<int> fd = slot.open->file->buffered();
+        if (fd.ok()) return *fd;
+        slot.transfer->fail(fd.code(), fd.message());
+    }
+    catch (const std::bad_alloc &) {
+        slot.transfer->fail(NIXL_ERR_NO_MEMORY, "out of memory");
+    }
+    return -1;
+}
+
+void
+Mover::copy(Vectors memory, std::byte *bounce, uint64_t bytes, bool to_bounce) noexcept {
+    for (; bytes > 0; ++memory.first) {
+        const uint64_t part = std::min<uint64_t>(bytes, memory.first->iov_len);
+        if (to_bounce) {
+            std::memcpy(bounce, memory.first->iov_base, part);
+        } else {
+            std::memcpy(memory.first->iov_base, bounce, part);
+        }
+        bounce += part;
+        bytes -= part;
+    }
+}
+
+void
+Mover::advance(Vectors &vectors, uint64_t bytes) noexcept {
+    for (; vectors.count > 0 && bytes >= vectors.first->iov_len; ++vectors.first, --vectors.count) {
+        bytes -= vectors.first->iov_len;
+    }
+    if (bytes > 0) {
+        vectors.first->iov_base = static_cast<char *>(vectors.first->iov_base) + bytes;
+        vectors.first->iov_len -= bytes;
+    }
 }
 
 void
@@ -333,10 +418,12 @@ Mover::freeLocked(Slot &slot) noexcept {
         slot.open->file->done();
         free_files_.push_back(slot.open);
     }
+    if (slot.bounce) bounce_.give(slot.bounce);
     bytes_in_flight_ -= slot.length;
     transfer.bytes_in_flight -= slot.length;
     --transfer.in_flight;
     free_slots_.push_back(&slot);
+    starved_ = false;
     settleLocked(transfer);
 }
 

@@ -19,6 +19,7 @@
 #include "kit/bell.h"
 #include "kit/handover_mutex.h"
 #include "kit/progress.h"
+#include "posix/bounce.h"
 #include "posix/queue.h"
 #include "posix/transfer.h"
 
@@ -27,6 +28,7 @@ namespace nx::posix {
 // What is in flight when a request is cancelled has to end first: a slow disk writes so much in 150 ms.
 inline constexpr uint64_t kBytesInFlightMax = uint64_t{32} << 20;
 inline constexpr std::chrono::microseconds kTurn{300}; ///< of work per call, about
+inline constexpr size_t kBounceBuffers = 16;           ///< of kPieceBytes
 inline constexpr size_t kBatch = 32;                   ///< operations submitted at once
 inline constexpr unsigned kFruitlessMax = 1000;        ///< interruptions of one operation without a byte in between
 
@@ -76,14 +78,23 @@ public:
     }
 
 private:
+    /// Parts of memory, in order.
+    struct Vectors {
+        iovec *first = nullptr;
+        uint32_t count = 0;
+    };
     struct Slot {
         Operation operation;
         Transfer *transfer = nullptr;
         OpenFile *open = nullptr;
-        iovec *vectors = nullptr; ///< of the slot
-        uint64_t offset = 0;      ///< of the piece
-        uint64_t length = 0;      ///< likewise
-        uint64_t done = 0;        ///< of it
+        iovec *vectors = nullptr;    ///< the slot's room for them
+        Vectors memory;              ///< of the program, not moved yet
+        std::byte *bounce = nullptr; ///< what the operation moves in its stead
+        iovec bounce_vector = {};
+        uint64_t offset = 0; ///< of the piece
+        uint64_t length = 0; ///< likewise
+        uint64_t done = 0;   ///< of it
+        uint64_t page = 0;   ///< direct I/O: what the rest has to be a multiple of; 0: through the page cache
         unsigned fruitless = 0;
     };
     enum class Turn { kMore, kNothingMore, kStarved };
@@ -101,7 +112,8 @@ private:
     takePostedLocked() noexcept NX_REQUIRES(mutex_);
     bool
     reapLocked() noexcept NX_REQUIRES(mutex_);
-    void
+    /// True: something was begun, or is known not to be.
+    bool
     fillLocked() noexcept NX_REQUIRES(mutex_);
     bool
     submitLocked() noexcept NX_REQUIRES(mutex_);
@@ -114,8 +126,18 @@ private:
     void
     endLocked(Slot &slot, int64_t result) noexcept NX_REQUIRES(mutex_);
     /// True: the operation goes on.
+    bool
+    accountLocked(Slot &slot, int64_t result) noexcept NX_REQUIRES(mutex_);
+    /// Copies what it begins with from or to the program's memory.
+    static void
+    copy(Vectors memory, std::byte *bounce, uint64_t bytes, bool to_bounce) noexcept;
+    static void
+    advance(Vectors &vectors, uint64_t bytes) noexcept;
+    /// For pieces that go through the page cache. Negative: the request has failed.
+    static int
+    bufferedOf(Slot &slot) noexcept;
     static bool
-    account(Slot &slot, int64_t result) noexcept;
+    failed(Slot &slot, nixl_status_t status, const std::string &why) noexcept;
     void
     freeLocked(Slot &slot) noexcept NX_REQUIRES(mutex_);
     void
@@ -134,6 +156,7 @@ private:
     const size_t operations_max_; ///< of one request: a file that hangs leaves some to the others
     std::atomic<uint64_t> mark_{0};
     std::atomic<bool> look_{false};
+    std::atomic<bool> size_is_limited_{false}; ///< once it was
 
     Mutex posted_mutex_; ///< a leaf
     List posted_ NX_GUARDED_BY(posted_mutex_);
@@ -148,7 +171,9 @@ private:
     std::vector<OpenFile> files_ NX_GUARDED_BY(mutex_);
     std::vector<OpenFile *> free_files_ NX_GUARDED_BY(mutex_);
     uint64_t bytes_in_flight_ NX_GUARDED_BY(mutex_) = 0;
-    const std::unique_ptr<iovec[]> vectors_; ///< of all slots
+    BouncePool bounce_ NX_GUARDED_BY(mutex_);
+    uint64_t bytes_bounced_ NX_GUARDED_BY(mutex_) = 0; ///< by reads, ever
+    const std::unique_ptr<iovec[]> vectors_;           ///< of all slots
 };
 
 } // namespace nx::posix

@@ -27,11 +27,33 @@ Pieces::fileOf(const nixlx::Run &run) const noexcept {
 Piece
 Pieces::next(iovec *vectors) noexcept {
     last_ = cursor_;
+    Piece piece = gather(vectors, kPieceBytes);
+    const uint64_t page = piece.length > 0 ? piece.file->alignment.page : 0;
+    if (page == 0) return piece;
+    const uint64_t begin = piece.offset % page;
+    uint64_t kept = piece.length;
+    if (begin > 0) {
+        kept = std::min(kept, page - begin);
+    } else if (kept >= page) {
+        kept -= kept % page;
+        piece.direct = true;
+    }
+    if (kept < piece.length) {
+        const bool direct = piece.direct;
+        cursor_ = last_;
+        piece = gather(vectors, kept);
+        piece.direct = direct;
+    }
+    return piece;
+}
+
+Piece
+Pieces::gather(iovec *vectors, uint64_t bytes_max) noexcept {
     Piece piece;
     const nixlx::Run *run = nullptr;
     const FileMemory *file = nullptr;
-    while (cursor_.blocks_left > 0 && piece.length < kPieceBytes) {
-        const uint64_t length = cursor_.nextLength(kPieceBytes - piece.length);
+    while (cursor_.blocks_left > 0 && piece.length < bytes_max) {
+        const uint64_t length = cursor_.nextLength(bytes_max - piece.length);
         if (run != cursor_.run) {
             run = cursor_.run;
             file = &fileOf(*run);

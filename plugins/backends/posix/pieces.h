@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A plan cut into what one operation moves: blocks that lie side by side in a file become one piece, long blocks
-// several. Lazily and always in the same way. Owned by one caller.
+// several. What direct I/O cannot do, the ends of a stretch that are no whole pages, are pieces of their own. Lazily
+// and always in the same way. Owned by one caller.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@ struct Piece {
     uint64_t offset = 0;
     uint64_t length = 0;
     uint32_t vector_count = 0;
+    bool direct = false; ///< whole pages of a file that is opened for direct I/O
 };
 
 class Pieces {
@@ -58,7 +60,20 @@ public:
     const FileMemory &
     fileOf(const nixlx::Run &run) const noexcept;
 
+    uint64_t
+    offsetOf(const nixlx::Run &run) const noexcept {
+        return files_are_local_ ? run.local : run.remote;
+    }
+
+    uint64_t
+    strideOf(const nixlx::Run &run) const noexcept {
+        return files_are_local_ ? run.local_stride : run.remote_stride;
+    }
+
 private:
+    Piece
+    gather(iovec *vectors, uint64_t bytes_max) noexcept;
+
     const nixlx::Plan &plan_;
     const bool files_are_local_;
     kit::Cursor cursor_;

@@ -10,9 +10,15 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     : pieces(plan),
       plan_(plan),
       writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()) {
-    if (!writes_) return;
     for (const nixlx::Run &run : plan.runs) {
-        kit::File *const file = pieces.fileOf(run).file.get();
+        const FileMemory &memory = pieces.fileOf(run);
+        const uint64_t page = memory.alignment.page;
+        const auto whole = [&](uint64_t bytes) { return page > 0 && bytes % page == 0; };
+        has_direct_ = has_direct_ || page > 0;
+        has_buffered_ = has_buffered_ || !whole(pieces.offsetOf(run)) || !whole(run.length) ||
+            (run.count > 1 && !whole(pieces.strideOf(run)));
+        if (!writes_) continue;
+        kit::File *const file = memory.file.get();
         if (!to_sync.empty() && to_sync.back() == file) continue;
         if (file->readOnly() && refusal_.ok()) {
             refusal_ = {NIXL_ERR_NOT_ALLOWED, file->name() + " is open for reading only; register it for writing"};
@@ -26,11 +32,10 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
 
 Status
 Transfer::validate(const nixlx::Plan &plan) {
-    const bool files_are_local = plan.local_memory != DRAM_SEG;
+    const Pieces pieces(plan);
     for (const nixlx::Run &run : plan.runs) {
         if (run.count == 0) continue;
-        const uint64_t first = files_are_local ? run.local : run.remote;
-        const uint64_t stride = files_are_local ? run.local_stride : run.remote_stride;
+        const uint64_t first = pieces.offsetOf(run), stride = pieces.strideOf(run);
         for (const uint64_t offset : {first, first + (run.count - 1) * stride}) {
             if (offset <= INT64_MAX && run.length <= INT64_MAX - offset) continue;
             return {NIXL_ERR_INVALID_PARAM,
@@ -44,7 +49,7 @@ Transfer::validate(const nixlx::Plan &plan) {
 void
 Transfer::rewind() noexcept {
     pieces.restart();
-    stage = Stage::kMove;
+    stage = has_buffered_ ? Stage::kBuffered : Stage::kDirect;
     in_flight = bytes_in_flight = 0;
     synced = 0;
     open = nullptr;
@@ -53,9 +58,14 @@ Transfer::rewind() noexcept {
 
 bool
 Transfer::hasMore() noexcept {
-    if (stage == Stage::kMove) {
+    if (stage == Stage::kBuffered || stage == Stage::kDirect) {
         if (!pieces.atEnd()) return true;
         if (in_flight > 0) return false;
+        if (stage == Stage::kBuffered && has_direct_) {
+            stage = Stage::kDirect;
+            pieces.restart();
+            return true;
+        }
         stage = to_sync.empty() ? Stage::kEnd : Stage::kSync;
     }
     if (stage == Stage::kSync && synced == to_sync.size() && in_flight == 0) stage = Stage::kEnd;

@@ -3,10 +3,14 @@
 //
 // One request: which part of its plan comes next, and what is left to be done when that has come to its end.
 //
-//   stage        begins when                        next
-//   kMove        it is posted                       kSync if it is to be durable, else kEnd
-//   kSync        all of kMove is done               kEnd when every file is synced
-//   kEnd         nothing is left to begin           final when nothing is in flight
+//   stage        begins when what was before is done        moves
+//   kBuffered    it is posted                               what goes through the page cache
+//   kDirect      there are files for direct I/O             whole pages of those
+//   kSync        it is to be durable                        nothing: files are synced
+//   kEnd         nothing is left to begin                   nothing: it is final
+//
+// A page that is written both ways at once could lose bytes, so that no stage begins before the one before it is done:
+// in another order than that of the plan all the same, which promises none.
 //
 // What the mover needs (mover.h) is guarded by the mover's mutex while the request is posted; the rest is immutable.
 #pragma once
@@ -44,7 +48,7 @@ public:
 
     // ---- For the mover
 
-    enum class Stage : uint8_t { kMove, kSync, kEnd };
+    enum class Stage : uint8_t { kBuffered, kDirect, kSync, kEnd };
 
     /// As posted anew.
     void
@@ -54,6 +58,12 @@ public:
     /// last one.
     bool
     hasMore() noexcept;
+
+    /// It belongs to the present stage.
+    bool
+    wants(const Piece &piece) const noexcept {
+        return piece.direct == (stage == Stage::kDirect);
+    }
 
     Pieces pieces;
     Stage stage = Stage::kEnd;
@@ -69,6 +79,7 @@ public:
 private:
     const nixlx::Plan &plan_;
     const bool writes_;
+    bool has_buffered_ = false, has_direct_ = false;
     Status refusal_;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// A queue of the kernel's io_uring. One caller at a time.
+// A queue of the kernel's io_uring. Owned by one caller at a time.
 #pragma once
 
 #include <liburing.h>
