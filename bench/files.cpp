@@ -5,8 +5,8 @@
 //
 //   nixl_files pieces read|write direct|buffered PIECE FILE SECONDS   requests of all pieces of the file, at random
 //   nixl_files post FILE                                              one post of 100,000 pieces of 8 KiB
-//   nixl_files paths FOLDER COUNT                                     so many files of 16 KiB: registered by path,
-//                                                                     written, read, deregistered
+//   nixl_files paths FOLDER COUNT                                     so many files of 16 KiB, which are there:
+//                                                                     registered by path, written, read, deregistered
 //   nixl_files calls FOLDER COUNT                                     the same by system calls alone
 //
 // Knows nothing that NIXL 1.4 does not have, so that the same program runs on the original's library, too; but for the
@@ -216,7 +216,7 @@ paths(const std::string &folder, size_t count) {
     nixl_reg_dlist_t files(FILE_SEG);
     nixl_xfer_dlist_t memory(DRAM_SEG), places(FILE_SEG);
     for (size_t i = 0; i < count; ++i) {
-        files.addDesc(nixlBlobDesc(0, kSmallFile, i, "rw,create:" + fileOf(folder, i)));
+        files.addDesc(nixlBlobDesc(0, kSmallFile, i, "rw:" + fileOf(folder, i)));
         memory.addDesc(engine.memory(i * kSmallFile, kSmallFile));
         places.addDesc(nixlBasicDesc(0, kSmallFile, i));
     }
@@ -243,7 +243,7 @@ calls(const std::string &folder, size_t count) {
     const auto start = Clock::now();
     for (size_t i = 0; i < count; ++i) {
         const auto before = Clock::now();
-        const int fd = must(::open(fileOf(folder, i).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644), "open");
+        const int fd = must(::open(fileOf(folder, i).c_str(), O_RDWR | O_CLOEXEC), "open");
         opened += secondsSince(before);
         must(::pwrite(fd, memory + i * kSmallFile, kSmallFile, 0), "pwrite");
         must(::pread(fd, memory + i * kSmallFile, kSmallFile, 0), "pread");
