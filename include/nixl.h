@@ -134,7 +134,8 @@ public:
                 nixlXferReqH *&req_hndl,
                 const nixl_opt_args_t *extra_params = nullptr) const;
 
-    /// Makes a request from two lists of equal count and lengths.
+    /// Makes a request from two lists of equal count and lengths. The own name, or none, for memory and stores of one's
+    /// own.
     nixl_status_t
     createXferReq(const nixl_xfer_op_t &operation,
                   const nixl_xfer_dlist_t &local_descs,

@@ -827,6 +827,19 @@ TEST_F(Agent, RefusesTheNameThatMeansTheLocalSide) {
     }
 }
 
+TEST_F(Agent, TheFarSideWithoutANameIsItsOwn) {
+    AgentPair pair(gatedPair());
+    const Buffer from(100), to(100);
+    ASSERT_EQ(pair.a->registerMem(registrationOf({from.desc(), to.desc()})), NIXL_SUCCESS);
+    from.fill(1);
+    nixlXferReqH *request = nullptr;
+    ASSERT_EQ(pair.a->createXferReq(NIXL_WRITE, listOf({from.desc()}), listOf({to.desc()}), "", request), NIXL_SUCCESS)
+        << nixlx::lastError();
+    EXPECT_EQ(pair.run(request), NIXL_SUCCESS);
+    EXPECT_TRUE(to.holds(1));
+    EXPECT_EQ(pair.a->releaseXferReq(request), NIXL_SUCCESS);
+}
+
 TEST_F(Agent, TellsItsOwnMetadataFromThatOfANamesake) {
     PairedAgent one("twin", gatedPair()), other("twin", gatedPair());
     std::string loaded;

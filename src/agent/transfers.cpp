@@ -403,10 +403,11 @@ nixlAgentData::createRequest(nixl_xfer_op_t operation,
                              const nixl_opt_args_t *args) {
     if (auto status = checkOperation(operation); !status.ok()) return status;
     requests.reap();
+    const std::string &far = agent.empty() ? name : agent;
     return nx::agent::withFreshMetadata([&](std::shared_ptr<Peer> &lacking) -> Status {
         auto candidates = backends.candidates(args);
         if (!candidates.ok()) return std::move(candidates).status();
-        auto created = createOnce(operation, local, remote, agent, handle, args, **candidates, lacking);
+        auto created = createOnce(operation, local, remote, far, handle, args, **candidates, lacking);
         if (created.ok()) return created; // the plan has compared the pairs
         auto pairs = checkPairs(local, remote);
         if (pairs.ok()) return created;
