@@ -68,7 +68,10 @@ noFile(mode_t mode) noexcept {
     case S_IFIFO: return "is a pipe";
     case S_IFSOCK: return "is a socket";
     case S_IFLNK: return "is a symbolic link";
-    default: return nullptr;
+    case S_IFREG:
+    case S_IFBLK:
+    case S_IFCHR: return nullptr;
+    default: return "is something of the kernel's"; // an eventfd, for example
     }
 }
 
@@ -326,6 +329,7 @@ private:
 };
 
 /// A file behind a descriptor of the program's, which may close it, or use its number for another file, at any time.
+/// While it is in use we have a descriptor of our own, so that what is under way reaches no other file.
 class FileByDescriptor : public RegisteredFile {
 public:
     /// INVALID_PARAM: it cannot be used.
@@ -352,31 +356,43 @@ public:
 
     Result<int>
     use() override {
-        const int flags = ::fcntl(fd_, F_GETFL);
-        const auto kind = kindOf(fd_);
+        const MutexLock lock(mutex_);
+        const bool is_first = uses_ == 0;
+        // Without a descriptor left the program's own has to do.
+        if (is_first) ours_ = table_->cache.open([this] { return Fd(::fcntl(fd_, F_DUPFD_CLOEXEC, 0)); });
+        const int fd = is_first && ours_ ? ours_.get() : fd_;
+        const int flags = ::fcntl(fd, F_GETFL);
+        const auto kind = kindOf(fd);
+        if (flags >= 0 && kind && kind->identity == identity_) {
+            ++uses_;
+            flags_.store(flags, std::memory_order_relaxed);
+            return usedLocked();
+        }
+        const Fd other = is_first ? std::move(ours_) : Fd();
         if (flags < 0 || !kind) {
             return {NIXL_ERR_NOT_FOUND,
                     "descriptor " + std::to_string(fd_) +
                         " is not open any more; deregister it before it is closed, and register the file's new one"};
         }
-        if (kind->identity != identity_) {
-            return {NIXL_ERR_STALE,
-                    name() + " is another file than the one that was registered with this number; " +
-                        "deregister a descriptor before it is closed, and register the new one"};
-        }
-        flags_.store(flags, std::memory_order_relaxed);
-        return fd_;
+        return {NIXL_ERR_STALE,
+                nameOf(fd) + " is another file than the one that was registered with this number; " +
+                    "deregister a descriptor before it is closed, and register the new one"};
     }
 
     void
-    done() noexcept override {}
+    done() noexcept override {
+        Fd last; // closed without the mutex
+        const MutexLock lock(mutex_);
+        if (--uses_ == 0) last = std::move(ours_);
+    }
 
     Result<int>
     buffered() override {
-        if (!direct()) return fd_;
         const MutexLock lock(mutex_);
+        if (!direct()) return usedLocked();
         if (!buffered_) {
-            auto fd = reopen(table_->cache, fd_, flags_.load(std::memory_order_relaxed), name());
+            const int flags = flags_.load(std::memory_order_relaxed);
+            auto fd = reopen(table_->cache, usedLocked(), flags, nameOf(usedLocked()));
             if (!fd.ok()) return std::move(fd).status();
             buffered_ = std::move(*fd);
         }
@@ -395,17 +411,31 @@ public:
 
     std::string
     name() const override {
-        const std::string number = "descriptor " + std::to_string(fd_);
-        std::error_code error;
-        const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd_), error);
-        return error ? number : number + " (" + quoted(path.native(), kPathQuotedMax) + ")";
+        const MutexLock lock(mutex_);
+        return nameOf(usedLocked());
     }
 
 private:
+    int
+    usedLocked() const NX_REQUIRES(mutex_) {
+        return ours_ ? ours_.get() : fd_;
+    }
+
+    /// By the path of `fd`, which may be ours.
+    std::string
+    nameOf(int fd) const {
+        const std::string number = "descriptor " + std::to_string(fd_);
+        std::error_code error;
+        const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), error);
+        return error ? number : number + " (" + quoted(path.native(), kPathQuotedMax) + ")";
+    }
+
     const int fd_;
     const Identity identity_;
     std::atomic<int> flags_; ///< at the last use
-    Mutex mutex_;
+    mutable Mutex mutex_;
+    Fd ours_ NX_GUARDED_BY(mutex_); ///< while it is in use
+    size_t uses_ NX_GUARDED_BY(mutex_) = 0;
     Fd buffered_ NX_GUARDED_BY(mutex_);
 };
 

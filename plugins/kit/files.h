@@ -22,10 +22,11 @@ class File {
 public:
     virtual ~File() = default;
 
-    /// The descriptor to use, which stays open and the same file until done(), if it is ours. STALE: the path leads to
-    /// another file by now, or the program's descriptor does. NOT_FOUND: the path leads nowhere any more, or the
-    /// program has closed its descriptor. NO_MEMORY: all descriptors of the process are in use; try again after a
-    /// done(). NOT_ALLOWED, BACKEND: it cannot be opened any more. Without system calls where it is open and ours.
+    /// The descriptor to use, which stays open and the same file until done(); only where none is left for a duplicate
+    /// of the program's, that one itself. STALE: the path leads to another file by now, or the program's descriptor
+    /// does. NOT_FOUND: the path leads nowhere any more, or the program has closed its descriptor. NO_MEMORY: all
+    /// descriptors of the process are in use; try again after a done(). NOT_ALLOWED, BACKEND: it cannot be opened any
+    /// more. Without system calls for a path that is open.
     virtual Result<int>
     use() = 0;
     virtual void

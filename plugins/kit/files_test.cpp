@@ -125,7 +125,11 @@ TEST_F(FilesTest, ADescriptorIsTheProgramsOwn) {
     for (const auto *const label : {"", "b"}) {
         auto file = add(files_, static_cast<uint64_t>(fd.get()), label);
         ASSERT_TRUE(file);
-        EXPECT_EQ(*file->use(), fd.get());
+        const auto used = file->use(); // so that the program may close it meanwhile
+        EXPECT_NE(*used, fd.get());
+        EXPECT_EQ(*file->use(), *used);
+        EXPECT_EQ(openDescriptors(), before + 1);
+        file->done();
         file->done();
         EXPECT_EQ(contents(*file), "text");
         EXPECT_TRUE(file->readOnly());
@@ -412,9 +416,9 @@ TEST_F(FilesTest, ADescriptorsFlagsAreThoseOfItsLastUse) {
     EXPECT_FALSE(file->direct());
     EXPECT_EQ(*file->buffered(), fd.get());
     if (::fcntl(fd.get(), F_SETFL, O_DIRECT) != 0) GTEST_SKIP() << "this file system does no direct I/O";
+    const size_t before = openDescriptors();
     ASSERT_TRUE(file->use().ok());
     EXPECT_TRUE(file->direct());
-    const size_t before = openDescriptors();
     const auto buffered = file->buffered();
     ASSERT_TRUE(buffered.ok()) << buffered.message();
     EXPECT_NE(*buffered, fd.get());
