@@ -128,6 +128,75 @@ def test_kv_handover_shows_how_far_it_is():
     assert re.search(r"^  handover   16 MiB in [\d.]+ s, 8 notifications arrived$", plain, re.MULTILINE)
 
 
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def needs_posix(plugins):
+    if "POSIX" not in plugins:
+        pytest.skip("there is no plugin POSIX")
+
+
+def test_gds_example_over_posix(needs_posix, tmp_path):
+    done = run_example("nixl_gds_example.py", "--backend", "POSIX", tmp_path / "file")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == ("WRITE: 65536 bytes, over POSIX\nREAD: 65536 bytes, over POSIX\nevery byte came back\n")
+    assert done.stderr == ""
+    assert (tmp_path / "file").read_bytes() == b"\xba" * 65536
+
+
+def test_gds_example_says_what_is_missing(tmp_path):
+    """Without the plugin, its library or a driver: one line, and no file was made."""
+    done = run_example("nixl_gds_example.py", tmp_path / "file")
+    if done.returncode == 0:
+        assert "every byte came back" in done.stdout  # a machine with GPUDirect Storage
+        return
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("nixl_gds_example.py: NIXL_ERR_") and "GDS" in last
+    assert "Traceback" not in done.stderr and not (tmp_path / "file").exists()
+
+
+def test_query_mem_example(needs_posix, tmp_path):
+    (tmp_path / "here").write_bytes(b"1234567")
+    done = run_example("query_mem_example.py", tmp_path / "here", tmp_path / "not here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here, not_here = done.stdout.splitlines()
+    assert here.startswith(f"{tmp_path}/here: 7 bytes, mode 100") and not_here == f"{tmp_path}/not here: not there"
+    own = run_example("query_mem_example.py").stdout
+    assert "small: 1,000 bytes" in own and "large: 123,456,789 bytes" in own and "missing: not there" in own
+
+
+def test_remote_storage(needs_posix, tmp_path):
+    output = run_both("remote_storage_example.py", "--mib", "20", "--directory", tmp_path, "--file", "kept")
+    assert "every byte came back: 20,971,520 bytes" in output
+    for operation in ("store", "load"):
+        together = re.search(rf"^target: {operation}: 20 MiB in .* through 8 buffers, up to (\d) transfers at once$",
+                             output, re.MULTILINE)
+        assert together and 2 <= int(together[1]) <= 8, "the two stages did not run at the same time"
+    assert (tmp_path / "kept").stat().st_size == 20 << 20
+
+
+@pytest.mark.parametrize("file, reason", [("missing", "No such file or directory"),
+                                          ("../outside", "outside"), ("/etc/hostname", "/etc/hostname")])
+def test_remote_storage_tells_the_client_what_the_server_cannot_do(needs_posix, tmp_path, file, reason):
+    (tmp_path / "outside").write_bytes(b"x" * (1 << 20))
+    (tmp_path / "root").mkdir()
+    done = run(ROOT / "tools" / "two_processes.py", sys.executable, EXAMPLES / "remote_storage_example.py",
+               "--only-load", "--mib", "1", "--directory", tmp_path / "root", "--file", file)
+    assert done.returncode == 1
+    assert f"remote_storage_example.py: the target could not load '{file}': NIXL_ERR_" in done.stderr
+    assert reason in done.stderr and "Traceback" not in done.stderr
+
+
+def test_remote_storage_tells_of_a_file_that_is_too_short(needs_posix, tmp_path):
+    (tmp_path / "short").write_bytes(b"x" * (3 << 20))
+    done = run(ROOT / "tools" / "two_processes.py", sys.executable, EXAMPLES / "remote_storage_example.py",
+               "--only-load", "--mib", "30", "--directory", tmp_path, "--file", "short")
+    assert done.returncode == 1
+    assert "the target could not load 'short': NIXL_ERR_BACKEND" in done.stderr and "ends there" in done.stderr
+
+
 @pytest.mark.parametrize("mode, missing", [
     ("target", "a visit of an initiator"),
     ("initiator", "an answer of the target"),
