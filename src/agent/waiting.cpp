@@ -101,7 +101,11 @@ Waiting::sleep(uint64_t seen, Clock::time_point until) {
         }
         if (!wake_) {
             auto made = WakeFd::create();
-            if (!made.ok()) throw std::runtime_error(made.message());
+            if (!made.ok()) { // no descriptor is left: without a sleep that all can end, it looks again soon
+                static_cast<void>(
+                    stirred_.waitUntil(mutex_, std::min<Clock::time_point>(until, Clock::now() + kPollMax)));
+                return;
+            }
             wake_ = *std::move(made);
         }
         wake = &*wake_;
