@@ -11,7 +11,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <list>
 
 #include "base/fd.h"
 #include "base/mutex.h"
@@ -34,19 +33,19 @@ public:
         use() noexcept {
             if (!(uses_.fetch_add(1, std::memory_order_acquire) & kOpen)) return -1;
             if (!recent_.load(std::memory_order_relaxed)) recent_.store(true, std::memory_order_relaxed);
-            return fd_.get();
+            return fd_;
         }
 
         /// The descriptor, or -1. Only while a use is counted.
         int
         get() const noexcept {
-            return uses_.load(std::memory_order_acquire) & kOpen ? fd_.get() : -1;
+            return uses_.load(std::memory_order_acquire) & kOpen ? fd_ : -1;
         }
 
         /// The second descriptor, or -1. Only while a use is counted.
         int
         second() const noexcept {
-            return second_number_.load(std::memory_order_acquire);
+            return second_.load(std::memory_order_acquire);
         }
 
     private:
@@ -55,11 +54,11 @@ public:
 
         std::atomic<uint32_t> uses_ = 0; ///< and kOpen; without uses, whoever takes kOpen away closes
         std::atomic<bool> recent_ = false;
-        std::atomic<int> second_number_ = -1;
-        Fd fd_; ///< changes while uses_ has no kOpen only, under the cache's mutex, like the next
-        Fd second_;
-        std::list<Slot *> node_{this}; ///< what the cache's list gets while it is open; so opening needs no memory
-        const std::list<Slot *>::iterator place_ = node_.begin();
+        std::atomic<int> second_ = -1;
+        int fd_ = -1; ///< changes while uses_ has no kOpen only, under the cache's mutex
+        // Of the cache's ring, under its mutex. Opening needs no memory.
+        Slot *before_ = nullptr;
+        Slot *behind_ = nullptr;
     };
 
     /// At most `open_max` are open, but for those in use beyond.
@@ -111,9 +110,13 @@ private:
     /// How many are looked at, and closed, to make room.
     static constexpr size_t kAtOnceMax = 32;
 
-    /// Descriptors to close once the mutex is given back: that may take long.
+    /// Descriptors that are closed once the mutex is given back: that may take long.
     struct Closed {
-        std::array<Fd, 2 * kAtOnceMax> fds;
+        ~Closed() {
+            for (size_t i = 0; i < count; ++i) Fd(fds[i]).reset();
+        }
+
+        std::array<int, 2 * kAtOnceMax> fds;
         size_t count = 0;
     };
 
@@ -121,13 +124,16 @@ private:
     closeIdle(Slot &slot) noexcept;
     void
     shrinkLocked(size_t keep, size_t looks, Closed &closed) noexcept NX_REQUIRES(mutex_);
-    bool
+    void
     takeIdleLocked(Slot &slot, Closed &closed) noexcept NX_REQUIRES(mutex_);
+    void
+    takeLocked(Slot &slot, Closed &closed) noexcept NX_REQUIRES(mutex_);
 
     const size_t open_max_;
     std::atomic<size_t> open_ = 0; ///< changed under the mutex
     Mutex mutex_;
-    std::list<Slot *> slots_ NX_GUARDED_BY(mutex_); ///< those that are open, the next to be looked at first
+    Slot *next_ NX_GUARDED_BY(mutex_) = nullptr; ///< to be looked at, of the ring of those that are open
+    size_t slot_count_ NX_GUARDED_BY(mutex_) = 0;
 };
 
 } // namespace nx::kit

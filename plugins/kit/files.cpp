@@ -294,8 +294,8 @@ private:
 
     Status
     openLocked() NX_REQUIRES(mutex_) {
-        // A pipe must not keep us waiting, and a terminal must not become ours.
-        const int flags = (known_ ? flags_ & ~O_CREAT : flags_) | O_NONBLOCK | O_NOCTTY;
+        int flags = (known_ ? flags_ & ~O_CREAT : flags_) | O_NOCTTY;
+        if (readOnly()) flags |= O_NONBLOCK; // not to wait for a pipe's writer
         Fd fd = table_->cache.open([&] { return table_->root.open(path_, flags); });
         if (!fd) {
             const int error = errno;
@@ -313,7 +313,7 @@ private:
                         " is another file than the one that was registered; somebody replaced it, register it again"};
         }
         // io_uring takes O_NONBLOCK of a file to heart.
-        if (::fcntl(fd.get(), F_SETFL, flags_ & (O_DIRECT | O_NOATIME)) != 0) {
+        if (readOnly() && ::fcntl(fd.get(), F_SETFL, flags_ & (O_DIRECT | O_NOATIME)) != 0) {
             return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be made to wait for its data", errno)};
         }
         known_ = kind->identity;

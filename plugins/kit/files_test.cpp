@@ -452,19 +452,19 @@ TEST_F(FilesTest, NothingIsLeftWhenMemoryEndsAnywhere) {
         size_t spared = 0;
         for (; !done; ++spared) {
             std::shared_ptr<File> file;
+            bool used = false;
             {
                 const test::NoMemory none(spared);
                 try {
                     auto added = files_.add(registration);
                     if (added.ok()) file = *added;
-                    if (file && file->use().ok()) {
-                        done = file->buffered().ok();
-                        file->done();
-                    }
+                    used = file && file->use().ok();
+                    done = used && file->buffered().ok();
                 }
                 catch (const std::bad_alloc &) {
                 }
             }
+            if (used) file->done();
             if (!file) {
                 ASSERT_EQ(openDescriptors(), before) << spared;
                 EXPECT_EQ(contents(*add(files_, id, "ro:" + path)), "A"); // the device id is free

@@ -32,6 +32,12 @@ public:
     void
     reset() noexcept;
 
+    /// The caller closes it.
+    int
+    release() noexcept {
+        return std::exchange(fd_, -1);
+    }
+
 private:
     int fd_ = -1;
 };
