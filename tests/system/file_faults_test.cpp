@@ -182,6 +182,42 @@ TEST_P(FileFaults, AReadOnlyFileSystemIsReadOnly) {
     if (!reason.empty()) GTEST_SKIP() << reason;
 }
 
+TEST_P(FileFaults, AForkedChildIsToldAndHarmsNobody) {
+    const Buffer memory(1 << 20);
+    FileAgent agent(GetParam());
+    agent.add(memory);
+    const OpenFile file(dir / "data", O_RDWR | O_CREAT);
+    const std::string other = dir.write("other", "other");
+    ASSERT_EQ(agent.addFile(file.id()), NIXL_SUCCESS);
+    nixlXferReqH *write = agent.request(NIXL_WRITE, memory, file.id());
+    for (uint64_t round = 1; round <= 10; ++round) {
+        memory.fill(round);
+        const nixl_status_t posted = agent->postXferReq(write); // under way, perhaps
+        const pid_t child = ::fork();
+        if (child == 0) {
+            const bool is_told = agent->postXferReq(write) == NIXL_ERR_FORKED && agent->getXferStatus(write) < 0;
+            const_cast<std::unique_ptr<nixlAgent> &>(agent.paired.agent).reset();
+            // A new agent of its own works.
+            const FileAgent own(GetParam(), {}, "child");
+            own.add(memory);
+            const bool works = own.addFile(900, "ro:" + other) == NIXL_SUCCESS &&
+                own.move(NIXL_READ, listOf({memory.desc(0, 5)}), listOf({{0, 5, 900}}, FILE_SEG)).status ==
+                    NIXL_SUCCESS;
+            ::_exit(is_told && works ? 0 : 1);
+        }
+        EXPECT_EQ(agent.finish(write, posted), NIXL_SUCCESS) << nixlx::lastError();
+        int status = -1;
+        EXPECT_TRUE(eventually([&] { return ::waitpid(child, &status, WNOHANG) == child; }, std::chrono::seconds(20)))
+            << "the child hangs";
+        if (status != 0) ::kill(child, SIGKILL);
+        ASSERT_EQ(status, 0);
+        const Buffer back(memory.size());
+        ASSERT_EQ(::pread(*file, back.data(), back.size(), 0), static_cast<ssize_t>(back.size()));
+        ASSERT_TRUE(back.holds(round));
+    }
+    EXPECT_EQ(agent->releaseXferReq(write), NIXL_SUCCESS);
+}
+
 // ---- Kernels that refuse a queue ------------------------------------------------------------------------------------
 
 /// This process's system calls of these numbers fail with `error`.

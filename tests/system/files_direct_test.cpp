@@ -111,5 +111,42 @@ TEST_P(FilesDirect, NeighboursWithinABlockDoNotLoseEachOthersBytes) {
     for (nixlXferReqH *request : requests) EXPECT_EQ(agent()->releaseXferReq(request), NIXL_SUCCESS);
 }
 
+TEST_P(FilesDirect, WholePagesAndRaggedNeighboursOfOtherRequestsBothArrive) {
+    // Pages go past the system's cache, ragged pieces through it, in which they may share a large folio.
+    constexpr size_t kPage = 4096, kPages = 64, kRounds = 30;
+    const std::string path = dir.write("data", std::string(kPages * kPage, 'x'));
+    const OpenFile buffered(path, O_RDWR);
+    ASSERT_EQ(agent().addFile(900, "rw,direct:" + path), NIXL_SUCCESS) << nixlx::lastError();
+    const Buffer &memory = this->memory(kPages * kPage);
+    std::vector<nixlXferReqH *> requests;
+    std::vector<std::pair<size_t, size_t>> pieces; // offset and length
+    for (size_t i = 0; i < kPages; ++i) {
+        if (i % 2) pieces.emplace_back(i * kPage + 100, 1000);
+        else pieces.emplace_back(i * kPage, kPage);
+    }
+    for (const auto &[offset, length] : pieces) {
+        requests.push_back(agent().request(NIXL_WRITE, listOf({memory.desc(offset, length)}),
+                                           listOf({{offset, length, 900}}, FILE_SEG)));
+    }
+    std::string expected = contentsOf(path);
+    for (size_t round = 1; round <= kRounds; ++round) {
+        memory.fill(round);
+        ASSERT_EQ(::readahead(*buffered, 0, kPages * kPage), 0);
+        std::vector<nixl_status_t> posted;
+        for (nixlXferReqH *request : requests) posted.push_back(agent()->postXferReq(request));
+        for (size_t i = 0; i < requests.size(); ++i) {
+            ASSERT_EQ(agent().finish(requests[i], posted[i]), NIXL_SUCCESS) << nixlx::lastError();
+        }
+        for (const auto &[offset, length] : pieces) {
+            expected.replace(offset, length, reinterpret_cast<const char *>(memory.data()) + offset, length);
+        }
+        const std::string found = contentsOf(path);
+        ASSERT_EQ(found.size(), expected.size());
+        const auto [is, should] = std::mismatch(found.begin(), found.end(), expected.begin());
+        ASSERT_EQ(is, found.end()) << "byte " << is - found.begin() << " in round " << round;
+    }
+    for (nixlXferReqH *request : requests) EXPECT_EQ(agent()->releaseXferReq(request), NIXL_SUCCESS);
+}
+
 } // namespace
 } // namespace nx::test
