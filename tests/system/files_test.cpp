@@ -5,9 +5,12 @@
 // request that failed. Method: real files that are missing, special, replaced, cut, shared or sparse, over each queue
 // of the backend. Direct I/O is in files_direct_test.cpp, what a process must do to itself in file_faults_test.cpp.
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <random>
+#include <thread>
+#include <cstdio>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -149,6 +152,65 @@ TEST_P(FilesRegistered, CreateMakesAFileThatItsOwnerWrites) {
     dir.write("old", "old");
     ASSERT_EQ(agent().addFile(2, "rw,create:" + (dir / "old")), NIXL_SUCCESS) << nixlx::lastError();
     EXPECT_EQ(contentsOf(dir / "old"), "old") << "what is there is kept";
+}
+
+TEST_P(FilesRegistered, ARootIsNotLeft) {
+    const std::string root = dir / "root", outside = dir.write("outside", "outside");
+    ASSERT_EQ(::mkdir(root.c_str(), 0755), 0);
+    ASSERT_EQ(::mkdir((root + "/folder").c_str(), 0755), 0);
+    dir.write("root/inside", "inside.");
+    ASSERT_EQ(::symlink(outside.c_str(), (root + "/link").c_str()), 0);
+    ASSERT_EQ(::symlink("..", (root + "/up").c_str()), 0);
+    agent({{"root", root}});
+    const Buffer &memory = this->memory(7);
+    for (const std::string &path :
+         {outside, root + "/../outside", std::string("../outside"), std::string("folder/../../outside"),
+          std::string("link"), std::string("up/outside"), root + "/link", std::string("/etc/passwd"),
+          std::string("/proc/self/exe"), root + "side", std::string("..")}) {
+        for (const char *words : {"ro:", "rw:", "rw,create:"}) {
+            EXPECT_EQ(agent().addFile(900, words + path), NIXL_ERR_BACKEND) << words << path;
+            EXPECT_NE(nixlx::lastError(), "");
+        }
+        // Nor does a question.
+        nixl_reg_dlist_t names(FILE_SEG);
+        names.addDesc(nixlBlobDesc(0, 0, 0, path));
+        std::vector<nixl_query_resp_t> answers;
+        ASSERT_EQ(agent()->queryMem(names, answers, &agent().paired.with_backend), NIXL_SUCCESS);
+        EXPECT_FALSE(answers.at(0)) << path;
+    }
+    for (const std::string &path : {root + "/inside", std::string("inside"), std::string("folder/../inside")}) {
+        ASSERT_EQ(agent().addFile(900, "ro:" + path), NIXL_SUCCESS) << nixlx::lastError();
+        expectSuccess(agent().move(NIXL_READ, memory, 900));
+        EXPECT_EQ(std::memcmp(memory.data(), "inside.", 7), 0);
+        EXPECT_EQ(agent().removeFile(900), NIXL_SUCCESS);
+    }
+    // Somebody exchanges a folder for a link that leads out, all the time.
+    ASSERT_EQ(::mkdir((root + "/a").c_str(), 0755), 0);
+    dir.write("root/a/outside", "inside.");
+    ASSERT_EQ(::symlink(dir.path().c_str(), (root + "/b").c_str()), 0);
+    std::atomic<bool> is_over{false};
+    std::thread somebody([&] {
+        while (!is_over) {
+            ::syscall(SYS_renameat2, AT_FDCWD, (root + "/a").c_str(), AT_FDCWD, (root + "/b").c_str(), RENAME_EXCHANGE);
+        }
+    });
+    size_t opened = 0, refused = 0;
+    for (int i = 0; i < 3000; ++i) {
+        if (agent().addFile(900, "rw:a/outside") != NIXL_SUCCESS) {
+            ++refused;
+            continue;
+        }
+        ++opened;
+        EXPECT_EQ(agent().move(NIXL_READ, memory, 900).status, NIXL_SUCCESS);
+        EXPECT_EQ(std::memcmp(memory.data(), "inside.", 7), 0);
+        EXPECT_EQ(agent().removeFile(900), NIXL_SUCCESS);
+        if (testing::Test::HasFailure()) break;
+    }
+    is_over = true;
+    somebody.join();
+    EXPECT_GT(opened, 0u);
+    EXPECT_GT(refused, 0u);
+    EXPECT_EQ(contentsOf(outside), "outside");
 }
 
 TEST_P(FilesRegistered, QueriesAreAnsweredForWhateverIsAsked) {
@@ -303,13 +365,12 @@ TEST_P(Files, ACharacterDeviceTakesMoreThanFourGibibytes) {
 }
 
 TEST_P(Files, AnInputOutputErrorIsOfTheRequestThatHasIt) {
-    // Memory of this process as a file: where nothing is mapped, reading is EIO; one page before, it is short first.
+    // Memory of this process as a file: behind the end of what is mapped, reading is EIO; a page before, short first.
     const OpenFile self("/proc/self/mem", O_RDONLY);
     const std::string path = file("data", 8192, 1);
-    void *pages = ::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const OpenFile mapped(dir.write("mapped", std::string(4096, 'm')), O_RDONLY);
+    void *pages = ::mmap(nullptr, 8192, PROT_READ, MAP_PRIVATE, *mapped, 0); // the second one is not there
     ASSERT_NE(pages, MAP_FAILED);
-    std::memset(pages, 'm', 4096);
-    ::munmap(static_cast<char *>(pages) + 4096, 4096);
     const auto place = reinterpret_cast<uintptr_t>(pages);
     // Linux AIO has nothing to do with files of this kind.
     const bool readable = std::string_view(GetParam().option) != "use_aio";
@@ -333,7 +394,7 @@ TEST_P(Files, AnInputOutputErrorIsOfTheRequestThatHasIt) {
     }
     EXPECT_EQ(agent()->releaseXferReq(innocent), NIXL_SUCCESS);
     EXPECT_EQ(agent()->releaseXferReq(broken), NIXL_SUCCESS);
-    ::munmap(pages, 4096);
+    ::munmap(pages, 8192);
 }
 
 // ---- Offsets --------------------------------------------------------------------------------------------------------
@@ -571,6 +632,60 @@ TEST_P(Files, RequestsAmongFaultsEndEachAsTheirOwnFilesSay) {
         }
     }
     EXPECT_GT(faulted, kRounds) << "the test has lost its faults";
+}
+
+TEST_P(Files, RequestsCancelledAtAnyMomentCountWhatArrivedAndLoseNoSlot) {
+    constexpr size_t kRequests = 6, kRounds = 15, kSize = size_t{6} << 20;
+    constexpr unsigned char kUntouched = 0xee; // not in the file
+    std::mt19937_64 random(20261129);
+    FileAgent &agent = this->agent({{"kernel_queue_size", "16"}});
+    std::string contents(kSize, '\0');
+    for (size_t i = 0; i < kSize; ++i) contents[i] = static_cast<char>(i * 7 % 128);
+    ASSERT_EQ(agent.addFile(900, "ro:" + dir.write("data", contents)), NIXL_SUCCESS);
+    const Buffer &memory = this->memory(kRequests * kSize);
+    std::vector<nixlXferReqH *> requests;
+    for (size_t i = 0; i < kRequests; ++i) {
+        nixl_xfer_dlist_t pieces(DRAM_SEG), places(FILE_SEG);
+        const size_t piece = i % 2 ? 30000 : kSize;
+        for (size_t at = 0; at < kSize; at += piece) {
+            const size_t length = std::min(piece, kSize - at);
+            pieces.addDesc(memory.desc(i * kSize + kSize - at - length, length)); // back to front: nothing is merged
+            places.addDesc({at, length, 900});
+        }
+        requests.push_back(agent.request(NIXL_READ, pieces, places));
+    }
+    size_t cancelled = 0;
+    for (size_t round = 0; round < kRounds; ++round) {
+        SCOPED_TRACE("round " + std::to_string(round));
+        std::memset(memory.data(), kUntouched, memory.size());
+        std::vector<nixl_status_t> posted;
+        for (size_t i = 0; i < kRequests; ++i) {
+            posted.push_back(agent->postXferReq(requests[i]));
+            for (size_t polls = random() % 4; polls > 0; --polls) agent->getXferStatus(requests[i]);
+            const size_t which = random() % 2 ? i : random() % kRequests;
+            ASSERT_EQ(agent->cancelXferReq(requests[which]), NIXL_SUCCESS);
+        }
+        for (size_t i = 0; i < kRequests; ++i) {
+            const nixl_status_t status = agent.finish(requests[i], posted[i]);
+            nixlx::Report report;
+            ASSERT_EQ(agent->getXferReport(requests[i], report), NIXL_SUCCESS);
+            const unsigned char *begin = memory.data() + i * kSize;
+            const auto arrived = kSize - static_cast<size_t>(std::count(begin, begin + kSize, kUntouched));
+            ASSERT_EQ(report.bytes_done, arrived) << report.error;
+            ASSERT_EQ(status, arrived == kSize ? NIXL_SUCCESS : NIXL_ERR_CANCELED);
+            cancelled += status != NIXL_SUCCESS;
+        }
+    }
+    // As deep as before: each of them, at once, to its end.
+    std::memset(memory.data(), kUntouched, memory.size());
+    std::vector<nixl_status_t> posted;
+    for (nixlXferReqH *request : requests) posted.push_back(agent->postXferReq(request));
+    for (size_t i = 0; i < kRequests; ++i) {
+        EXPECT_EQ(agent.finish(requests[i], posted[i]), NIXL_SUCCESS);
+        EXPECT_EQ(agent->releaseXferReq(requests[i]), NIXL_SUCCESS);
+    }
+    EXPECT_EQ(std::count(memory.data(), memory.data() + memory.size(), kUntouched), 0);
+    EXPECT_GT(cancelled, 0u) << "the test has cancelled nothing";
 }
 
 } // namespace
