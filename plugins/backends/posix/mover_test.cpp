@@ -136,6 +136,8 @@ public:
     std::function<void(int file, uint64_t offset)> on_error = [](int, uint64_t) {};
     std::function<void(int file, uint64_t offset, uint64_t bytes)> on_moved = [](int, uint64_t, uint64_t) {};
     size_t performed = 0, faulted = 0, most_in_flight = 0;
+    std::vector<int> syncs;
+    int sync_error = 0;
 
 private:
     bool
@@ -166,7 +168,10 @@ private:
 
     int64_t
     perform(const Operation &operation) {
-        if (operation.kind == Operation::Kind::kSync) return chance(faults_.any) ? -EINTR : 0;
+        if (operation.kind == Operation::Kind::kSync) {
+            syncs.push_back(operation.fd / 2);
+            return sync_error ? -sync_error : 0;
+        }
         FileDouble &file = *files_[static_cast<size_t>(operation.fd / 2)];
         if (operation.fd % 2 && !isAligned(operation)) {
             ADD_FAILURE() << "misaligned";
@@ -236,8 +241,8 @@ struct Request {
     }
 
     Transfer &
-    transfer() {
-        if (!made) made = std::make_unique<Transfer>(plan, false);
+    transfer(bool durable = false) {
+        if (!made) made = std::make_unique<Transfer>(plan, durable);
         return *made;
     }
 
@@ -309,7 +314,7 @@ faultedRound(uint64_t seed, size_t &faulted, size_t &failures) {
         for (const auto &file : files) contents.push_back(file->contents);
         return contents;
     }();
-    const Faults faults{.any = 0.3, .fatal = random() % 3 ? 0.01 : 0.0, .refusal = 0.2};
+    const Faults faults{.any = 0.5, .fatal = random() % 3 ? 0.01 : 0.0, .refusal = 0.2};
     auto made = std::make_unique<QueueDouble>(kDepth, files, faults, seed);
     QueueDouble &queue = *made;
     std::vector<uint64_t> moved(kRequests), errors(kRequests);
@@ -430,6 +435,42 @@ TEST_F(MoverTest, ARequestLeavesHalfOfTheQueueToOthers) {
     mover_->post(request.transfer(), false);
     drive(*mover_, request);
     EXPECT_EQ(queue.most_in_flight, 16u);
+}
+
+TEST_F(MoverTest, ADurableWriteSyncsEachFileOnceBehindItsBytes) {
+    makeFiles(3, false, size_t{8} << 20);
+    QueueDouble &queue = makeMover(32, {.any = 0.2, .fatal = 0});
+    for (const bool fails : {false, true}) {
+        Request request(NIXL_WRITE, memories_, size_t{8} << 20);
+        request.add(0, 0, size_t{4} << 20, 0);
+        request.add(size_t{4} << 20, 100, 100, 2);
+        request.add(size_t{5} << 20, size_t{4} << 20, size_t{1} << 20, 0);
+        uint64_t moved = 0;
+        queue.on_moved = [&](int, uint64_t, uint64_t bytes) {
+            EXPECT_TRUE(queue.syncs.empty());
+            moved += bytes;
+        };
+        queue.syncs.clear();
+        queue.sync_error = fails ? EIO : 0;
+        mover_->post(request.transfer(true), false);
+        drive(*mover_, request);
+        EXPECT_EQ(moved, request.plan.total_bytes);
+        EXPECT_EQ(request.transfer().bytesDone(), moved);
+        std::sort(queue.syncs.begin(), queue.syncs.end());
+        EXPECT_EQ(request.transfer().status(), fails ? NIXL_ERR_BACKEND : NIXL_SUCCESS);
+        if (fails) {
+            EXPECT_NE(request.transfer().describe("").error.find("could not be made durable"), std::string::npos);
+        } else {
+            EXPECT_EQ(queue.syncs, (std::vector<int>{0, 2}));
+        }
+    }
+    Request read(NIXL_READ, memories_, 100);
+    read.add(0, 0, 100, 0);
+    queue.syncs.clear();
+    queue.on_moved = [](int, uint64_t, uint64_t) {};
+    mover_->post(read.transfer(true), false);
+    drive(*mover_, read);
+    EXPECT_TRUE(queue.syncs.empty()) << "a READ makes nothing durable";
 }
 
 TEST_F(MoverTest, AFailureSaysWhatWasWantedAndMoved) {
