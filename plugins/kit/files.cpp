@@ -33,11 +33,16 @@ constexpr size_t kPathQuotedMax = 300;
 struct Identity {
     uint64_t device = 0;
     uint64_t inode = 0;
-    int64_t born_s = 0; ///< 0: the file system does not know
+    int64_t born_s = 0; ///< both 0: the file system does not tell
     uint32_t born_ns = 0;
 
+    /// When it was born counts where it is known for both: a network file system may have it at one time only.
     bool
-    operator==(const Identity &) const = default;
+    operator==(const Identity &other) const noexcept {
+        const bool known = (born_s != 0 || born_ns != 0) && (other.born_s != 0 || other.born_ns != 0);
+        return device == other.device && inode == other.inode &&
+            (!known || (born_s == other.born_s && born_ns == other.born_ns));
+    }
 };
 
 struct Kind {
@@ -78,6 +83,18 @@ noFile(mode_t mode) noexcept {
 Status
 notAFile(const std::string &name, const char *why) {
     return {NIXL_ERR_INVALID_PARAM, name + " " + why + ", not a file or a block device"};
+}
+
+/// With these flags writes do not go where they should.
+bool
+appends(int flags) noexcept {
+    return (flags & O_APPEND) && (flags & O_ACCMODE) != O_RDONLY;
+}
+
+Status
+appendRefused(const std::string &name) {
+    return {NIXL_ERR_INVALID_PARAM,
+            name + " has O_APPEND, with which every write goes to the end of the file; open it without"};
 }
 
 bool
@@ -363,7 +380,7 @@ public:
         const int fd = is_first && ours_ ? ours_.get() : fd_;
         const int flags = ::fcntl(fd, F_GETFL);
         const auto kind = kindOf(fd);
-        if (flags >= 0 && kind && kind->identity == identity_) {
+        if (flags >= 0 && kind && kind->identity == identity_ && !appends(flags)) {
             ++uses_;
             flags_.store(flags, std::memory_order_relaxed);
             return usedLocked();
@@ -374,6 +391,7 @@ public:
                     "descriptor " + std::to_string(fd_) +
                         " is not open any more; deregister it before it is closed, and register the file's new one"};
         }
+        if (kind->identity == identity_) return appendRefused(nameOf(fd));
         return {NIXL_ERR_STALE,
                 nameOf(fd) + " is another file than the one that was registered with this number; " +
                     "deregister a descriptor before it is closed, and register the new one"};
@@ -452,10 +470,7 @@ FileByDescriptor::create(const std::shared_ptr<FileTable> &table, uint64_t devic
     const auto file = std::make_shared<FileByDescriptor>(table, fd, flags, kind->identity);
     if (const char *const why = noFile(kind->mode)) return notAFile(file->name(), why);
     if (flags & O_PATH) return refused(file->name() + " is opened with O_PATH, which nothing can be read from");
-    if ((flags & O_APPEND) && !file->readOnly()) {
-        return refused(file->name() + " is opened with O_APPEND, with which every write goes to the end of the file; " +
-                       "open it without");
-    }
+    if (appends(flags)) return appendRefused(file->name());
     return std::shared_ptr<RegisteredFile>(file);
 }
 

@@ -25,8 +25,8 @@ public:
     /// The descriptor to use, which stays open and the same file until done(); only where none is left for a duplicate
     /// of the program's, that one itself. STALE: the path leads to another file by now, or the program's descriptor
     /// does. NOT_FOUND: the path leads nowhere any more, or the program has closed its descriptor. NO_MEMORY: all
-    /// descriptors of the process are in use; try again after a done(). NOT_ALLOWED, BACKEND: it cannot be opened any
-    /// more. Without system calls for a path that is open.
+    /// descriptors of the process are in use; try again after a done(). INVALID_PARAM: the program's descriptor has got
+    /// O_APPEND. NOT_ALLOWED, BACKEND: it cannot be opened any more. Without system calls for a path that is open.
     virtual Result<int>
     use() = 0;
     virtual void
@@ -66,9 +66,9 @@ public:
     /// The file that a registration names (file_path.h); the same one for the same device id and path again. A path is
     /// opened here, and closed when the last who holds the file lets go; "create" makes the file here or never.
     /// INVALID_PARAM: not a file's name, another live file has this device id, the device id is no descriptor that is
-    /// open, or what it names is a directory, pipe or socket. NOT_FOUND: no such file. NOT_ALLOWED: permissions, a
-    /// read-only file system, or a path that leaves the root. NO_MEMORY: no descriptor is free. NOT_SUPPORTED: no
-    /// direct I/O there. BACKEND: it cannot be opened for another reason.
+    /// open, or what it names is a directory, pipe or socket, or writes at its end only (O_APPEND). NOT_FOUND: no such
+    /// file. NOT_ALLOWED: permissions, a read-only file system, or a path that leaves the root. NO_MEMORY: no
+    /// descriptor is free. NOT_SUPPORTED: no direct I/O there. BACKEND: it cannot be opened for another reason.
     Result<std::shared_ptr<File>>
     add(const nixlBlobDesc &registration);
 

@@ -371,7 +371,7 @@ TEST_F(FilesTest, WhatIsNoDescriptorOfAFileIsRefused) {
     refuse(static_cast<uint64_t>(folder.get()), "is a directory, not a file");
     refuse(static_cast<uint64_t>(socket.get()), "is a socket, not a file");
     refuse(static_cast<uint64_t>(place.get()), "is opened with O_PATH");
-    refuse(static_cast<uint64_t>(end.get()), "is opened with O_APPEND");
+    refuse(static_cast<uint64_t>(end.get()), "has O_APPEND");
     refuse(100000, "device id 100000 is no descriptor that is open");
     refuse(uint64_t{1} << 32 | static_cast<uint64_t>(end.get()), "is no descriptor;");
     refuse(UINT64_MAX, "is no descriptor;");
@@ -427,6 +427,15 @@ TEST_F(FilesTest, ADescriptorsFlagsAreThoseOfItsLastUse) {
     file->done();
     file.reset();
     EXPECT_EQ(openDescriptors(), before);
+}
+
+TEST_F(FilesTest, ADescriptorThatAppendsByNowIsNotUsed) {
+    const Fd fd(::open(folder_.write("a", "A").c_str(), O_RDWR | O_CLOEXEC));
+    auto file = add(files_, static_cast<uint64_t>(fd.get()), "");
+    ASSERT_EQ(::fcntl(fd.get(), F_SETFL, O_APPEND), 0);
+    EXPECT_EQ(file->use().code(), NIXL_ERR_INVALID_PARAM);
+    ASSERT_EQ(::fcntl(fd.get(), F_SETFL, 0), 0);
+    EXPECT_EQ(contents(*file), "A");
 }
 
 TEST_F(FilesTest, APathAndADescriptorDoNotShareADeviceId) {
