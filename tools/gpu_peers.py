@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 
@@ -178,6 +179,14 @@ class Target:
             self.process.join()
 
 
+def finish(agent, request):
+    end = time.monotonic() + LIMIT_S
+    state = agent.transfer(request)
+    while state != "DONE":
+        require(time.monotonic() < end, f"not done within {LIMIT_S} s")
+        state = agent.check_xfer_state(request)
+
+
 class Pair:
     """An agent here with memory of one kind, and a target with memory of another."""
 
@@ -195,11 +204,7 @@ class Pair:
         return self.agent.initialize_xfer(operation, local, remote, self.target.name, message)
 
     def finish(self, request):
-        end = time.monotonic() + LIMIT_S
-        state = self.agent.transfer(request)
-        while state != "DONE":
-            require(time.monotonic() < end, f"not done within {LIMIT_S} s")
-            state = self.agent.check_xfer_state(request)
+        finish(self.agent, request)
 
     def __enter__(self):
         return self
@@ -374,6 +379,76 @@ def killed_peer():
         yield f"{operation} {kind}", during(operation, kind)
 
 
+class Filed:
+    """An agent with a file backend, memory of one kind and a file of the same size."""
+
+    def __init__(self, backend, kind, size):
+        need_gpu("VRAM")  # the CUDA driver is needed for either kind
+        self.agent = nixl_agent("filed", nixl_agent_config(backends=[backend]))
+        self.memory = Memory(kind, size)
+        self.file = tempfile.NamedTemporaryFile()
+        self.registered = [self.agent.register_memory(self.memory.registration(), kind),
+                           self.agent.register_memory([(0, size, self.file.fileno(), "")], "FILE")]
+
+    def request(self, operation, size, length):
+        local = self.agent.get_xfer_descs(self.memory.blocks(length, size), self.memory.kind)
+        remote = self.agent.get_xfer_descs([(at, length, self.file.fileno()) for at in range(0, size, length)], "FILE")
+        return self.agent.initialize_xfer(operation, local, remote, "filed")
+
+    def close(self):
+        for registered in self.registered:
+            self.agent.deregister_memory(registered)
+        self.file.close()
+
+
+def there_and_back(filed, size, length):
+    write, read = (filed.request(operation, size, length) for operation in ("WRITE", "READ"))
+    seed = next(SEED)
+    filed.memory.fill(seed, size)
+    finish(filed.agent, write)
+    expected = Memory("DRAM", size)
+    expected.fill(seed)
+    wrong = int((np.fromfile(filed.file.name, np.uint8, size) != expected.bytes).sum())
+    require(wrong == 0, f"{wrong} of {size} bytes in the file are wrong")
+    filed.memory.fill(next(SEED), size)
+    finish(filed.agent, read)
+    wrong = filed.memory.wrong(seed, size)
+    require(wrong == 0, f"{wrong} of {size} bytes are wrong")
+    figures = [rate(lambda: finish(filed.agent, request), size) for request in (write, read)]
+    path = filed.agent.get_xfer_report(read).path
+    for request in (write, read):
+        filed.agent.release_xfer_handle(request)
+    return f"{figures[0]:.2f} and {figures[1]:.2f} GB/s  {path}"
+
+
+def files():
+    def creation(backend):
+        agent = nixl_agent("filed", nixl_agent_config(backends=[]))
+        try:
+            agent.create_backend(backend)
+        except Exception as error:
+            require("POSIX serves files" in str(error), f"{type(error).__name__}: {error}")
+            require(why_no_gpu(), f"there is a GPU: {error}")
+            return "refused"
+        require(not why_no_gpu(), "it was created without a GPU")
+        return "created"
+
+    for backend in ("GDS", "GDS_MT"):
+        yield f"{backend}: created with a GPU, else refused", functools.partial(creation, backend)
+        for kind in KINDS:
+            with contextlib.ExitStack() as stack:
+                fileds = []
+
+                def attempt(size, length):
+                    if not fileds:
+                        fileds.append(Filed(backend, kind, LARGE))
+                        stack.callback(fileds[0].close)
+                    return there_and_back(fileds[0], size, length)
+
+                for size, length, text in ((BLOCK * BLOCKS, BLOCK, f"{BLOCKS} x 4 KiB"), (LARGE, LARGE, "64 MiB")):
+                    yield f"{backend}: {kind} -> file -> {kind}, {text}", functools.partial(attempt, size, length)
+
+
 PARTS = {
     "registration": registration,
     "copies": copies,
@@ -383,6 +458,7 @@ PARTS = {
     "torch": tensors,
     "notifications": notifications,
     "killed-peer": killed_peer,
+    "files": files,
 }
 
 

@@ -16,7 +16,7 @@ TOOLS = ROOT / "tools"
 LIMIT_S = 200
 # What runs without a GPU, by part: how many rows are tried. All others are skipped.
 TRIED = {"registration": 2, "copies": 0, "same-host": 4, "one-context": 4, "network": 4, "torch": 0, "notifications": 1,
-         "killed-peer": 2}
+         "killed-peer": 2, "files": 2}
 SETTINGS = {"network": {"UCX_TLS": "tcp,self"}, "one-context": {"UCX_TLS": "^shm"}}
 
 

@@ -290,6 +290,20 @@ TEST_P(Gds, RegistrationsOfOneFileShareItAndNoFate) {
     EXPECT_EQ(counts().files, 0);
 }
 
+TEST_P(Gds, TwoAgentsHaveOneFile) {
+    ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
+    const auto other = std::move(agent);
+    ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
+    const int fd = open("a");
+    require(other->registerMem(fileOf(fd)), "register at the other");
+    add(fileOf(fd));
+    EXPECT_EQ(counts().files, 1);
+    EXPECT_EQ(other->deregisterMem(fileOf(fd)), NIXL_SUCCESS);
+    Buffer buffer(4096);
+    add(registrationOf({buffer.desc()}));
+    EXPECT_EQ(run(NIXL_WRITE, buffer, fd), NIXL_SUCCESS) << sentence;
+}
+
 TEST_P(Gds, AFileThatCuFileHasForReadingIsNotWrittenThroughThat) {
     ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
     const int both = open("a"), reader = open("a", O_RDONLY);

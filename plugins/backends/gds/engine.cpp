@@ -56,10 +56,10 @@ Engine::createBatched(const nixlBackendInitParams *params) {
     const auto entry_count = static_cast<unsigned>(in.number("batch_limit", 128, {.min = 1, .max = 4096}));
     const uint64_t bytes_max = in.number("max_request_size", kBytesMax, {.min = 1});
     orThrow(in.status());
-    auto driver = orThrow(Driver::open());
+    auto ledger = orThrow(Ledger::open());
     std::vector<std::unique_ptr<Way>> ways;
-    for (uint64_t i = 0; i < batch_count; ++i) ways.push_back(orThrow(BatchWay::create(*driver, entry_count)));
-    return new Engine({params->localAgent, "batches", "nixl-gds", bytes_max}, std::move(driver), std::move(ways));
+    for (uint64_t i = 0; i < batch_count; ++i) ways.push_back(orThrow(BatchWay::create(ledger->driver(), entry_count)));
+    return new Engine({params->localAgent, "batches", "nixl-gds", bytes_max}, std::move(ledger), std::move(ways));
 }
 
 nixlx::Engine *
@@ -68,19 +68,19 @@ Engine::createThreaded(const nixlBackendInitParams *params) {
     uint64_t thread_count = in.number("thread_count", 0, {.max = kThreadsMax});
     orThrow(in.status());
     if (thread_count == 0) thread_count = std::clamp(std::thread::hardware_concurrency() / 2, 1U, kThreadsMax);
-    auto driver = orThrow(Driver::open());
+    auto ledger = orThrow(Ledger::open());
     std::vector<std::unique_ptr<Way>> ways;
-    for (uint64_t i = 0; i < thread_count; ++i) ways.push_back(std::make_unique<CallWay>(*driver));
-    return new Engine({params->localAgent, "threads", "nixl-gds-mt", kBytesMax}, std::move(driver), std::move(ways));
+    for (uint64_t i = 0; i < thread_count; ++i) ways.push_back(std::make_unique<CallWay>(ledger->driver()));
+    return new Engine({params->localAgent, "threads", "nixl-gds-mt", kBytesMax}, std::move(ledger), std::move(ways));
 }
 
-Engine::Engine(Setup setup, std::unique_ptr<Driver> driver, std::vector<std::unique_ptr<Way>> ways)
+Engine::Engine(Setup setup, Ledger::Use ledger, std::vector<std::unique_ptr<Way>> ways)
     : setup_(std::move(setup)),
-      driver_(std::move(driver)),
       files_({.root = {}, .open_max = 1}), // the ledger has descriptors of its own
-      ledger_(*driver_),
-      mover_(*driver_, bell_, std::move(ways), setup_.bytes_max, setup_.thread_name) {
-    NIXL_INFO << "gds: agent " << quoted(setup_.agent) << " uses " << driver_->name() << " with " << setup_.how;
+      ledger_(std::move(ledger)),
+      mover_(ledger_->driver(), bell_, std::move(ways), setup_.bytes_max, setup_.thread_name) {
+    NIXL_INFO << "gds: agent " << quoted(setup_.agent) << " uses " << ledger_->driver().name() << " with "
+              << setup_.how;
 }
 
 // ---- Memory ------------------------------------------------------------------------------------------------------
@@ -100,17 +100,17 @@ Engine::add(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) {
             out = new HostMemory; // nothing is ever moved there
             return {};
         }
-        auto range = ledger_.use(mem);
+        auto range = ledger_->use(mem);
         if (!range.ok()) return std::move(range).status();
-        out = new VramMemory(ledger_, **range);
+        out = new VramMemory(*ledger_, *range);
         return {};
     }
     case FILE_SEG: {
         auto file = files_.add(mem);
         if (!file.ok()) return std::move(file).status();
-        auto known = ledger_.use(**file);
+        auto known = ledger_->use(**file);
         if (!known.ok()) return std::move(known).status();
-        out = new FileMemory(ledger_, **known, *std::move(file));
+        out = new FileMemory(*ledger_, *known, *std::move(file));
         return {};
     }
     default:
@@ -162,7 +162,7 @@ Engine::cancel(nixlBackendReqH *request) {
 
 nixlx::RequestInfo
 Engine::describe(const nixlBackendReqH *request) const {
-    return static_cast<const Transfer *>(request)->describe(driver_->name() + ", " + setup_.how);
+    return static_cast<const Transfer *>(request)->describe(ledger_->driver().name() + ", " + setup_.how);
 }
 
 std::optional<uint64_t>

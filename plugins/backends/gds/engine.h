@@ -40,7 +40,7 @@ public:
         std::string thread_name;
         uint64_t bytes_max; ///< of what a thread takes at once
     };
-    Engine(Setup setup, std::unique_ptr<Driver> driver, std::vector<std::unique_ptr<Way>> ways);
+    Engine(Setup setup, Ledger::Use ledger, std::vector<std::unique_ptr<Way>> ways);
 
     nixl_status_t
     registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out) override;
@@ -83,9 +83,8 @@ private:
     add(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&out);
 
     const Setup setup_;
-    const std::unique_ptr<Driver> driver_;
     kit::Files files_;
-    Ledger ledger_;
+    const Ledger::Use ledger_;
     kit::Bell bell_;
     Mover mover_;
 };

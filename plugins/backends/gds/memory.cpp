@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
+#include <iterator>
 #include <sys/stat.h>
 #include <utility>
 
@@ -19,15 +20,48 @@ suffices(int opened, int wanted) noexcept {
     return access == O_RDWR || access == (wanted & O_ACCMODE);
 }
 
+/// Of the process; never gone, as agents may end after everything else.
+struct Shared {
+    Mutex mutex;
+    std::unique_ptr<Ledger> ledger NX_GUARDED_BY(mutex);
+    size_t uses NX_GUARDED_BY(mutex) = 0;
+};
+
+Shared &
+shared() {
+    static Shared &one = *new Shared;
+    return one;
+}
+
 } // namespace
+
+Result<Ledger::Use>
+Ledger::open() {
+    Shared &all = shared();
+    const MutexLock lock(all.mutex);
+    if (!all.ledger) {
+        auto driver = Driver::open();
+        if (!driver.ok()) return std::move(driver).status();
+        all.ledger = std::make_unique<Ledger>(*std::move(driver));
+    }
+    ++all.uses;
+    return Use(all.ledger.get());
+}
+
+void
+Ledger::Release::operator()(Ledger *) const noexcept {
+    Shared &all = shared();
+    const MutexLock lock(all.mutex);
+    if (--all.uses == 0) all.ledger.reset();
+}
 
 // ---- Files ---------------------------------------------------------------------------------------------------------
 
-Result<KnownFile *>
+Result<Ledger::Files::iterator>
 Ledger::use(kit::File &file) {
     Result<int> fd = file.use();
     if (!fd.ok()) return std::move(fd).status();
-    KnownFile fresh{.flags = ::fcntl(*fd, F_GETFL), .fd = Fd(::fcntl(*fd, F_DUPFD_CLOEXEC, 0))};
+    KnownFile fresh{.flags = ::fcntl(*fd, F_GETFL), .fd = Fd(::fcntl(*fd, F_DUPFD_CLOEXEC, 0)), .uses = 1};
     const int error = errno;
     file.done();
     struct stat info;
@@ -35,82 +69,75 @@ Ledger::use(kit::File &file) {
         return {error == EMFILE ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
                 withErrno(file.name() + ": no second descriptor can be had", error)};
     }
-    fresh.device = info.st_dev;
-    fresh.inode = info.st_ino;
+    const Files::key_type key(info.st_dev, info.st_ino);
     const MutexLock lock(mutex_);
-    for (KnownFile &known : files_) {
-        if (known.device != fresh.device || known.inode != fresh.inode || known.flags != fresh.flags) continue;
-        ++known.uses;
-        return &known;
+    const auto [begin, end] = files_.equal_range(key);
+    auto known = std::find_if(begin, end, [&](const auto &each) { return each.second.flags == fresh.flags; });
+    if (known != end) {
+        ++known->second.uses;
+        return known;
     }
-    return addLocked(std::move(fresh), file);
-}
-
-Result<KnownFile *>
-Ledger::addLocked(KnownFile fresh, const kit::File &file) {
-    abi::FileDescription description{.type = abi::kOpaqueFd, .fd = fresh.fd.get(), .operations = nullptr};
-    files_.push_back(std::move(fresh)); // first: what cuFile knows must not get lost
-    KnownFile &added = files_.back();
-    const abi::FileError error = driver_.file().cuFileHandleRegister(&added.handle, &description);
-    if (!error.err) {
-        added.uses = 1;
-        return &added;
+    const auto added = files_.emplace(key, std::move(fresh)); // first: what cuFile knows must not get lost
+    abi::FileDescription description{.type = abi::kOpaqueFd, .fd = added->second.fd.get(), .operations = nullptr};
+    const abi::FileError refusal = driver_->file().cuFileHandleRegister(&added->second.handle, &description);
+    if (!refusal.err) return added;
+    const int flags = added->second.flags;
+    files_.erase(added);
+    Status refused = driver_->failure(file.name() + " cannot be registered with cuFile", refusal);
+    if (refusal.err != abi::kHandleAlreadyRegistered) return refused;
+    const auto others = files_.equal_range(key);
+    known =
+        std::find_if(others.first, others.second, [&](const auto &each) { return suffices(each.second.flags, flags); });
+    if (known != others.second) {
+        ++known->second.uses;
+        return known;
     }
-    const auto other = error.err != abi::kHandleAlreadyRegistered
-        ? files_.end()
-        : std::find_if(files_.begin(), files_.end(), [&](const KnownFile &known) {
-              return &known != &added && known.device == added.device && known.inode == added.inode &&
-                  suffices(known.flags, added.flags);
-          });
-    if (other != files_.end()) ++other->uses;
-    files_.pop_back();
-    if (other != files_.end()) return &*other;
-    Status refused = driver_.failure(file.name() + " cannot be registered with cuFile", error);
-    if (error.err != abi::kHandleAlreadyRegistered) return refused;
     return {refused.code(),
             refused.message() + "; open it once, for reading and writing, or deregister the other one first"};
 }
 
 void
-Ledger::done(KnownFile &file) noexcept {
+Ledger::done(Files::iterator file) noexcept {
     const MutexLock lock(mutex_);
-    if (--file.uses > 0) return;
-    driver_.file().cuFileHandleDeregister(file.handle); // before its descriptor is closed
-    files_.remove_if([&](const KnownFile &known) { return &known == &file; });
+    if (--file->second.uses > 0) return;
+    driver_->file().cuFileHandleDeregister(file->second.handle); // before its descriptor is closed
+    files_.erase(file);
 }
 
 // ---- Memory of GPUs ------------------------------------------------------------------------------------------------
 
-Result<KnownRange *>
+Result<Ledger::Ranges::iterator>
 Ledger::use(const nixlBasicDesc &range) {
-    auto device = driver_.deviceOf(range.devId, range.addr);
+    auto device = driver_->deviceOf(range.devId, range.addr);
     if (!device.ok()) return std::move(device).status();
+    const uintptr_t end = range.addr + range.len;
     const MutexLock lock(mutex_);
-    for (KnownRange &known : ranges_) {
-        if (known.begin > range.addr || known.end < range.addr + range.len) continue;
-        ++known.uses;
-        return &known;
+    auto known = ranges_.upper_bound(range.addr);
+    if (known != ranges_.begin() && std::prev(known)->second.end >= end) {
+        ++(--known)->second.uses;
+        return known;
     }
-    ranges_.push_back({range.addr, range.addr + range.len, *device, 1});
-    const Driver::Within within(driver_, device->context);
-    const abi::FileError error =
-        driver_.file().cuFileBufRegister(reinterpret_cast<const void *>(range.addr), range.len, 0);
-    if (!error.err) return &ranges_.back();
-    ranges_.pop_back();
-    Status refused = driver_.failure("the memory cannot be registered with cuFile", error);
+    const auto [added, is_new] = ranges_.emplace(range.addr, KnownRange{end, *device, 1});
+    const Driver::Within within(*driver_, device->context);
+    const abi::FileError error = is_new
+        ? driver_->file().cuFileBufRegister(reinterpret_cast<const void *>(range.addr), range.len, 0)
+        : abi::FileError{abi::kMemoryAlreadyRegistered, 0};
+    if (!error.err) return added;
+    if (is_new) ranges_.erase(added);
+    Status refused = driver_->failure("the memory cannot be registered with cuFile", error);
     if (error.err != abi::kMemoryAlreadyRegistered) return refused;
     return {refused.code(), refused.message() + "; a part of it is, register one range that has both"};
 }
 
 void
-Ledger::done(KnownRange &range) noexcept {
+Ledger::done(Ranges::iterator range) noexcept {
     const MutexLock lock(mutex_);
-    if (--range.uses > 0) return;
+    if (--range->second.uses > 0) return;
     {
-        const Driver::Within within(driver_, range.device.context);
-        driver_.file().cuFileBufDeregister(reinterpret_cast<const void *>(range.begin));
+        const Driver::Within within(*driver_, range->second.device.context);
+        driver_->file().cuFileBufDeregister(reinterpret_cast<const void *>(range->first));
     }
-    ranges_.remove_if([&](const KnownRange &known) { return &known == &range; });
+    ranges_.erase(range);
 }
 
 } // namespace nx::gds

@@ -6,8 +6,9 @@
 // ledger self-synchronised.
 #pragma once
 
-#include <list>
+#include <map>
 #include <memory>
+#include <utility>
 
 #include "backend/backend_aux.h"
 #include "base/error.h"
@@ -20,8 +21,6 @@ namespace nx::gds {
 
 /// A file that cuFile knows. Its descriptor is our own: a program may close the one it has registered at any time.
 struct KnownFile {
-    uint64_t device = 0;
-    uint64_t inode = 0;
     int flags = 0; ///< how it is opened
     Fd fd;
     abi::FileHandle handle = nullptr;
@@ -30,39 +29,52 @@ struct KnownFile {
 
 /// Memory of a GPU that cuFile knows.
 struct KnownRange {
-    uintptr_t begin = 0;
     uintptr_t end = 0;
     Device device;
     size_t uses = 0;
 };
 
-/// What cuFile knows by one engine.
+/// What cuFile knows by this plugin, in the whole process, as cuFile itself has one memory of it.
 class Ledger {
 public:
-    explicit Ledger(Driver &driver) : driver_(driver) {}
+    using Files = std::multimap<std::pair<uint64_t, uint64_t>, KnownFile>; ///< by device and inode
+    using Ranges = std::map<uintptr_t, KnownRange>;                        ///< by their beginning
 
-    /// One use of it. NOT_ALLOWED: cuFile has this file in a way that does not do. Else as File::use(), and what cuFile
+    struct Release {
+        void
+        operator()(Ledger *) const noexcept;
+    };
+    using Use = std::unique_ptr<Ledger, Release>;
+
+    /// That of the process, made for the first who uses it, gone with the last. As Driver::open().
+    static Result<Use>
+    open();
+    explicit Ledger(std::unique_ptr<Driver> driver) : driver_(std::move(driver)) {}
+
+    const Driver &
+    driver() const noexcept {
+        return *driver_;
+    }
+
+    /// One use of a file. NOT_ALLOWED: cuFile has it in a way that does not do. Else as File::use(), and what cuFile
     /// says.
-    Result<KnownFile *>
+    Result<Files::iterator>
     use(kit::File &file);
     void
-    done(KnownFile &file) noexcept;
+    done(Files::iterator file) noexcept;
 
     /// One use of a range that has it all. NOT_ALLOWED: it overlaps another one in part. INVALID_PARAM: it is no memory
     /// of that GPU. Else what cuFile says.
-    Result<KnownRange *>
+    Result<Ranges::iterator>
     use(const nixlBasicDesc &range);
     void
-    done(KnownRange &range) noexcept;
+    done(Ranges::iterator range) noexcept;
 
 private:
-    Result<KnownFile *>
-    addLocked(KnownFile fresh, const kit::File &file) NX_REQUIRES(mutex_);
-
-    Driver &driver_;
+    const std::unique_ptr<Driver> driver_;
     Mutex mutex_; ///< held across cuFile's calls: what goes has to be gone before it can come again
-    std::list<KnownFile> files_ NX_GUARDED_BY(mutex_);
-    std::list<KnownRange> ranges_ NX_GUARDED_BY(mutex_);
+    Files files_ NX_GUARDED_BY(mutex_);
+    Ranges ranges_ NX_GUARDED_BY(mutex_);
 };
 
 /// Memory on one side of a plan.
@@ -81,22 +93,25 @@ public:
 
 class VramMemory final : public Memory {
 public:
-    VramMemory(Ledger &ledger, KnownRange &range) : Memory(range.device.context), ledger_(ledger), range_(range) {}
+    VramMemory(Ledger &ledger, Ledger::Ranges::iterator range)
+        : Memory(range->second.device.context),
+          ledger_(ledger),
+          range_(range) {}
     ~VramMemory() override {
         ledger_.done(range_);
     }
 
 private:
     Ledger &ledger_;
-    KnownRange &range_;
+    const Ledger::Ranges::iterator range_;
 };
 
 class FileMemory final : public nixlBackendMD {
 public:
-    FileMemory(Ledger &ledger, KnownFile &known, std::shared_ptr<kit::File> file)
+    FileMemory(Ledger &ledger, Ledger::Files::iterator known, std::shared_ptr<kit::File> file)
         : nixlBackendMD(true),
           file(std::move(file)),
-          handle(known.handle),
+          handle(known->second.handle),
           ledger_(ledger),
           known_(known) {}
     ~FileMemory() override {
@@ -108,7 +123,7 @@ public:
 
 private:
     Ledger &ledger_;
-    KnownFile &known_;
+    const Ledger::Files::iterator known_;
 };
 
 } // namespace nx::gds
