@@ -167,8 +167,17 @@ public:
     virtual bool
     supersedes(const RegisteredFile &other) const noexcept = 0;
 
+    void
+    done() noexcept override;
+
 protected:
+    /// The slot's second descriptor, which is opened without O_DIRECT and otherwise with `flags`. While it is in use.
+    Result<int>
+    withoutDirect(int flags);
+
     const std::shared_ptr<FileTable> table_;
+    mutable FdCache::Slot slot_;
+    Mutex mutex_; ///< one opens at a time
 
 private:
     const uint64_t device_id_;
@@ -208,7 +217,25 @@ private:
 };
 
 RegisteredFile::~RegisteredFile() {
+    table_->cache.drop(slot_);
     table_->forget(*this);
+}
+
+void
+RegisteredFile::done() noexcept {
+    table_->cache.done(slot_);
+}
+
+Result<int>
+RegisteredFile::withoutDirect(int flags) {
+    if (const int fd = slot_.second(); fd >= 0) return fd;
+    const MutexLock lock(mutex_);
+    if (const int fd = slot_.second(); fd >= 0) return fd;
+    if (slot_.get() < 0) return {NIXL_ERR_NO_MEMORY, name() + " cannot be opened once more: no descriptor is left"};
+    auto fd = reopen(table_->cache, slot_.get(), flags, name());
+    if (!fd.ok()) return std::move(fd).status();
+    table_->cache.fillSecond(slot_, std::move(*fd));
+    return slot_.second();
 }
 
 Result<std::shared_ptr<RegisteredFile>>
@@ -244,10 +271,6 @@ public:
           flags_(file.flags),
           path_(std::move(file.path)) {}
 
-    ~FileByPath() override {
-        table_->cache.drop(slot_);
-    }
-
     bool
     isSame(const RegisteredFile &other) const noexcept override {
         const auto *const file = dynamic_cast<const FileByPath *>(&other);
@@ -265,21 +288,9 @@ public:
         return fd >= 0 ? Result<int>(fd) : openAgain();
     }
 
-    void
-    done() noexcept override {
-        table_->cache.done(slot_);
-    }
-
     Result<int>
     buffered() override {
-        if (!direct()) return slot_.get();
-        if (const int fd = slot_.second(); fd >= 0) return fd;
-        const MutexLock lock(mutex_);
-        if (const int fd = slot_.second(); fd >= 0) return fd;
-        auto fd = reopen(table_->cache, slot_.get(), flags_, name());
-        if (!fd.ok()) return std::move(fd).status();
-        table_->cache.fillSecond(slot_, std::move(*fd));
-        return slot_.second();
+        return direct() ? withoutDirect(flags_) : Result<int>(slot_.get());
     }
 
     bool
@@ -340,13 +351,12 @@ private:
 
     const int flags_;
     const std::string path_;
-    FdCache::Slot slot_;
-    Mutex mutex_;                                         ///< one opens at a time
     std::optional<Identity> known_ NX_GUARDED_BY(mutex_); ///< since it was opened for the first time
 };
 
 /// A file behind a descriptor of the program's, which may close it, or use its number for another file, at any time.
-/// While it is in use we have a descriptor of our own, so that what is under way reaches no other file.
+/// What is under way uses a duplicate, so that it reaches no other file. That stays for the next use, because a close
+/// may take long: a server is asked for it.
 class FileByDescriptor : public RegisteredFile {
 public:
     /// INVALID_PARAM: it cannot be used.
@@ -373,48 +383,28 @@ public:
 
     Result<int>
     use() override {
-        const MutexLock lock(mutex_);
-        const bool is_first = uses_ == 0;
-        // Without a descriptor left the program's own has to do.
-        if (is_first) ours_ = table_->cache.open([this] { return Fd(::fcntl(fd_, F_DUPFD_CLOEXEC, 0)); });
-        const int fd = is_first && ours_ ? ours_.get() : fd_;
-        const int flags = ::fcntl(fd, F_GETFL);
-        const auto kind = kindOf(fd);
-        if (flags >= 0 && kind && kind->identity == identity_ && !appends(flags)) {
-            ++uses_;
-            flags_.store(flags, std::memory_order_relaxed);
-            return usedLocked();
-        }
-        const Fd other = is_first ? std::move(ours_) : Fd();
+        const int flags = ::fcntl(fd_, F_GETFL);
+        const auto kind = kindOf(fd_);
         if (flags < 0 || !kind) {
             return {NIXL_ERR_NOT_FOUND,
                     "descriptor " + std::to_string(fd_) +
                         " is not open any more; deregister it before it is closed, and register the file's new one"};
         }
-        if (kind->identity == identity_) return appendRefused(nameOf(fd));
-        return {NIXL_ERR_STALE,
-                nameOf(fd) + " is another file than the one that was registered with this number; " +
-                    "deregister a descriptor before it is closed, and register the new one"};
-    }
-
-    void
-    done() noexcept override {
-        Fd last; // closed without the mutex
-        const MutexLock lock(mutex_);
-        if (--uses_ == 0) last = std::move(ours_);
+        if (kind->identity != identity_) return anotherFile();
+        if (appends(flags)) return appendRefused(nameOf(fd_));
+        flags_.store(flags, std::memory_order_relaxed);
+        int fd = slot_.use();
+        if (fd >= 0 && ::fcntl(fd, F_GETFL) != flags) { // the program has opened the same file anew
+            table_->cache.done(slot_);
+            table_->cache.drop(slot_);
+            fd = slot_.use();
+        }
+        return fd >= 0 ? Result<int>(fd) : duplicate();
     }
 
     Result<int>
     buffered() override {
-        const MutexLock lock(mutex_);
-        if (!direct()) return usedLocked();
-        if (!buffered_) {
-            const int flags = flags_.load(std::memory_order_relaxed);
-            auto fd = reopen(table_->cache, usedLocked(), flags, nameOf(usedLocked()));
-            if (!fd.ok()) return std::move(fd).status();
-            buffered_ = std::move(*fd);
-        }
-        return buffered_.get();
+        return direct() ? withoutDirect(flags_.load(std::memory_order_relaxed)) : Result<int>(inUse(slot_.get()));
     }
 
     bool
@@ -429,17 +419,40 @@ public:
 
     std::string
     name() const override {
-        const MutexLock lock(mutex_);
-        return nameOf(usedLocked());
+        std::string name = nameOf(inUse(slot_.use()));
+        table_->cache.done(slot_);
+        return name;
     }
 
 private:
     int
-    usedLocked() const NX_REQUIRES(mutex_) {
-        return ours_ ? ours_.get() : fd_;
+    inUse(int duplicate) const noexcept {
+        return duplicate >= 0 ? duplicate : fd_;
     }
 
-    /// By the path of `fd`, which may be ours.
+    /// The use is counted already.
+    Result<int>
+    duplicate() {
+        const MutexLock lock(mutex_);
+        if (const int fd = slot_.get(); fd >= 0) return fd;
+        Fd fd = table_->cache.open([this] { return Fd(::fcntl(fd_, F_DUPFD_CLOEXEC, 0)); });
+        if (!fd) return fd_; // none is left: the program's own has to do
+        if (const auto kind = kindOf(fd.get()); !kind || kind->identity != identity_) {
+            table_->cache.done(slot_);
+            return anotherFile();
+        }
+        table_->cache.fill(slot_, std::move(fd));
+        return slot_.get();
+    }
+
+    Status
+    anotherFile() const {
+        return {NIXL_ERR_STALE,
+                nameOf(fd_) + " is another file than the one that was registered with this number; " +
+                    "deregister a descriptor before it is closed, and register the new one"};
+    }
+
+    /// By the path of `fd`, which may be the duplicate.
     std::string
     nameOf(int fd) const {
         const std::string number = "descriptor " + std::to_string(fd_);
@@ -451,10 +464,6 @@ private:
     const int fd_;
     const Identity identity_;
     std::atomic<int> flags_; ///< at the last use
-    mutable Mutex mutex_;
-    Fd ours_ NX_GUARDED_BY(mutex_); ///< while it is in use
-    size_t uses_ NX_GUARDED_BY(mutex_) = 0;
-    Fd buffered_ NX_GUARDED_BY(mutex_);
 };
 
 Result<std::shared_ptr<RegisteredFile>>

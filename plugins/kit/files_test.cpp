@@ -118,7 +118,7 @@ TEST_F(FilesTest, ADeviceIdIsOneFileAndFreeAgainWhenItGoes) {
     EXPECT_EQ(contents(*add(files_, 7, "rw:" + b)), "B");
 }
 
-TEST_F(FilesTest, ADescriptorIsTheProgramsOwn) {
+TEST_F(FilesTest, ADescriptorIsDuplicatedFromItsFirstUseOn) {
     const auto path = folder_.write("a", "text");
     const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     const size_t before = openDescriptors();
@@ -134,7 +134,7 @@ TEST_F(FilesTest, ADescriptorIsTheProgramsOwn) {
         EXPECT_EQ(contents(*file), "text");
         EXPECT_TRUE(file->readOnly());
         EXPECT_EQ(file->name(), "descriptor " + std::to_string(fd.get()) + " ('" + path + "')");
-        EXPECT_EQ(openDescriptors(), before);
+        EXPECT_EQ(openDescriptors(), before + 1); // closing it may take long
     }
     EXPECT_EQ(openDescriptors(), before);
 }
@@ -400,7 +400,7 @@ TEST_F(FilesTest, ADescriptorThatTheProgramClosedOrUsesForAnotherFileIsNotUsed) 
     file.reset();
     EXPECT_EQ(add(files_, static_cast<uint64_t>(number), ""), next);
 
-    // The same file, opened again with the same number, is what was registered.
+    // The same file, opened again with the same number, is what was registered, and is used as it is open now.
     const Fd of_b_again(::open(b.c_str(), O_RDONLY | O_CLOEXEC));
     ASSERT_EQ(::dup3(of_b_again.get(), number, O_CLOEXEC), number);
     EXPECT_EQ(contents(*next), "B");

@@ -113,7 +113,6 @@ TEST_P(FileFaults, WithoutADescriptorLeftAPathIsRefusedAndTheRestGoesOn) {
         FileAgent agent(GetParam());
         const OpenFile one(dir / "one", O_RDWR);
         agent.add(memory);
-        ASSERT_EQ(agent.addFile(one.id()), NIXL_SUCCESS);
         // Whatever is free is taken.
         std::vector<int> taken;
         {
@@ -122,6 +121,7 @@ TEST_P(FileFaults, WithoutADescriptorLeftAPathIsRefusedAndTheRestGoesOn) {
             EXPECT_EQ(agent.addFile(900, "rw:" + (dir / "two")), NIXL_ERR_BACKEND);
             EXPECT_THAT(nixlx::lastError(), HasSubstr(dir / "two"));
             EXPECT_THAT(nixlx::lastError(), HasSubstr(std::strerror(EMFILE)));
+            ASSERT_EQ(agent.addFile(one.id()), NIXL_SUCCESS) << nixlx::lastError();
             expectSuccess(agent.move(NIXL_READ, memory, one.id()));
             EXPECT_EQ(memory.data()[999], '1');
             // A second agent cannot start, and says why.

@@ -635,7 +635,7 @@ TEST_P(Files, RequestsAmongFaultsEndEachAsTheirOwnFilesSay) {
 }
 
 TEST_P(Files, RequestsCancelledAtAnyMomentCountWhatArrivedAndLoseNoSlot) {
-    constexpr size_t kRequests = 6, kRounds = 15, kSize = size_t{6} << 20;
+    constexpr size_t kRequests = 4, kRounds = 8, kSize = size_t{16} << 20;
     constexpr unsigned char kUntouched = 0xee; // not in the file
     std::mt19937_64 random(20261129);
     FileAgent &agent = this->agent({{"kernel_queue_size", "16"}});
