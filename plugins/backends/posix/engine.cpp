@@ -12,6 +12,7 @@
 #include "kit/file_path.h"
 #include "kit/params.h"
 #include "posix/aio_queue.h"
+#include "posix/cached_writes.h"
 #include "posix/memory.h"
 #include "posix/thread_queue.h"
 #include "posix/uring_queue.h"
@@ -52,7 +53,11 @@ createQueue(kit::ParamReader &in) {
         Result<std::unique_ptr<Queue>> (*create)(unsigned depth);
     };
     const Kind kinds[] = {
-        {"use_uring", UringQueue::create},
+        {"use_uring",
+         [](unsigned depth) {
+             auto queue = UringQueue::create(depth);
+             return queue.ok() ? CachedWrites::create(*std::move(queue)) : std::move(queue);
+         }},
         {"use_aio", AioQueue::create},
         {"use_posix_aio", [](unsigned depth) { return ThreadQueue::create(std::min(depth, kThreads)); }},
     };

@@ -237,6 +237,7 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     slot.done = 0;
     slot.page = piece.direct ? piece.file->alignment.page : 0;
     slot.fruitless = 0;
+    slot.operation.cached = !piece.direct;
     slot.operation.fd = piece.direct || sync ? slot.open->fd : bufferedOf(slot); // refused at submission if negative
     if (sync) ++transfer.synced;
     ++transfer.in_flight;
@@ -346,6 +347,7 @@ Mover::accountLocked(Slot &slot, int64_t result) noexcept {
         // Nobody else touches the rest of the page now, see Transfer::Stage.
         if (slot.page > 0 && operation.offset % slot.page > 0) {
             slot.page = 0;
+            operation.cached = true;
             operation.fd = bufferedOf(slot);
         }
     }

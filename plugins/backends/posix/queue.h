@@ -23,11 +23,16 @@ struct Operation {
     };
     Kind kind = Kind::kRead;
     int fd = -1;
+    bool cached = false;            ///< a read or write by way of the page cache
     const iovec *vectors = nullptr; ///< stay as they are until the operation is reaped
     uint32_t vector_count = 0;      ///< at most kVectorsMax
     uint64_t offset = 0;
     uint64_t tag = 0; ///< below depth(), of one operation at a time
 };
+
+/// By a system call, which waits. Its result is as that of a Completion.
+int64_t
+perform(const Operation &operation) noexcept;
 
 struct Completion {
     uint64_t tag;

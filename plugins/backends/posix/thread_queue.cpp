@@ -9,8 +9,6 @@
 
 namespace nx::posix {
 
-namespace {
-
 int64_t
 perform(const Operation &operation) noexcept {
     const auto offset = static_cast<off_t>(operation.offset);
@@ -23,8 +21,6 @@ perform(const Operation &operation) noexcept {
     }
     return result < 0 ? -errno : result;
 }
-
-} // namespace
 
 Result<std::unique_ptr<Queue>>
 ThreadQueue::create(unsigned thread_count) {
