@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "support/io_faults.h"
 #include "support/temp_dir.h"
 #include "system/descriptors.h"
 #include "system/file_agent.h"
@@ -686,6 +687,100 @@ TEST_P(Files, RequestsCancelledAtAnyMomentCountWhatArrivedAndLoseNoSlot) {
     }
     EXPECT_EQ(std::count(memory.data(), memory.data() + memory.size(), kUntouched), 0);
     EXPECT_GT(cancelled, 0u) << "the test has cancelled nothing";
+}
+
+/// Over threads, whose system calls the program can stand in for.
+class FilesHarmed : public FilesTest {};
+
+INSTANTIATE_TEST_SUITE_P(Posix, FilesHarmed, testing::Values(kHows[4], kHows[5]), nameOf);
+
+TEST_P(FilesHarmed, InterruptedAndShortOnesGoOnAndErrorsAreOfTheirRequest) {
+    constexpr size_t kRequests = 16, kRounds = 60, kPieces = 20, kPieceMax = 3000, kFileSize = kPieces * kPieceMax;
+    constexpr unsigned char kUntouched = 0xee; // in no file
+    std::mt19937_64 random(20261129);
+    const auto fresh = [&] {
+        std::string contents(kFileSize, '\0');
+        for (char &byte : contents) byte = static_cast<char>(random() % 128);
+        return contents;
+    };
+    // Each request has a file of its own; that of every fourth one fails now and then: all hard links of one inode.
+    std::vector<std::string> names, held;
+    for (size_t i = 0; i < kRequests; ++i) {
+        names.push_back(dir / std::to_string(i));
+        if (i % 4 == 0 && i > 0) ASSERT_EQ(::link(names[0].c_str(), names[i].c_str()), 0);
+        else dir.write(std::to_string(i), "");
+        ASSERT_EQ(agent().addFile(1000 + i, "rw:" + names[i]), NIXL_SUCCESS) << nixlx::lastError();
+    }
+    struct stat failing{};
+    ASSERT_EQ(::stat(names[0].c_str(), &failing), 0);
+    const Buffer &memory = this->memory(kRequests * kFileSize);
+    uint64_t total = 0, failures = 0;
+    for (size_t round = 0; round < kRounds; ++round) {
+        SCOPED_TRACE("round " + std::to_string(round));
+        const bool reads = round % 2;
+        if (!reads) {
+            held.clear();
+            for (size_t i = 0; i < kRequests; ++i) {
+                held.push_back(fresh());
+                std::memcpy(memory.data() + i * kFileSize, held[i].data(), kFileSize);
+                ASSERT_EQ(::truncate(names[i].c_str(), 0), 0);
+            }
+        } else {
+            for (size_t i = 0; i < kRequests; ++i) dir.write(std::to_string(i), held[i % 4 ? i : 0]);
+            std::memset(memory.data(), kUntouched, memory.size());
+        }
+        std::vector<nixlXferReqH *> requests;
+        for (size_t i = 0; i < kRequests; ++i) {
+            nixl_xfer_dlist_t pieces(DRAM_SEG), places(FILE_SEG);
+            for (size_t at = 0; at < kFileSize;) {
+                const size_t length = std::min(kFileSize - at, 1 + static_cast<size_t>(random() % kPieceMax));
+                pieces.addDesc(memory.desc(i * kFileSize + at, length));
+                places.addDesc({at, length, 1000 + i});
+                at += length;
+            }
+            requests.push_back(agent().request(reads ? NIXL_READ : NIXL_WRITE, pieces, places));
+        }
+        const IoFaults faults(round, failing.st_ino);
+        std::vector<nixl_status_t> posted;
+        // Those of the failing inode one after the other, so that what is in it can be told.
+        for (size_t i = 0; i < kRequests; ++i)
+            posted.push_back(i % 4 ? agent()->postXferReq(requests[i]) : NIXL_SUCCESS);
+        for (size_t i = 0; i < kRequests; ++i) {
+            SCOPED_TRACE("request " + std::to_string(i));
+            if (i % 4 == 0 && !reads) {
+                ASSERT_EQ(::truncate(names[i].c_str(), 0), 0);
+            }
+            if (i % 4 == 0) posted[i] = agent()->postXferReq(requests[i]);
+            const nixl_status_t status = agent().finish(requests[i], posted[i]);
+            nixlx::Report report;
+            ASSERT_EQ(agent()->getXferReport(requests[i], report), NIXL_SUCCESS);
+            if (status != NIXL_SUCCESS) {
+                ++failures;
+                ASSERT_EQ(i % 4, 0u) << "an innocent one: " << report.error;
+                ASSERT_EQ(status, NIXL_ERR_BACKEND);
+                EXPECT_THAT(report.error, AllOf(HasSubstr(names[i]), HasSubstr(std::strerror(EIO))));
+            }
+            const std::string file = reads ? std::string() : contentsOf(names[i]);
+            const unsigned char *bytes = memory.data() + i * kFileSize;
+            const std::string &source = held[reads && i % 4 == 0 ? 0 : i];
+            size_t arrived = 0;
+            for (size_t k = 0; k < kFileSize; ++k) {
+                // Holes of a file that was not written to its end are zeros, as is one byte of 128 of those written.
+                if (reads ? bytes[k] == kUntouched : k >= file.size()) continue;
+                const auto found = reads ? bytes[k] : static_cast<unsigned char>(file[k]);
+                if (found == static_cast<unsigned char>(source[k])) ++arrived;
+                else ASSERT_EQ(found, 0) << "at " << k;
+            }
+            if (reads || status == NIXL_SUCCESS) ASSERT_EQ(report.bytes_done, arrived);
+            else ASSERT_LE(report.bytes_done, arrived); // by chance a hole is what should be there
+            ASSERT_EQ(agent()->releaseXferReq(requests[i]), NIXL_SUCCESS);
+        }
+        total += faults.counts().calls;
+        EXPECT_GT(faults.counts().cut, 0u);
+        EXPECT_GT(faults.counts().interrupted, 0u);
+    }
+    EXPECT_GT(total, kRounds * kRequests);
+    EXPECT_GT(failures, 0u) << "the test has lost its errors";
 }
 
 } // namespace
