@@ -229,6 +229,18 @@ TEST_P(Gds, SaysWhatIsMissingAndThatPosixServesInstead) {
     EXPECT_THAT(nixlx::lastError(), HasSubstr("NVFS_SETUP_ERROR (5033)"));
 }
 
+TEST_P(Gds, TakesTheLibraryOfTheProcessUnlessItWouldHang) {
+    counts(); // loads the double
+    const Setting none("NIXL_CUFILE_LIBRARY", "");
+    if (::access("/proc/modules", R_OK) == 0) {
+        EXPECT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
+    } else {
+        EXPECT_EQ(create(), NIXL_ERR_BACKEND);
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("does not start without /proc/modules: No such file"));
+    }
+    agent.reset();
+}
+
 TEST_P(Gds, AcceptsADriverThatIsOpenAlready) {
     setFaults({.open_error = abi::kDriverAlreadyOpen});
     EXPECT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();

@@ -3,6 +3,9 @@
 #include "gds/driver.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <iterator>
+#include <unistd.h>
 
 #include "kit/file_plan.h"
 #include "nixlx/engine.h"
@@ -163,6 +166,10 @@ Driver::start() {
     int version = 0;
     if (file_.cuFileGetVersion) file_.cuFileGetVersion(&version);
     name_ = "cuFile " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+    // cuFile reads this file without looking whether it is there, for ever. Who names the library knows better.
+    if (library->origin() != kit::VendorLibrary::Origin::kNamed && ::access("/proc/modules", R_OK) != 0) {
+        return {NIXL_ERR_BACKEND, withErrno("cuFile does not start without /proc/modules", errno) + kInstead};
+    }
     const abi::FileError error = file_.cuFileDriverOpen();
     opened_ = error.err == 0;
     if (opened_ || error.err == abi::kDriverAlreadyOpen) return {};

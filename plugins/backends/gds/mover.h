@@ -19,7 +19,7 @@
 
 namespace nx::gds {
 
-/// The way of one thread. Confined to it, but for its making.
+/// The way of one thread, which makes all calls but the constructor, the destructor, too.
 class Way {
 public:
     virtual ~Way() = default;
