@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "kit/file_path.h"
+#include "kit/file_plan.h"
 #include "kit/params.h"
 #include "posix/aio_queue.h"
 #include "posix/cached_writes.h"
@@ -185,7 +186,7 @@ Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendR
     if ((plan.local_memory == DRAM_SEG) == (plan.remote_memory == DRAM_SEG)) {
         return nixlx::fail(NIXL_ERR_INVALID_PARAM, "one side has to be memory (DRAM_SEG), the other a file");
     }
-    if (const Status status = Transfer::validate(plan); !status.ok()) return report(status);
+    if (const Status status = kit::checkOffsets(plan); !status.ok()) return report(status);
     request = new Transfer(plan, durable_);
     return NIXL_SUCCESS;
 }

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "kit/file_plan.h"
 #include "posix/size_signal.h"
 
 namespace nx::posix {
@@ -13,16 +14,6 @@ namespace nx::posix {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-nixl_status_t
-statusOf(int error) noexcept {
-    switch (error) {
-    case ENOMEM: return NIXL_ERR_NO_MEMORY;
-    case ENOSYS:
-    case EOPNOTSUPP: return NIXL_ERR_NOT_SUPPORTED;
-    default: return NIXL_ERR_BACKEND;
-    }
-}
 
 /// To be tried again. ECANCELED: the thread that submitted it has ended.
 bool
@@ -316,7 +307,7 @@ Mover::accountLocked(Slot &slot, int64_t result) noexcept {
         const int error = static_cast<int>(-result);
         if (!isPassing(error) || ++slot.fruitless > kFruitlessMax) {
             const bool misaligned = error == EINVAL && slot.page > 0;
-            return failed(slot, statusOf(error),
+            return failed(slot, kit::statusOfIo(error),
                           withErrno("the system says", error) +
                               (misaligned ? "; it refuses direct I/O there, register the file without" : ""));
         }

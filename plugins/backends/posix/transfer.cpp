@@ -30,22 +30,6 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     to_sync.erase(std::unique(to_sync.begin(), to_sync.end()), to_sync.end());
 }
 
-Status
-Transfer::validate(const nixlx::Plan &plan) {
-    const Pieces pieces(plan);
-    for (const nixlx::Run &run : plan.runs) {
-        if (run.count == 0) continue;
-        const uint64_t first = pieces.offsetOf(run), stride = pieces.strideOf(run);
-        for (const uint64_t offset : {first, first + (run.count - 1) * stride}) {
-            if (offset <= INT64_MAX && run.length <= INT64_MAX - offset) continue;
-            return {NIXL_ERR_INVALID_PARAM,
-                    std::to_string(run.length) + " bytes at offset " + std::to_string(offset) +
-                        ": no file reaches so far; the offset is negative, or has wrapped around"};
-        }
-    }
-    return {};
-}
-
 void
 Transfer::rewind() noexcept {
     pieces.restart();

@@ -36,10 +36,6 @@ public:
         return writes_;
     }
 
-    /// INVALID_PARAM: a place that no file has.
-    static Status
-    validate(const nixlx::Plan &plan);
-
     /// Why it cannot be posted: it would write to what was opened for reading.
     const Status &
     refusal() const noexcept {
