@@ -8,7 +8,6 @@ namespace nx::posix {
 
 Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     : pieces(plan),
-      plan_(plan),
       writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()) {
     for (const nixlx::Run &run : plan.runs) {
         const FileMemory &memory = pieces.fileOf(run);

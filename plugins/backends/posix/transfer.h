@@ -73,7 +73,6 @@ public:
     std::vector<kit::File *> to_sync;
 
 private:
-    const nixlx::Plan &plan_;
     const bool writes_;
     bool has_buffered_ = false, has_direct_ = false;
     Status refusal_;
