@@ -5,12 +5,7 @@
 // or let go too early; without a driver they say what is missing. Method: an agent over the doubles of cuFile and of
 // the CUDA driver (double.h), which are told what to do wrong.
 #include <cerrno>
-#include <cstdlib>
-#include <dlfcn.h>
 #include <fcntl.h>
-#include <fstream>
-#include <iterator>
-#include <random>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,30 +14,21 @@
 
 #include "gds/abi.h"
 #include "gds/double.h"
-#include "nixlx/engine.h"
-#include "support/agent_pair.h"
-#include "support/temp_dir.h"
+#include "support/file_agent.h"
 
 namespace nx::gds {
 namespace {
 
 using nx::test::Buffer;
 using nx::test::eventually;
+using nx::test::fromDouble;
 using nx::test::listOf;
 using nx::test::registrationOf;
 using nx::test::require;
+using nx::test::Setting;
 using test::Counts;
 using test::Faults;
 using testing::HasSubstr;
-
-template<class Function>
-Function *
-fromDouble(const char *library, const char *name) {
-    void *const handle = dlopen(nixlx::configValue(library).value_or("").c_str(), RTLD_NOW | RTLD_LOCAL);
-    auto *const function = handle ? reinterpret_cast<Function *>(dlsym(handle, name)) : nullptr;
-    if (!function) throw std::runtime_error(std::string(name) + " is not in the double");
-    return function;
-}
 
 void
 setFaults(const Faults &faults) {
@@ -92,27 +78,11 @@ private:
     uint64_t address_ = 0;
 };
 
-class Setting {
-public:
-    Setting(const char *name, const char *value) : name_(name), before_(nixlx::configValue(name)) {
-        setenv(name, value, 1);
-    }
-    ~Setting() {
-        if (before_) setenv(name_, before_->c_str(), 1);
-        else unsetenv(name_);
-    }
-
-private:
-    const char *const name_;
-    const std::optional<std::string> before_;
-};
-
-class Gds : public testing::TestWithParam<const char *> {
+class Gds : public testing::TestWithParam<const char *>, protected nx::test::FileAgent {
 protected:
     ~Gds() override {
         setFaults({});
         agent.reset();
-        for (int fd : descriptors) ::close(fd);
         const Counts left = counts();
         EXPECT_STREQ(left.violation, "");
         EXPECT_EQ(left.drivers_open, 0);
@@ -129,71 +99,8 @@ protected:
 
     nixl_status_t
     create(const nixl_b_params_t &params = {}) {
-        nixlAgentConfig config;
-        agent = std::make_unique<nixlAgent>("A", config);
-        nixlBackendH *backend = nullptr;
-        return agent->createBackend(GetParam(), params, backend);
+        return createBackend(GetParam(), params);
     }
-
-    int
-    open(const std::string &name, int flags = O_RDWR | O_CREAT) {
-        descriptors.push_back(::open((folder / name).c_str(), flags | O_CLOEXEC, 0644));
-        return descriptors.back();
-    }
-
-    static nixl_reg_dlist_t
-    fileOf(uint64_t device, const std::string &name = "") {
-        nixl_reg_dlist_t list(FILE_SEG);
-        list.addDesc(nixlBlobDesc(0, 0, device, name));
-        return list;
-    }
-
-    void
-    add(const nixl_reg_dlist_t &list) {
-        require(agent->registerMem(list), "register");
-    }
-
-    nixlXferReqH *
-    request(nixl_xfer_op_t operation, const nixl_xfer_dlist_t &local, const nixl_xfer_dlist_t &remote) {
-        nixlXferReqH *made = nullptr;
-        require(agent->createXferReq(operation, local, remote, "A", made), "create a request");
-        return made;
-    }
-
-    nixl_status_t
-    finish(nixlXferReqH *request) {
-        nixl_status_t status = NIXL_IN_PROG;
-        eventually([&] { return (status = agent->getXferStatus(request)) != NIXL_IN_PROG; });
-        return status;
-    }
-
-    nixl_status_t
-    run(nixlXferReqH *request) {
-        const nixl_status_t posted = agent->postXferReq(request);
-        return posted == NIXL_IN_PROG ? finish(request) : posted;
-    }
-
-    /// Writes, or reads, all of a buffer that is registered.
-    nixl_status_t
-    run(nixl_xfer_op_t operation, const Buffer &buffer, int fd, size_t offset = 0) {
-        nixlXferReqH *made = request(operation, listOf({buffer.desc()}),
-                                     listOf({{offset, buffer.size(), static_cast<uint64_t>(fd)}}, FILE_SEG));
-        const nixl_status_t status = run(made);
-        sentence = status < 0 ? nixlx::lastError() : "";
-        EXPECT_EQ(agent->releaseXferReq(made), NIXL_SUCCESS);
-        return status;
-    }
-
-    std::string
-    contents(const std::string &name) const {
-        std::ifstream file(folder / name, std::ios::binary);
-        return {std::istreambuf_iterator<char>(file), {}};
-    }
-
-    nx::test::TempDir folder;
-    std::vector<int> descriptors;
-    std::unique_ptr<nixlAgent> agent;
-    std::string sentence;
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, Gds, testing::Values("GDS", "GDS_MT"));
@@ -625,10 +532,7 @@ TEST_P(GdsFaults, StatusAndBytesAgreeWhateverFails) {
     struct stat info{};
     ASSERT_EQ(::fstat(fd, &info), 0);
     add(fileOf(innocent));
-    constexpr size_t kPieces = 40, kRequests = 16;
-    constexpr size_t kPiece = kSize / kPieces;
-    std::mt19937_64 random(20261129);
-    Buffer sources(kRequests * kSize);
+    const Buffer sources(16 * kSize);
     add(registrationOf({sources.desc()}));
     unsigned failures = 0;
     for (uint64_t round = 0; round < 60; ++round) {
@@ -642,21 +546,8 @@ TEST_P(GdsFaults, StatusAndBytesAgreeWhateverFails) {
                    .event_percent = round % 4 == 1 ? 1u : 0u,
                    .few_events = round % 2 == 0});
         sources.fill(round + 100);
-        std::vector<nixlXferReqH *> requests;
-        for (size_t i = 0; i < kRequests; ++i) {
-            nixl_xfer_dlist_t local(DRAM_SEG), remote(FILE_SEG);
-            for (size_t piece = 0; piece < kPieces; ++piece) {
-                local.addDesc(sources.desc(i * kSize + piece * kPiece, kPiece));
-                const size_t place = piece % 2 ? piece : kPieces - 2 - piece;
-                remote.addDesc({i * kSize + place * kPiece, kPiece, static_cast<uint64_t>(i % 2 ? fd : innocent)});
-            }
-            requests.push_back(request(NIXL_WRITE, local, remote));
-        }
         const unsigned before = counts().failed;
-        std::shuffle(requests.begin(), requests.end(), random);
-        for (nixlXferReqH *each : requests) static_cast<void>(agent->postXferReq(each)); // it may have ended
-        size_t failed = 0;
-        for (nixlXferReqH *each : requests) failed += finish(each) != NIXL_SUCCESS;
+        const size_t failed = writeMixed(sources, "innocent", innocent, "a", fd);
         const unsigned injected = counts().failed - before;
         // What fails in a batch that is refused as a whole is done again.
         if (round % 5 != 4) {
@@ -664,18 +555,6 @@ TEST_P(GdsFaults, StatusAndBytesAgreeWhateverFails) {
         }
         EXPECT_LE(failed, injected) << round;
         failures += failed;
-        // What a request wrote is compared where it succeeded: the innocent all, of the others those without a failure.
-        const std::string good = contents("innocent"), bad = contents("a");
-        for (size_t i = 0; i < kRequests; ++i) {
-            if (i % 2 && failed > 0) continue;
-            const std::string &file = i % 2 ? bad : good;
-            for (size_t piece = 0; piece < kPieces; ++piece) {
-                const size_t place = piece % 2 ? piece : kPieces - 2 - piece;
-                const char *const from = reinterpret_cast<char *>(sources.data()) + i * kSize + piece * kPiece;
-                ASSERT_EQ(file.compare(i * kSize + place * kPiece, kPiece, from, kPiece), 0) << round << " " << i;
-            }
-        }
-        for (nixlXferReqH *each : requests) EXPECT_EQ(agent->releaseXferReq(each), NIXL_SUCCESS);
     }
     EXPECT_GT(failures, 0u);
     setFaults({});

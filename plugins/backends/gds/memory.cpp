@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <utility>
 
+#include "kit/file_engine.h"
+
 namespace nx::gds {
 
 namespace {
@@ -59,16 +61,11 @@ Ledger::Release::operator()(Ledger *) const noexcept {
 
 Result<Ledger::Files::iterator>
 Ledger::use(kit::File &file) {
-    Result<int> fd = file.use();
+    auto fd = kit::ownDescriptor(file);
     if (!fd.ok()) return std::move(fd).status();
-    KnownFile fresh{.flags = ::fcntl(*fd, F_GETFL), .fd = Fd(::fcntl(*fd, F_DUPFD_CLOEXEC, 0)), .uses = 1};
-    const int error = errno;
-    file.done();
     struct stat info;
-    if (!fresh.fd || ::fstat(fresh.fd.get(), &info) != 0) {
-        return {error == EMFILE ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
-                withErrno(file.name() + ": no second descriptor can be had", error)};
-    }
+    if (::fstat(fd->get(), &info) != 0) return {NIXL_ERR_BACKEND, withErrno(file.name(), errno)};
+    KnownFile fresh{.flags = ::fcntl(fd->get(), F_GETFL), .fd = *std::move(fd), .uses = 1};
     const Files::key_type key(info.st_dev, info.st_ino);
     const MutexLock lock(mutex_);
     const auto [begin, end] = files_.equal_range(key);

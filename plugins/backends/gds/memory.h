@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "gds/driver.h"
+#include "kit/file_transfer.h"
 #include "kit/files.h"
 
 namespace nx::gds {
@@ -106,11 +107,10 @@ private:
     const Ledger::Ranges::iterator range_;
 };
 
-class FileMemory final : public nixlBackendMD {
+class FileMemory final : public kit::FileMemory {
 public:
     FileMemory(Ledger &ledger, Ledger::Files::iterator known, std::shared_ptr<kit::File> file)
-        : nixlBackendMD(true),
-          file(std::move(file)),
+        : kit::FileMemory(std::move(file)),
           handle(known->second.handle),
           ledger_(ledger),
           known_(known) {}
@@ -118,7 +118,6 @@ public:
         ledger_.done(known_);
     }
 
-    const std::shared_ptr<kit::File> file;
     const abi::FileHandle handle;
 
 private:

@@ -7,26 +7,50 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "gds/mover.h"
+#include "gds/driver.h"
+#include "gds/memory.h"
+#include "kit/file_mover.h"
 
 namespace nx::gds {
+
+/// What both have in common: codes of cuFile's, and the context that memory of a GPU needs.
+class Way : public kit::FileWay {
+public:
+    explicit Way(const Driver &driver) noexcept : driver_(driver) {}
+
+    /// In one context.
+    bool
+    joins(const kit::FilePiece &first, const kit::FilePiece &other) const noexcept override;
+    nixl_status_t
+    statusOf(const kit::FilePiece &piece) const noexcept override;
+    std::string
+    reasonOf(const kit::FilePiece &piece) const override;
+
+protected:
+    /// Makes their context the thread's.
+    void
+    enter(std::span<const kit::FilePiece> pieces) noexcept;
+
+    const Driver &driver_;
+
+private:
+    abi::Context current_ = nullptr;
+};
 
 /// A call, or another one for what it left, until all is done.
 class CallWay final : public Way {
 public:
-    explicit CallWay(const Driver &driver) noexcept : driver_(driver) {}
+    using Way::Way;
 
     size_t
     pieceCountMax() const noexcept override {
         return 1;
     }
     void
-    move(std::span<Piece> pieces) noexcept override;
-
-private:
-    const Driver &driver_;
+    move(std::span<kit::FilePiece> pieces) noexcept override;
 };
 
 /// A batch of cuFile's, which takes one submission at a time. What it does not take, and what it leaves of a piece, is
@@ -34,7 +58,7 @@ private:
 class BatchWay final : public Way {
 public:
     /// What cuFile says.
-    static Result<std::unique_ptr<Way>>
+    static Result<std::unique_ptr<kit::FileWay>>
     create(const Driver &driver, unsigned entry_count_max);
     ~BatchWay() override;
 
@@ -43,20 +67,19 @@ public:
         return entries_.size();
     }
     void
-    move(std::span<Piece> pieces) noexcept override;
+    move(std::span<kit::FilePiece> pieces) noexcept override;
 
 private:
     BatchWay(const Driver &driver, unsigned entry_count_max);
     bool
-    submit(std::span<const Piece> pieces) noexcept;
+    submit(std::span<const kit::FilePiece> pieces) noexcept;
     void
-    collect(std::span<Piece> pieces) noexcept;
+    collect(std::span<kit::FilePiece> pieces) noexcept;
     static bool
-    account(Piece &piece, const abi::BatchEvent &event) noexcept;
+    account(kit::FilePiece &piece, const abi::BatchEvent &event) noexcept;
     void
     renew() noexcept;
 
-    const Driver &driver_;
     CallWay calls_;
     abi::BatchHandle batch_ = nullptr; ///< null: cuFile gives none any more
     // With room for all from the beginning.

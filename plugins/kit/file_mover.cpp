@@ -1,45 +1,26 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "gds/mover.h"
+#include "kit/file_mover.h"
 
 #include <new>
 #include <utility>
 
-namespace nx::gds {
+namespace nx::kit {
 
 namespace {
 
-const char *
-nameOfEvent(int status) noexcept {
-    switch (status) {
-    case abi::kInvalid: return "INVALID";
-    case abi::kCanceled: return "CANCELED";
-    case abi::kTimeout: return "TIMEOUT";
-    case abi::kFailed: return "FAILED";
-    default: return "of a kind that this library does not know";
-    }
-}
-
-std::string
-reasonOf(const Piece &piece) {
-    std::string text;
-    if (piece.event) {
-        text = std::string("its event is ") + nameOfEvent(piece.event) + " (" + std::to_string(piece.event) + ")";
-        return piece.code ? text + ", " + textOf(piece.code) : text;
-    }
-    if (piece.code) return textOf(piece.code);
-    return piece.transfer->writes() ? "cuFile takes no more there" : "the file ends there";
-}
-
 /// The request learns what came of a piece that ended early.
 void
-blame(const Piece &piece) noexcept {
-    const nixl_status_t status = statusOf(piece.code);
+blame(const FileWay &way, const FilePiece &piece) noexcept {
+    const nixl_status_t status = way.statusOf(piece);
     try {
+        const std::string reason = piece.code || piece.event ? way.reasonOf(piece)
+            : piece.transfer->writes()                       ? "the file takes no more there"
+                                                             : "the file ends there";
         piece.transfer->fail(status,
                              piece.file->file->name() + (piece.transfer->writes() ? ": writing " : ": reading ") +
                                  std::to_string(piece.length) + " bytes at offset " + std::to_string(piece.offset) +
-                                 " ended after " + std::to_string(piece.done) + ": " + reasonOf(piece));
+                                 " ended after " + std::to_string(piece.done) + ": " + reason);
     }
     catch (const std::bad_alloc &) {
         piece.transfer->fail(status, "out of memory"); // short enough to need none
@@ -48,16 +29,14 @@ blame(const Piece &piece) noexcept {
 
 } // namespace
 
-Mover::Mover(const Driver &driver,
-             kit::Bell &bell,
-             std::vector<std::unique_ptr<Way>> ways,
-             uint64_t bytes_max,
-             const std::string &thread_name)
-    : driver_(driver),
-      bell_(bell),
+FileMover::FileMover(Bell &bell,
+                     std::vector<std::unique_ptr<FileWay>> ways,
+                     uint64_t bytes_max,
+                     const std::string &thread_name)
+    : bell_(bell),
       bytes_max_(bytes_max) {
     for (auto &way : ways) {
-        std::vector<Piece> room(way->pieceCountMax());
+        std::vector<FilePiece> room(way->pieceCountMax());
         workers_.push_back({std::move(way), std::move(room)});
     }
     threads_.reserve(workers_.size());
@@ -73,12 +52,12 @@ Mover::Mover(const Driver &driver,
     }
 }
 
-Mover::~Mover() {
+FileMover::~FileMover() {
     stop();
 }
 
 void
-Mover::stop() noexcept {
+FileMover::stop() noexcept {
     {
         const MutexLock lock(mutex_);
         stopping_ = true;
@@ -90,7 +69,7 @@ Mover::stop() noexcept {
 // ---- The callers' side ---------------------------------------------------------------------------------------------
 
 void
-Mover::post(Transfer &transfer) noexcept {
+FileMover::post(FileTransfer &transfer) noexcept {
     transfer.rewind();
     transfer.begin();
     if (!transfer.refusal().ok()) {
@@ -107,13 +86,13 @@ Mover::post(Transfer &transfer) noexcept {
 }
 
 void
-Mover::cancel(Transfer &transfer) noexcept {
+FileMover::cancel(FileTransfer &transfer) noexcept {
     const MutexLock lock(mutex_);
     if (transfer.quiet()) return;
     transfer.cancel();
     if (transfer.users > 0) return; // who comes back last ends it
-    Transfer *before = nullptr;
-    for (Transfer *each = first_; each != &transfer; each = each->next_queued) before = each;
+    FileTransfer *before = nullptr;
+    for (FileTransfer *each = first_; each != &transfer; each = each->next_queued) before = each;
     (before ? before->next_queued : first_) = transfer.next_queued;
     if (last_ == &transfer) last_ = before;
     finishLocked(transfer);
@@ -122,33 +101,32 @@ Mover::cancel(Transfer &transfer) noexcept {
 // ---- The threads ---------------------------------------------------------------------------------------------------
 
 void
-Mover::run(Worker &worker) noexcept {
-    abi::Context current = nullptr;
+FileMover::run(Worker &worker) noexcept {
     for (;;) {
-        const std::span<Piece> taken = std::span(worker.room).first(take(worker.room));
+        const std::span<FilePiece> taken = std::span(worker.room).first(take(worker));
         if (taken.empty()) break;
-        if (taken.front().context != current) driver_.makeCurrent(current = taken.front().context);
         worker.way->move(taken);
-        giveBack(taken);
+        giveBack(*worker.way, taken);
     }
-    worker.way.reset(); // all at once: cuFile takes a tenth of a second for a batch
+    worker.way.reset(); // all at once: a library may take long to let go of what one has
 }
 
 /// 0: the end.
 size_t
-Mover::take(std::span<Piece> pieces) noexcept {
+FileMover::take(Worker &worker) noexcept {
+    const std::span<FilePiece> pieces(worker.room);
     const MutexLock lock(mutex_);
     for (;;) {
         while (!first_ && !stopping_) changed_.wait(mutex_);
         if (!first_) return 0;
-        Transfer &transfer = *std::exchange(first_, first_->next_queued);
+        FileTransfer &transfer = *std::exchange(first_, first_->next_queued);
         if (!first_) last_ = nullptr;
         transfer.queued = false;
         size_t count = 0;
         for (uint64_t bytes = 0; count < pieces.size() && bytes < bytes_max_ && !transfer.stopping(); ++count) {
-            const Piece piece = transfer.next(bytes_max_);
+            const FilePiece piece = transfer.next(bytes_max_);
             if (piece.length == 0) break;
-            if (count > 0 && (piece.context != pieces[0].context || bytes + piece.length > bytes_max_)) {
+            if (count > 0 && (bytes + piece.length > bytes_max_ || !worker.way->joins(pieces[0], piece))) {
                 transfer.putBack();
                 break;
             }
@@ -167,12 +145,12 @@ Mover::take(std::span<Piece> pieces) noexcept {
 }
 
 void
-Mover::giveBack(std::span<Piece> pieces) noexcept {
-    Transfer &transfer = *pieces.front().transfer;
+FileMover::giveBack(const FileWay &way, std::span<const FilePiece> pieces) noexcept {
+    FileTransfer &transfer = *pieces.front().transfer;
     uint64_t bytes = 0;
     bool left_out = false;
-    for (const Piece &piece : pieces) {
-        if (piece.failed) blame(piece);
+    for (const FilePiece &piece : pieces) {
+        if (piece.failed) blame(way, piece);
         bytes += piece.done;
         left_out = left_out || piece.done < piece.length;
     }
@@ -184,7 +162,7 @@ Mover::giveBack(std::span<Piece> pieces) noexcept {
 }
 
 void
-Mover::pushLocked(Transfer &transfer) noexcept {
+FileMover::pushLocked(FileTransfer &transfer) noexcept {
     transfer.queued = true;
     transfer.next_queued = nullptr;
     (last_ ? last_->next_queued : first_) = &transfer;
@@ -192,9 +170,9 @@ Mover::pushLocked(Transfer &transfer) noexcept {
 }
 
 void
-Mover::finishLocked(Transfer &transfer) noexcept {
+FileMover::finishLocked(FileTransfer &transfer) noexcept {
     transfer.finish(transfer.atEnd() && !transfer.left_out);
     bell_.ring();
 }
 
-} // namespace nx::gds
+} // namespace nx::kit
