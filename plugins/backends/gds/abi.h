@@ -22,7 +22,7 @@ struct FileError {
 static_assert(sizeof(FileError) == 8);
 
 inline constexpr int kCudaDriverError = 5011, kMemoryAlreadyRegistered = 5023, kDriverAlreadyOpen = 5026,
-                     kHandleAlreadyRegistered = 5028;
+                     kHandleNotRegistered = 5027, kHandleAlreadyRegistered = 5028;
 
 struct FileDescription {
     int type;

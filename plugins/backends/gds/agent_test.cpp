@@ -256,10 +256,11 @@ TEST_P(Gds, ADescriptorThatTheProgramClosesLeadsToItsFileAllTheSame) {
 TEST_P(Gds, AFileThatCuFileRefusesIsNotRegistered) {
     ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
     const int fd = open("a");
-    for (int code : {5018, 5020, 5022, 5025, 5028}) {
+    for (int code : {5018, 5020, 5022, 5025, 5027, 5028}) {
         setFaults({.file_error = code});
         EXPECT_EQ(agent->registerMem(fileOf(fd)), NIXL_ERR_BACKEND);
         EXPECT_THAT(nixlx::lastError(), HasSubstr("(" + std::to_string(code) + ")"));
+        EXPECT_THAT(nixlx::lastError(), testing::Conditional(code == 5027, HasSubstr("/run/udev"), testing::_));
     }
     setFaults({});
     add(fileOf(fd));

@@ -81,6 +81,12 @@ Ledger::use(kit::File &file) {
     const int flags = added->second.flags;
     files_.erase(added);
     Status refused = driver_->failure(file.name() + " cannot be registered with cuFile", refusal);
+    if (refusal.err == abi::kHandleNotRegistered) {
+        return {refused.code(),
+                refused.message() +
+                    "; it asks udev about the file's device, for which it needs /run/udev and a file "
+                    "system on a device (cufile.log says more)"};
+    }
     if (refusal.err != abi::kHandleAlreadyRegistered) return refused;
     const auto others = files_.equal_range(key);
     known =
