@@ -3,7 +3,7 @@
 //
 // The metaInfo of a FILE registration: a refusal is an INVALID_PARAM with a sentence; what is taken as a path ends with
 // that path, begins with a mode, and is refused with a word more; nothing with a ':' before a '/' is taken as a label.
-#include "kit/file_path.h"
+#include "kit/files/file_path.h"
 
 #include <fcntl.h>
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// How the suites of tests/contract come by files, for backends that take them as kit/files.h does: by a path and by a
-// descriptor. Owned by the suite.
+// How the suites of tests/contract come by files, for backends that take them as kit/files/files.h does: by a path and
+// by a descriptor. Owned by the suite.
 #pragma once
 
 #include <atomic>

@@ -7,7 +7,7 @@
 #include <iterator>
 #include <unistd.h>
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 #include "nixlx/engine.h"
 
 namespace nx::gds {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "gds/memory.h"
-#include "kit/file_engine.h"
+#include "kit/files/file_engine.h"
 
 namespace nx::gds {
 

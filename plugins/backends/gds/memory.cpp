@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <utility>
 
-#include "kit/file_engine.h"
+#include "kit/files/file_engine.h"
 
 namespace nx::gds {
 

@@ -15,8 +15,8 @@
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "gds/driver.h"
-#include "kit/file_transfer.h"
-#include "kit/files.h"
+#include "kit/files/file_transfer.h"
+#include "kit/files/files.h"
 
 namespace nx::gds {
 

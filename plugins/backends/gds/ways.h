@@ -12,7 +12,7 @@
 
 #include "gds/driver.h"
 #include "gds/memory.h"
-#include "kit/file_mover.h"
+#include "kit/files/file_mover.h"
 
 namespace nx::gds {
 

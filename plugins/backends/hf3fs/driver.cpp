@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 #include "kit/vendor_library.h"
 #include "nixlx/engine.h"
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "hf3fs/memory.h"
-#include "kit/file_engine.h"
+#include "kit/files/file_engine.h"
 
 namespace nx::hf3fs {
 

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "kit/file_engine.h"
+#include "kit/files/file_engine.h"
 
 namespace nx::hf3fs {
 

@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "hf3fs/driver.h"
-#include "kit/file_transfer.h"
+#include "kit/files/file_transfer.h"
 
 namespace nx::hf3fs {
 

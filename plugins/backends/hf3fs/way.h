@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "hf3fs/driver.h"
-#include "kit/file_mover.h"
+#include "kit/files/file_mover.h"
 
 namespace nx::hf3fs {
 

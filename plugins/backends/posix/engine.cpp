@@ -9,8 +9,8 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
-#include "kit/file_path.h"
-#include "kit/file_plan.h"
+#include "kit/files/file_path.h"
+#include "kit/files/file_plan.h"
 #include "kit/params.h"
 #include "posix/aio_queue.h"
 #include "posix/cached_writes.h"

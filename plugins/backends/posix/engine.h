@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The backend for files and block devices. By delegation: kit/files.h knows the files, transfer.h is a request, mover.h
-// moves them all through one queue (queue.h). Every function may be called from any thread, as nixlx::Engine asks.
+// The backend for files and block devices. By delegation: kit/files/files.h knows the files, transfer.h is a request,
+// mover.h moves them all through one queue (queue.h). Every function may be called from any thread, as nixlx::Engine
+// asks.
 #pragma once
 
 #include <memory>
@@ -10,7 +11,7 @@
 
 #include "base/fd.h"
 #include "kit/bell.h"
-#include "kit/files.h"
+#include "kit/files/files.h"
 #include "kit/progress.h"
 #include "nixlx/engine.h"
 #include "posix/mover.h"

@@ -9,7 +9,7 @@
 
 #include "backend/backend_aux.h"
 #include "base/error.h"
-#include "kit/files.h"
+#include "kit/files/files.h"
 
 namespace nx::posix {
 

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 #include "posix/size_signal.h"
 
 namespace nx::posix {

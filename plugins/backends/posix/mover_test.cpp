@@ -16,7 +16,7 @@
 
 #include <gtest/gtest.h>
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 #include "posix/memory.h"
 #include "support/eventually.h"
 

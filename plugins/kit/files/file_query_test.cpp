@@ -3,7 +3,7 @@
 //
 // Goal: each name gets its answer, absent whatever cannot be looked at; many are looked at at once.
 // Method: files of the test, and a double of stat(2) that holds the callers until there are several.
-#include "kit/file_query.h"
+#include "kit/files/file_query.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_query.h"
+#include "kit/files/file_query.h"
 
 #include <algorithm>
 #include <atomic>
@@ -9,7 +9,7 @@
 #include <system_error>
 
 #include "base/thread.h"
-#include "kit/file_path.h"
+#include "kit/files/file_path.h"
 #include "nixlx/engine.h"
 
 namespace nx::kit {

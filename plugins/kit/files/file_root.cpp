@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_root.h"
+#include "kit/files/file_root.h"
 
 #include <cerrno>
 #include <cstdlib>

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_transfer.h"
+#include "kit/files/file_transfer.h"
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 
 namespace nx::kit {
 

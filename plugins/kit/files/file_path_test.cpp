@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Goal: a metaInfo is a path with its flags, a label, or an error that says why; never a label by mistake.
-#include "kit/file_path.h"
+#include "kit/files/file_path.h"
 
 #include <fcntl.h>
 

@@ -4,7 +4,7 @@
 // Goal: a registration gets the file that it names, or the error that says why not; few descriptors are open, none is
 // left, and what is used is the registered file or STALE, whatever becomes of its path and of the program's descriptor.
 // Method: real files in a folder of the test; faults are made in the file system.
-#include "kit/files.h"
+#include "kit/files/files.h"
 
 #include <atomic>
 #include <cstring>

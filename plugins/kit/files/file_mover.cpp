@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_mover.h"
+#include "kit/files/file_mover.h"
 
 #include <new>
 #include <utility>

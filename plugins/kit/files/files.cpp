@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/files.h"
+#include "kit/files/files.h"
 
 #include <algorithm>
 #include <atomic>
@@ -18,10 +18,10 @@
 
 #include "base/fd.h"
 #include "base/mutex.h"
-#include "kit/fd_cache.h"
-#include "kit/file_path.h"
-#include "kit/file_query.h"
-#include "kit/file_root.h"
+#include "kit/files/fd_cache.h"
+#include "kit/files/file_path.h"
+#include "kit/files/file_query.h"
+#include "kit/files/file_root.h"
 
 namespace nx::kit {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/fd_cache.h"
+#include "kit/files/fd_cache.h"
 
 namespace nx::kit {
 

@@ -11,7 +11,7 @@
 
 #include "backend/backend_aux.h"
 #include "kit/cursor.h"
-#include "kit/files.h"
+#include "kit/files/files.h"
 #include "kit/request_base.h"
 
 namespace nx::kit {

@@ -15,7 +15,7 @@
 #include "base/mutex.h"
 #include "base/thread.h"
 #include "kit/bell.h"
-#include "kit/file_transfer.h"
+#include "kit/files/file_transfer.h"
 
 namespace nx::kit {
 

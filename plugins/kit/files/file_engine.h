@@ -13,8 +13,8 @@
 
 #include "base/fd.h"
 #include "kit/bell.h"
-#include "kit/file_mover.h"
-#include "kit/files.h"
+#include "kit/files/file_mover.h"
+#include "kit/files/files.h"
 #include "nixlx/engine.h"
 
 namespace nx::kit {

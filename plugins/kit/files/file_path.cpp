@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_path.h"
+#include "kit/files/file_path.h"
 
 #include <algorithm>
 #include <array>

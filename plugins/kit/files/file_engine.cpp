@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kit/file_engine.h"
+#include "kit/files/file_engine.h"
 
 #include <cerrno>
 #include <fcntl.h>
 #include <utility>
 
-#include "kit/file_plan.h"
+#include "kit/files/file_plan.h"
 #include "utils/common/nixl_log.h"
 
 namespace nx::kit {

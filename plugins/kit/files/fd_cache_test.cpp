@@ -3,7 +3,7 @@
 //
 // Goal: descriptors stay open while they are used, and few while they are not; those used lately stay; none is lost.
 // Method: slots over descriptors of /dev/null; threads that use few slots at once.
-#include "kit/fd_cache.h"
+#include "kit/files/fd_cache.h"
 
 #include <fcntl.h>
 #include <algorithm>
