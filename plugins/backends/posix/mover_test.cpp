@@ -296,7 +296,7 @@ scribble(std::byte *memory, size_t bytes, std::mt19937_64 &random) {
 /// Requests whose regions of the files are their own, so that whatever happens there is theirs.
 void
 faultedRound(uint64_t seed, size_t &faulted, size_t &failures) {
-    constexpr uint64_t kRegion = uint64_t{1} << 16;
+    constexpr uint64_t kRegion = uint64_t{1} << 16, kRoom = kRegion + kPage;
     constexpr size_t kFiles = 4, kRequests = 12, kDepth = 16;
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937_64 random(seed);
@@ -326,25 +326,28 @@ faultedRound(uint64_t seed, size_t &faulted, size_t &failures) {
     std::vector<std::unique_ptr<Request>> requests;
     for (size_t i = 0; i < kRequests; ++i) {
         const auto operation = random() % 2 ? NIXL_READ : NIXL_WRITE;
-        auto &request = *requests.emplace_back(std::make_unique<Request>(operation, memories, kFiles * kRegion));
-        scribble(request.memory, kFiles * kRegion, random);
+        auto &request = *requests.emplace_back(std::make_unique<Request>(operation, memories, kFiles * kRoom));
+        scribble(request.memory, kFiles * kRoom, random);
         for (uint32_t file = 0; file < kFiles; ++file) {
             const uint64_t grain = random() % 2 ? 512 : 1;
+            const uint64_t skew =
+                random() % 2 ? random() % kPage / grain * grain : 0; // memory that is aligned otherwise
             for (uint64_t offset = random() % 1000 / grain * grain; offset < kRegion;) {
                 const uint64_t length =
                     std::min((1 + random() % (random() % 2 ? 30 : 10000)) * grain, kRegion - offset);
-                request.add(file * kRegion + offset, i * kRegion + offset, length, file);
+                request.add(file * kRoom + skew + offset, i * kRegion + offset, length, file);
                 offset += length + (random() % 2 ? random() % 1000 / grain * grain : 0);
             }
         }
     }
     std::vector<std::vector<std::byte>> memory_before;
     for (auto &request : requests) {
-        memory_before.emplace_back(request->memory, request->memory + kFiles * kRegion);
+        memory_before.emplace_back(request->memory, request->memory + kFiles * kRoom);
         mover.post(request->transfer(), false);
     }
     const size_t cancelled = random() % (2 * kRequests);
     if (cancelled < kRequests) {
+        for (uint64_t turns = random() % 60; turns > 0; --turns) mover.tryDrive();
         requests[cancelled]->transfer().cancel();
         mover.look();
     }
