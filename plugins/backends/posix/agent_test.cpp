@@ -16,6 +16,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <memory>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -276,6 +277,54 @@ TEST(PosixSides, TheFileMayBeTheLocalSide) {
     nixlXferReqH *none = nullptr;
     EXPECT_LT(moving.agent->createXferReq(NIXL_READ, file, file, "A", none), 0) << "a file to a file";
     EXPECT_LT(moving.agent->createXferReq(NIXL_READ, memory, memory, "A", none), 0) << "memory to memory";
+}
+
+TEST(PosixLife, ASystemCallOfWhoPostsIsNotInterruptedForIt) {
+    const TempDir folder;
+    Moving moving(folder, 32 * kMiB, true);
+    nixlXferReqH *const write = moving.request(NIXL_WRITE), *const read = moving.request(NIXL_READ);
+    moving.memory.fill(1);
+    const int file = ::open(moving.path.c_str(), O_RDONLY | O_CLOEXEC), nothing = ::epoll_create1(EPOLL_CLOEXEC);
+    size_t interrupted = 0;
+    const auto run = [&](nixlXferReqH *request) {
+        nixl_status_t status = moving.agent->postXferReq(request);
+        while (status == NIXL_IN_PROG) {
+            epoll_event event;
+            interrupted += ::epoll_wait(nothing, &event, 1, 1) < 0;
+            status = moving.agent->getXferStatus(request);
+        }
+        ASSERT_EQ(status, NIXL_SUCCESS) << nixlx::lastError();
+    };
+    for (int i = 0; i < 10; ++i) {
+        run(write);
+        ASSERT_EQ(::fdatasync(file), 0);
+        ASSERT_EQ(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), 0);
+        run(read);
+    }
+    EXPECT_EQ(interrupted, 0u);
+    for (const int fd : {file, nothing}) ::close(fd);
+    for (nixlXferReqH *const request : {write, read}) EXPECT_EQ(moving.agent->releaseXferReq(request), NIXL_SUCCESS);
+}
+
+TEST(PosixLife, ASmallReadOfWhatIsCachedIsOverWithItsPost) {
+    const TempDir folder;
+    Moving moving(folder, 64 << 10, true);
+    nixlXferReqH *const write = moving.request(NIXL_WRITE), *const read = moving.request(NIXL_READ);
+    moving.memory.fill(1);
+    ASSERT_GE(moving.agent->postXferReq(write), 0) << nixlx::lastError();
+    ASSERT_EQ(moving.agent->waitXfer(write), NIXL_SUCCESS) << nixlx::lastError();
+    for (int i = 0; i < 3; ++i) {
+        moving.memory.clear();
+        EXPECT_EQ(moving.agent->postXferReq(read), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_TRUE(moving.memory.holds(1));
+        EXPECT_EQ(moving.report(read).bytes_done, moving.memory.size());
+    }
+    // What is not all there ends as others do.
+    ASSERT_EQ(::truncate(moving.path.c_str(), 1000), 0);
+    ASSERT_GE(moving.agent->postXferReq(read), 0);
+    EXPECT_EQ(moving.agent->waitXfer(read), NIXL_ERR_BACKEND);
+    EXPECT_EQ(moving.report(read).bytes_done, 1000u);
+    for (nixlXferReqH *const request : {write, read}) EXPECT_EQ(moving.agent->releaseXferReq(request), NIXL_SUCCESS);
 }
 
 } // namespace

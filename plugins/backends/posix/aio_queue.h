@@ -39,11 +39,6 @@ public:
     bool
     arm() noexcept override;
 
-    bool
-    submitWaits() const noexcept override {
-        return true;
-    }
-
 private:
     AioQueue(unsigned depth, WakeFd wake);
     void

@@ -35,10 +35,6 @@ public:
     }
     size_t
     submit(std::span<const Operation> operations) noexcept override;
-    bool
-    submitWaits() const noexcept override {
-        return others_->submitWaits();
-    }
     size_t
     reap(std::span<Completion> completions) noexcept override;
     int

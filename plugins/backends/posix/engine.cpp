@@ -194,7 +194,7 @@ Engine::prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *, nixlBackendR
 nixl_status_t
 Engine::post(nixlBackendReqH *request, const std::string *) {
     Transfer &transfer = transferOf(request);
-    if (mover_.post(transfer, progress_ && mover_.queue().submitWaits())) {
+    if (mover_.post(transfer, progress_ != nullptr)) {
         if (progress_) progress_->nudge();
         else bell_.ring(); // somebody else may sleep, and this caller may go away
     }

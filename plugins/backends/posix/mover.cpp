@@ -51,7 +51,9 @@ Mover::Mover(std::unique_ptr<Queue> queue, kit::Bell &bell, size_t open_max)
     for (OpenFile &file : files_) free_files_.push_back(&file);
 }
 
-Mover::~Mover() = default;
+Mover::~Mover() {
+    queue_.reset(); // what is in flight refers to the rest
+}
 
 // ---- The callers' side -------------------------------------------------------------------------------------------
 
@@ -65,6 +67,15 @@ Mover::post(Transfer &transfer, bool later) noexcept {
         bell_.ring();
         return false;
     }
+    if (later && transfer.isSmallRead()) {
+        if (readCached(transfer)) {
+            transfer.finish(true);
+            bell_.ring();
+            return false;
+        }
+        transfer.rewind();
+        transfer.begin();
+    }
     {
         const MutexLock lock(posted_mutex_);
         transfer.next = nullptr;
@@ -76,6 +87,31 @@ Mover::post(Transfer &transfer, bool later) noexcept {
     const MutexLock lock(mutex_, std::adopt_lock);
     driveLocked();
     return workIsLeftLocked();
+}
+
+/// All of it, without waiting and without a queue. False: it is to be begun as if nothing had been read.
+bool
+Mover::readCached(Transfer &transfer) noexcept {
+    iovec vectors[kVectorsMax];
+    while (!transfer.pieces.atEnd()) {
+        const Piece piece = transfer.pieces.next(vectors);
+        if (piece.length == 0) continue; // what was left were blocks of nothing
+        kit::File &file = *piece.file->file;
+        ssize_t count = -1;
+        try {
+            const Result<int> fd = file.use();
+            if (!fd.ok()) return false;
+            count = ::preadv2(*fd, vectors, static_cast<int>(piece.vector_count), static_cast<off_t>(piece.offset),
+                              RWF_NOWAIT);
+            file.done();
+        }
+        catch (const std::bad_alloc &) {
+            return false;
+        }
+        if (count != static_cast<ssize_t>(piece.length)) return false;
+        transfer.moved(piece.length);
+    }
+    return true;
 }
 
 std::optional<bool>

@@ -51,8 +51,8 @@ public:
         return *queue_;
     }
 
-    /// Begins it, and may end it; `later`: leaves all of it to whoever calls tryDrive(). Requires that it is quiet.
-    /// True: there is more to be done by a call of tryDrive().
+    /// Begins it, and may end it; `later`: leaves it to whoever calls tryDrive(), but for a small read of what is
+    /// cached. Requires that it is quiet. True: there is more to be done by a call of tryDrive().
     bool
     post(Transfer &transfer, bool later) noexcept;
 
@@ -104,6 +104,8 @@ private:
         size_t size = 0;
     };
 
+    static bool
+    readCached(Transfer &transfer) noexcept;
     bool
     driveLocked() noexcept NX_REQUIRES(mutex_);
     bool
@@ -151,7 +153,7 @@ private:
     void
     finishLocked(Transfer &transfer) noexcept NX_REQUIRES(mutex_);
 
-    const std::unique_ptr<Queue> queue_;
+    std::unique_ptr<Queue> queue_; ///< until the end
     kit::Bell &bell_;
     const size_t operations_max_; ///< of one request: a file that hangs leaves some to the others
     std::atomic<uint64_t> mark_{0};

@@ -81,7 +81,8 @@ public:
           faults_(faults),
           random_(seed) {}
     ~QueueDouble() override {
-        EXPECT_TRUE(in_flight_.empty());
+        EXPECT_TRUE(holds || in_flight_.empty());
+        for (const Operation &operation : in_flight_) perform(operation);
     }
 
     const char *
@@ -120,7 +121,7 @@ public:
 
     size_t
     reap(std::span<Completion> completions) noexcept override {
-        if (in_flight_.empty()) return 0;
+        if (in_flight_.empty() || holds) return 0;
         const size_t count = faults_.in_order ? std::min(completions.size(), in_flight_.size())
                                               : random_() % (1 + std::min(completions.size(), in_flight_.size()));
         for (size_t i = 0; i < count; ++i) {
@@ -137,6 +138,7 @@ public:
     std::function<void(int file, uint64_t offset)> on_error = [](int, uint64_t) {};
     std::function<void(int file, uint64_t offset, uint64_t bytes)> on_moved = [](int, uint64_t, uint64_t) {};
     size_t performed = 0, faulted = 0, most_in_flight = 0;
+    bool holds = false; ///< what is in flight, until its end
     std::vector<int> syncs;
     int sync_error = 0;
 
@@ -291,6 +293,26 @@ scribble(std::byte *memory, size_t bytes, std::mt19937_64 &random) {
         const uint64_t word = random();
         std::memcpy(memory + at, &word, std::min(sizeof(word), bytes - at));
     }
+}
+
+TEST_F(MoverTest, WhatIsInFlightAtItsEndFindsAllThatItRefersTo) {
+    constexpr size_t kBytes = size_t{256} << 10;
+    makeFiles(1, false, kBytes);
+    makeFiles(1, true, kBytes);
+    QueueDouble &queue = makeMover(16, {});
+    queue.holds = true;
+    Request plain(NIXL_WRITE, memories_, kBytes), bounced(NIXL_WRITE, memories_, kBytes + 1);
+    std::mt19937_64 random(1);
+    scribble(plain.memory, kBytes, random);
+    scribble(bounced.memory, kBytes + 1, random);
+    plain.add(0, 0, kBytes, 0);
+    bounced.add(1, 0, kBytes, 1);
+    mover_->post(plain.transfer(), false);
+    mover_->post(bounced.transfer(), false);
+    ASSERT_EQ(queue.most_in_flight, 2u);
+    mover_.reset();
+    EXPECT_EQ(std::memcmp(files_[0]->contents.data(), plain.memory, kBytes), 0);
+    EXPECT_EQ(std::memcmp(files_[1]->contents.data(), bounced.memory + 1, kBytes), 0);
 }
 
 /// Requests whose regions of the files are their own, so that whatever happens there is theirs.

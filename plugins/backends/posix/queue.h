@@ -55,15 +55,9 @@ public:
     depth() const noexcept = 0;
 
     /// Takes as many as it can, from the first on, and returns how many. Each of them is reaped later, once. Does not
-    /// wait for a device, but may copy what is in the page cache.
+    /// wait for a device if the kernel can help it, but may copy what is in the page cache.
     virtual size_t
     submit(std::span<const Operation> operations) noexcept = 0;
-
-    /// It may wait for a device after all.
-    virtual bool
-    submitWaits() const noexcept {
-        return false;
-    }
 
     /// Fills as many as have completed and returns how many. Does not wait.
     virtual size_t

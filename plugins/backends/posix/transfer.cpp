@@ -24,6 +24,8 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
         }
         to_sync.push_back(file);
     }
+    is_small_read_ =
+        !writes_ && !has_direct_ && plan.total_bytes <= kSmallReadBytes && plan.block_count <= kSmallReadBlocks;
     if (!durable) to_sync.clear();
     std::sort(to_sync.begin(), to_sync.end());
     to_sync.erase(std::unique(to_sync.begin(), to_sync.end()), to_sync.end());

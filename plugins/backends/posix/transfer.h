@@ -26,6 +26,9 @@ namespace nx::posix {
 class Mover;
 struct OpenFile;
 
+inline constexpr uint64_t kSmallReadBytes = uint64_t{256} << 10;
+inline constexpr uint64_t kSmallReadBlocks = 64;
+
 class Transfer final : public kit::RequestBase {
 public:
     /// `plan` outlives it. `durable`: what it writes is on the device before it succeeds.
@@ -34,6 +37,12 @@ public:
     bool
     writes() const noexcept {
         return writes_;
+    }
+
+    /// It reads so little by way of the page cache that, if all is there, it may be read at once.
+    bool
+    isSmallRead() const noexcept {
+        return is_small_read_;
     }
 
     /// Why it cannot be posted: it would write to what was opened for reading.
@@ -75,6 +84,7 @@ public:
 private:
     const bool writes_;
     bool has_buffered_ = false, has_direct_ = false;
+    bool is_small_read_ = false;
     Status refusal_;
 };
 
