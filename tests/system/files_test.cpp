@@ -696,7 +696,8 @@ class FilesHarmed : public FilesTest {};
 INSTANTIATE_TEST_SUITE_P(Posix, FilesHarmed, testing::Values(kHows[4], kHows[5]), nameOf);
 
 TEST_P(FilesHarmed, InterruptedAndShortOnesGoOnAndErrorsAreOfTheirRequest) {
-    constexpr size_t kRequests = 16, kRounds = 60, kPieces = 20, kPieceMax = 3000, kFileSize = kPieces * kPieceMax;
+    constexpr size_t kRequests = 16, kRounds = 20, kPieces = 90, kPieceMax = 3000; // more than a post reads by itself
+    constexpr size_t kFileSize = kPieces * kPieceMax;
     constexpr unsigned char kUntouched = 0xee; // in no file
     std::mt19937_64 random(20261129);
     const auto fresh = [&] {

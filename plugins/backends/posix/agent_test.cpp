@@ -321,8 +321,9 @@ TEST(PosixLife, ASmallReadOfWhatIsCachedIsOverWithItsPost) {
     }
     // What is not all there ends as others do.
     ASSERT_EQ(::truncate(moving.path.c_str(), 1000), 0);
-    ASSERT_GE(moving.agent->postXferReq(read), 0);
-    EXPECT_EQ(moving.agent->waitXfer(read), NIXL_ERR_BACKEND);
+    nixl_status_t status = moving.agent->postXferReq(read);
+    if (status == NIXL_IN_PROG) status = moving.agent->waitXfer(read);
+    EXPECT_EQ(status, NIXL_ERR_BACKEND);
     EXPECT_EQ(moving.report(read).bytes_done, 1000u);
     for (nixlXferReqH *const request : {write, read}) EXPECT_EQ(moving.agent->releaseXferReq(request), NIXL_SUCCESS);
 }
