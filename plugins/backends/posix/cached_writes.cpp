@@ -3,10 +3,7 @@
 #include "posix/cached_writes.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <exception>
-#include <stdexcept>
-#include <sys/epoll.h>
 
 namespace nx::posix {
 
@@ -24,13 +21,7 @@ CachedWrites::create(std::unique_ptr<Queue> others) {
 
 CachedWrites::CachedWrites(std::unique_ptr<Queue> others)
     : others_(std::move(others)),
-      either_(::epoll_create1(EPOLL_CLOEXEC)) {
-    bool added = static_cast<bool>(either_);
-    for (const int fd : {others_->descriptor(), bell_.descriptor()}) {
-        epoll_event event{.events = EPOLLIN, .data = {}};
-        added = added && ::epoll_ctl(either_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
-    }
-    if (!added) throw std::runtime_error(withErrno("epoll", errno));
+      either_(either(others_->descriptor(), bell_.descriptor())) {
     done_.reserve(depth());
     for (Lane &lane : lanes_) {
         const MutexLock lock(lane.mutex);

@@ -69,7 +69,7 @@ private:
 
     const std::unique_ptr<Queue> others_;
     kit::Bell bell_;
-    Fd either_; ///< an epoll of both
+    const Fd either_;
     Mutex done_mutex_;
     std::vector<Completion> done_ NX_GUARDED_BY(done_mutex_);
     std::array<Lane, kLanes> lanes_; ///< last: their threads use the others

@@ -3,11 +3,8 @@
 #include "posix/engine.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <fcntl.h>
 #include <stdexcept>
-#include <sys/epoll.h>
-#include <sys/resource.h>
 
 #include "kit/files/file_path.h"
 #include "kit/files/file_plan.h"
@@ -93,33 +90,13 @@ createQueue(kit::ParamReader &in) {
     return {NIXL_ERR_BACKEND, refused};
 }
 
-/// As many as kit::Files keeps open.
-size_t
-openMax() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 64;
-    return std::max<size_t>(1, limit.rlim_cur / 4);
-}
-
-Fd
-pollBoth(int first, int second) {
-    Fd both(::epoll_create1(EPOLL_CLOEXEC));
-    bool added = static_cast<bool>(both);
-    for (int fd : {first, second}) {
-        epoll_event event{.events = EPOLLIN, .data = {}};
-        added = added && ::epoll_ctl(both.get(), EPOLL_CTL_ADD, fd, &event) == 0;
-    }
-    if (!added) throw std::runtime_error(withErrno("epoll", errno));
-    return both;
-}
-
 } // namespace
 
 nixlx::Engine *
 Engine::create(const nixlBackendInitParams *params) {
     kit::ParamReader in(params->customParams);
     const bool durable = in.boolean("durable", false);
-    kit::FilesOptions files{.root = in.text("root"), .open_max = openMax()};
+    kit::FilesOptions files{.root = in.text("root")};
     auto queue = createQueue(in);
     if (!queue.ok()) throw std::runtime_error(queue.message());
     NIXL_INFO << "posix: agent " << quoted(params->localAgent) << " uses " << (*queue)->name() << ", "
@@ -131,12 +108,12 @@ Engine::Engine(const nixlBackendInitParams &params, kit::FilesOptions files, std
     : agent_(params.localAgent),
       durable_(durable),
       files_(std::move(files)),
-      mover_(std::move(queue), bell_, openMax()) {
+      mover_(std::move(queue), bell_, files_.openMax()) {
     if (params.enableProgTh) {
         progress_ = std::make_unique<kit::ProgressThread>("nixl-posix");
         progress_->add(mover_);
     } else {
-        bell_or_queue_ = pollBoth(bell_.descriptor(), mover_.descriptor());
+        bell_or_queue_ = either(bell_.descriptor(), mover_.descriptor());
     }
 }
 

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace nx::posix {
 
@@ -33,6 +34,10 @@ struct Operation {
 /// By a system call, which waits. Its result is as that of a Completion.
 int64_t
 perform(const Operation &operation) noexcept;
+
+/// Readable if one of the two is. Throws std::runtime_error with a sentence if the system refuses a descriptor.
+Fd
+either(int first, int second);
 
 struct Completion {
     uint64_t tag;

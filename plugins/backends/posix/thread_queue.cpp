@@ -3,24 +3,9 @@
 #include "posix/thread_queue.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <exception>
-#include <unistd.h>
 
 namespace nx::posix {
-
-int64_t
-perform(const Operation &operation) noexcept {
-    const auto offset = static_cast<off_t>(operation.offset);
-    const auto count = static_cast<int>(operation.vector_count);
-    ssize_t result = 0;
-    switch (operation.kind) {
-    case Operation::Kind::kRead: result = ::preadv(operation.fd, operation.vectors, count, offset); break;
-    case Operation::Kind::kWrite: result = ::pwritev(operation.fd, operation.vectors, count, offset); break;
-    case Operation::Kind::kSync: result = ::fdatasync(operation.fd); break;
-    }
-    return result < 0 ? -errno : result;
-}
 
 Result<std::unique_ptr<Queue>>
 ThreadQueue::create(unsigned thread_count) {

@@ -64,6 +64,11 @@ public:
     /// At most `open_max` are open, but for those in use beyond.
     explicit FdCache(size_t open_max) noexcept : open_max_(open_max) {}
 
+    size_t
+    openMax() const noexcept {
+        return open_max_;
+    }
+
     /// What `open()` gives; idle ones are closed and it is tried again when the process has no descriptor left. None:
     /// errno says why.
     template<class Open>

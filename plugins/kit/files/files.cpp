@@ -515,6 +515,11 @@ Files::add(const nixlBlobDesc &registration) {
     return std::shared_ptr<File>(std::move(*file));
 }
 
+size_t
+Files::openMax() const noexcept {
+    return table_->cache.openMax();
+}
+
 nixl_status_t
 Files::query(const nixl_reg_dlist_t &names, std::vector<nixl_query_resp_t> &answers) const {
     return queryPaths(

@@ -78,6 +78,10 @@ public:
     nixl_status_t
     query(const nixl_reg_dlist_t &names, std::vector<nixl_query_resp_t> &answers) const;
 
+    /// FilesOptions::open_max, or what stands for 0.
+    size_t
+    openMax() const noexcept;
+
 private:
     const std::shared_ptr<FileTable> table_; ///< files hold it, too
 };
