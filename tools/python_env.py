@@ -68,7 +68,7 @@ def ensure_venv(run):
 
 def install_package(run):
     """Builds the nixl package and installs it into build/venv, unless its sources are those of the last time."""
-    client = BUILD / "aws-crt" / "made-of"  # of the backend OBJ, see tools/aws-crt/install
+    client = BUILD / "aws-crt" / "made-of"  # of the backend OBJ, see tools/extras
     digest = _digest(_package_files(), client.read_text() if client.is_file() else "")
     stamp, current = _stamp("nixl", digest)
     if current:
