@@ -166,6 +166,7 @@ function(nx_add_store name)
     list(APPEND all_objects $<TARGET_OBJECTS:nx_${dep}>)
   endforeach()
   nx_add_plugin(store_${name} OBJECTS ${all_objects} LIBS ${ARG_LIBS})
+  set_property(GLOBAL APPEND PROPERTY NX_STORES store_${name})
   if(NIXL_TESTS AND ARG_TESTS)
     nx_add_test(nx_store_${name}_tests SOURCES ${ARG_TESTS} $<TARGET_OBJECTS:${objects}>
                 MODULES base ${ARG_DEPENDS} LIBS ${ARG_LIBS})

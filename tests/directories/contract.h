@@ -5,6 +5,7 @@
 // StoreUnderTest in stores.cpp. What it cannot do is a deviation: a sentence, shown when its tests are skipped.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <ostream>
@@ -37,6 +38,8 @@ takeSentence();
 struct StoreUnderTest {
     std::string name; ///< of the plugin
     std::function<std::unique_ptr<Place>()> place;
+    std::chrono::milliseconds lease = nixlx::DirectoryParams().lease;
+    int kills = 20; ///< of processes, one after the other; each costs a lease where the store is not told of ends
     /// Why the claim does not hold for this store; empty if it does.
     std::function<std::string(const std::string &claim)> deviation = [](const std::string &) { return ""; };
 };
@@ -61,8 +64,8 @@ protected:
     static Deadline
     soon();
     /// By which what a process has published must be gone, with the time that machines with other work need.
-    static std::chrono::milliseconds
-    leaseAndMore();
+    std::chrono::milliseconds
+    leaseAndMore() const;
 
     static nixl_status_t
     publish(nixlx::Directory &directory, const std::string &label, std::string_view blob);

@@ -142,7 +142,7 @@ TEST_P(DirectoryContract, TheWatchTellsOfThoseWhoseNameAnotherStartTakes) {
 
 TEST_P(DirectoryContract, TheWatchTellsOfKilledProcesses) {
     const auto reader = start("reader");
-    for (int round = 0; round < 20; ++round) { // a process's end has no certain order
+    for (int round = 0; round < GetParam().kills; ++round) { // a process's end has no certain order
         auto a = start("a");
         Process process([&] { return publish(*a, "metadata", "1") == NIXL_SUCCESS; });
         ASSERT_TRUE(process.good());

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <poll.h>
 
+#include "support/etcd_server.h"
 #include "support/eventually.h"
 #include "support/temp_dir.h"
 
@@ -51,6 +52,35 @@ private:
     const TempDir outer_;
 };
 
+class Etcd final : public Place {
+public:
+    std::string
+    address() const override {
+        return server_.url();
+    }
+
+    void
+    lose() override {
+        server_.kill();
+    }
+
+    void
+    restore() override {
+        server_.start();
+    }
+
+private:
+    EtcdServer server_{{"--max-request-bytes=70000000"}};
+};
+
+std::string
+etcdDeviation(const std::string &claim) {
+    if (claim == "BlobsHaveOneByteTo64MiB") {
+        return "etcd takes 1.5 MiB unless it is told otherwise, and then seconds for 64 MiB (plugins/stores/etcd)";
+    }
+    return EtcdServer::missing();
+}
+
 std::string
 storeName(const testing::TestParamInfo<StoreUnderTest> &info) {
     return info.param.name;
@@ -83,6 +113,7 @@ DirectoryContract::start(const std::string &agent) {
     params.agent = agent;
     params.address = place_->address();
     params.incarnation = {1, ++starts_};
+    params.lease = GetParam().lease;
     (void)takeSentence();
     return std::unique_ptr<nixlx::Directory>(store_->open(&params));
 }
@@ -93,8 +124,8 @@ DirectoryContract::soon() {
 }
 
 std::chrono::milliseconds
-DirectoryContract::leaseAndMore() {
-    return nixlx::DirectoryParams().lease + kPatience;
+DirectoryContract::leaseAndMore() const {
+    return GetParam().lease + kPatience;
 }
 
 nixl_status_t
@@ -140,7 +171,12 @@ DirectoryContract::ended(nixlx::Directory &reader, std::chrono::milliseconds pat
 INSTANTIATE_TEST_SUITE_P(Stores,
                          DirectoryContract,
                          testing::Values(StoreUnderTest{.name = "file",
-                                                        .place = [] { return std::make_unique<Folder>(); }}),
+                                                        .place = [] { return std::make_unique<Folder>(); }},
+                                         StoreUnderTest{.name = "etcd",
+                                                        .place = [] { return std::make_unique<Etcd>(); },
+                                                        .lease = std::chrono::seconds(1),
+                                                        .kills = 2,
+                                                        .deviation = etcdDeviation}),
                          storeName);
 
 } // namespace nx::test
