@@ -149,11 +149,11 @@ function(nx_add_backend name)
   endforeach()
 endfunction()
 
-# nx_add_store(file SOURCES plugin.cpp directory.cpp DEPENDS wire LIBS ... TESTS directory_test.cpp)
-# -> lib/plugins/libstore_file.so and the test program nx_store_file_tests, which sees the store's own headers.
-function(nx_add_store name)
+# A plugin of a kind that is neither built in nor has suites of its own: lib/plugins/lib<kind>_<name>.so and the test
+# program nx_<kind>_<name>_tests, which sees the plugin's own headers.
+function(nx_add_other_plugin kind name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LIBS;TESTS" ${ARGN})
-  set(objects nx_store_${name})
+  set(objects nx_${kind}_${name})
   add_library(${objects} OBJECT ${ARG_SOURCES})
   add_dependencies(nx_objects ${objects})
   nx_compile_options(${objects})
@@ -165,14 +165,24 @@ function(nx_add_store name)
     target_include_directories(${objects} PUBLIC $<TARGET_PROPERTY:nx_${dep},INTERFACE_INCLUDE_DIRECTORIES>)
     list(APPEND all_objects $<TARGET_OBJECTS:nx_${dep}>)
   endforeach()
-  nx_add_plugin(store_${name} OBJECTS ${all_objects} LIBS ${ARG_LIBS})
-  set_property(GLOBAL APPEND PROPERTY NX_STORES store_${name})
+  nx_add_plugin(${kind}_${name} OBJECTS ${all_objects} LIBS ${ARG_LIBS})
   if(NIXL_TESTS AND ARG_TESTS)
-    nx_add_test(nx_store_${name}_tests SOURCES ${ARG_TESTS} $<TARGET_OBJECTS:${objects}>
+    nx_add_test(nx_${kind}_${name}_tests SOURCES ${ARG_TESTS} $<TARGET_OBJECTS:${objects}>
                 MODULES base ${ARG_DEPENDS} LIBS ${ARG_LIBS})
-    target_include_directories(nx_store_${name}_tests PRIVATE
+    target_include_directories(nx_${kind}_${name}_tests PRIVATE
                                $<TARGET_PROPERTY:${objects},INTERFACE_INCLUDE_DIRECTORIES>)
   endif()
+endfunction()
+
+# nx_add_store(file SOURCES plugin.cpp directory.cpp DEPENDS wire LIBS ... TESTS directory_test.cpp)
+function(nx_add_store name)
+  nx_add_other_plugin(store ${name} ${ARGN})
+  set_property(GLOBAL APPEND PROPERTY NX_STORES store_${name})
+endfunction()
+
+# nx_add_security(tls SOURCES plugin.cpp session.cpp LIBS ... TESTS session_test.cpp)
+function(nx_add_security name)
+  nx_add_other_plugin(security ${name} ${ARGN})
 endfunction()
 
 # The table of built-in backends, made from the nx_add_backend calls.

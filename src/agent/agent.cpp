@@ -67,6 +67,7 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
       fork_generation(forkGeneration()),
       measures(nx::agent::telemetryWanted(agent_config)),
       stall_limit(stallLimit()),
+      credentials(name),
       backends(name, config),
       waiting(
           backends,
@@ -80,10 +81,10 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
           },
           [this] { peers.forgetLost(); }),
       registrations(name, backends, requests),
-      peers(name, incarnation, peer_limits, backends, requests),
+      peers(name, incarnation, peer_limits, credentials, backends, requests),
       views(name, backends, registrations, peers),
-      local_metadata(name, incarnation, backends, registrations),
-      exchange(name, incarnation, config.etcdWatchTimeout, backends, peers, local_metadata),
+      local_metadata(name, incarnation, credentials, backends, registrations),
+      exchange(name, incarnation, config.etcdWatchTimeout, credentials, backends, peers, local_metadata),
       recorder(makeRecorder()) {}
 
 nixlAgentData::~nixlAgentData() {
@@ -496,7 +497,7 @@ nixlAgent::getLocalPartialMD(const nixl_reg_dlist_t &descs,
 nixl_status_t
 nixlAgent::loadRemoteMD(const nixl_blob_t &remote_metadata, std::string &agent_name) {
     return call(*data, "loadRemoteMD", [&]() -> Status {
-        auto metadata = nx::agent::Peers::decode(remote_metadata);
+        auto metadata = data->peers.decode(remote_metadata);
         if (!metadata.ok()) {
             // A line of its own: programs count it beside the one that this call ends with.
             if (!nx::wire::startsAsMetadata(remote_metadata)) {

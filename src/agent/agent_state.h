@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "agent/backends.h"
+#include "agent/credentials.h"
 #include "agent/local_metadata.h"
 #include "agent/memory_views.h"
 #include "agent/metadata_exchange.h"
@@ -136,6 +137,8 @@ public:
     const bool measures;                         ///< telemetry was asked for: every transfer is timed
     const std::chrono::milliseconds stall_limit; ///< of new requests
     uint16_t listen_port = 0;                    ///< 0: not listening
+
+    const nx::agent::Credentials credentials;
 
     // Self-synchronised:
     nx::agent::Backends backends;

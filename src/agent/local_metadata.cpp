@@ -28,38 +28,56 @@ addConnection(const Backend &backend, wire::Metadata &metadata) {
     return {};
 }
 
+} // namespace
+
 // What no peer would take is refused here, where something can be done about it.
 Result<std::string>
-encodedForPeers(const wire::Metadata &metadata) {
-    auto status = wire::checkLimits(metadata);
-    if (!status.ok()) return status;
-    auto blob = wire::encodeMetadata(metadata);
-    if (blob.size() > wire::kBlobBytesMax) {
+LocalMetadata::forPeers(const wire::Metadata &metadata) const {
+    if (auto status = wire::checkLimits(metadata); !status.ok()) return status;
+    auto blob = credentials_.sign(wire::encodeMetadata(metadata));
+    if (blob.ok() && blob->size() > wire::kBlobBytesMax) {
         return {NIXL_ERR_NOT_SUPPORTED,
-                "the metadata has " + std::to_string(blob.size()) + " bytes, and peers take at most " +
+                "the metadata has " + std::to_string(blob->size()) + " bytes, and peers take at most " +
                     std::to_string(wire::kBlobBytesMax) +
                     "; publish it in parts (getLocalPartialMD) or register fewer, larger ranges"};
     }
     return blob;
 }
 
-} // namespace
+// Under the mutex, so that of two states the later one has the higher epoch.
+LocalMetadata::State
+LocalMetadata::state() {
+    const MutexLock lock(mutex_);
+    auto sections = registrations_.sections(); // first: their backends are among those that come after
+    auto backends = backends_.all();
+    if (last_.epoch == 0 || !sections.is(last_.sections) || !backends.is(last_.backends)) {
+        last_ = {sections.identity(), backends.identity(), last_.epoch + 1};
+    }
+    return {std::move(sections), std::move(backends), last_.epoch};
+}
 
 wire::Metadata
-LocalMetadata::empty() const {
+LocalMetadata::empty(uint64_t epoch, bool whole) const {
     wire::Metadata metadata;
     metadata.agent = agent_;
     metadata.trailer.emplace();
     metadata.trailer->incarnation = incarnation_;
     metadata.trailer->features = wire::kFeatureAnswers;
+    if (!credentials_.required()) return metadata;
+    const auto since_1970 = std::chrono::floor<std::chrono::milliseconds>(started_.time_since_epoch());
+    metadata.trailer->edition = {epoch, static_cast<uint64_t>(since_1970.count()), whole};
     return metadata;
 }
 
 Result<std::string>
-LocalMetadata::whole() const {
-    auto metadata = empty();
-    const auto sections = registrations_.sections(); // first: their backends are among those that come after
-    const auto backends = backends_.all();
+LocalMetadata::whole() {
+    return wholeOf(state());
+}
+
+Result<std::string>
+LocalMetadata::wholeOf(const State &state) const {
+    auto metadata = empty(state.epoch, true);
+    const auto &[sections, backends, epoch] = state;
     for (const bool companions : {false, true}) { // behind the others: readers of NIXL 1.4 go by the first
         for (const auto &backend : *backends) {
             if (!backend->remote || backend->isCompanion() != companions) continue;
@@ -82,32 +100,31 @@ LocalMetadata::whole() const {
     }
     const auto of_others = static_cast<std::ptrdiff_t>(metadata.sections.size());
     std::move(of_companions.begin(), of_companions.end(), std::back_inserter(metadata.sections));
-    auto blob = encodedForPeers(metadata);
+    auto blob = forPeers(metadata);
     if (blob.ok() || of_companions.empty()) return blob;
     // What companions add must not be what makes it too large: their leaders serve without.
     metadata.sections.erase(metadata.sections.begin() + of_others, metadata.sections.end());
-    return encodedForPeers(metadata);
+    return forPeers(metadata);
 }
 
 Result<Blob>
 LocalMetadata::shared() {
     // Before it is made: what changes meanwhile makes the next one.
-    const auto sections = registrations_.sections();
-    const auto backends = backends_.all();
+    const auto now = state();
     {
         const MutexLock lock(mutex_);
-        if (shared_.blob && backends.is(shared_.backends) && sections.is(shared_.sections)) return shared_.blob;
+        if (shared_.blob && shared_.epoch == now.epoch) return shared_.blob;
     }
-    auto made = whole();
+    auto made = wholeOf(now);
     if (!made.ok()) return std::move(made).status();
     auto blob = std::make_shared<const std::string>(*std::move(made));
     const MutexLock lock(mutex_);
-    shared_ = {blob, backends.identity(), sections.identity()};
+    if (now.epoch > shared_.epoch) shared_ = {blob, now.epoch};
     return blob;
 }
 
 Result<std::string>
-LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) const {
+LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) {
     auto candidates = backends_.candidates(args);
     if (!candidates.ok()) return std::move(candidates).status();
     const auto kind = descs.getType();
@@ -127,18 +144,18 @@ LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) 
         return {NIXL_ERR_BACKEND, prefix + "none of the candidate backends reaches other agents"};
     }
 
-    auto metadata = empty();
+    const auto now = state();
+    auto metadata = empty(now.epoch, false);
     if (descs.isEmpty() || (args && args->includeConnInfo)) {
         for (const auto &backend : usable) {
             if (auto status = addConnection(*backend, metadata); !status.ok()) return status;
         }
     }
-    const auto sections = registrations_.sections();
     bool found_section = descs.isEmpty();
     for (const auto &backend : usable) {
         if (descs.isEmpty()) break;
-        const auto it = sections->find({kind, backend->order});
-        if (it == sections->end()) continue;
+        const auto it = now.sections->find({kind, backend->order});
+        if (it == now.sections->end()) continue;
         found_section |= !backend->isCompanion();
         wire::Section section{backend->type, kind, {}};
         for (int i = 0; i < descs.descCount(); ++i) {
@@ -159,7 +176,7 @@ LocalMetadata::part(const nixl_reg_dlist_t &descs, const nixl_opt_args_t *args) 
     if (!found_section) {
         return {NIXL_ERR_NOT_FOUND, prefix + "no " + nixlEnumStrings::memTypeStr(kind) + " is registered"};
     }
-    return encodedForPeers(metadata);
+    return forPeers(metadata);
 }
 
 } // namespace nx::agent

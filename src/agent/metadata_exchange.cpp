@@ -44,7 +44,7 @@ metadata::Loaded
 MetadataExchange::load(std::string_view blob, const std::string &expected) {
     metadata::Loaded loaded;
     loaded.status = guarded([&]() -> Status {
-        auto metadata = Peers::decode(blob);
+        auto metadata = peers_.decode(blob);
         if (!metadata.ok()) return std::move(metadata).status();
         if (!expected.empty() && metadata->agent != expected) {
             return {NIXL_ERR_MISMATCH,
@@ -69,6 +69,7 @@ MetadataExchange::load(std::string_view blob, const std::string &expected) {
 template<class T, class Make>
 Result<T *>
 MetadataExchange::started(std::unique_ptr<T> MetadataExchange::*slot, Make make) {
+    if (auto status = credentials_.usable(); !status.ok()) return status;
     if (T *there = current(slot)) return there;
     auto made = make();
     if (!made.ok()) return std::move(made).status();

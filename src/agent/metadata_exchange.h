@@ -22,12 +22,14 @@ public:
     MetadataExchange(const std::string &agent,
                      const wire::Incarnation &incarnation,
                      std::chrono::microseconds watch_timeout,
+                     const Credentials &credentials,
                      const Backends &backends,
                      Peers &peers,
                      LocalMetadata &local)
         : agent_(agent),
           incarnation_(incarnation),
           watch_timeout_(watch_timeout),
+          credentials_(credentials),
           backends_(backends),
           peers_(peers),
           local_(local) {}
@@ -88,6 +90,7 @@ private:
     const std::string &agent_;
     const wire::Incarnation &incarnation_;
     const std::chrono::microseconds watch_timeout_;
+    const Credentials &credentials_;
     const Backends &backends_;
     Peers &peers_;
     LocalMetadata &local_;

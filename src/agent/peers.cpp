@@ -125,7 +125,8 @@ Peers::find(const std::string &agent) const {
 }
 
 Result<wire::Metadata>
-Peers::decode(std::string_view blob) {
+Peers::decode(std::string_view blob) const {
+    if (auto status = credentials_.check(blob); !status.ok()) return status;
     auto metadata = wire::decodeMetadata(blob);
     if (metadata.ok()) return metadata;
     return std::move(metadata).status().withContext("failed to deserialize remote metadata");
@@ -149,6 +150,9 @@ Peers::load(const wire::Metadata &metadata) {
 
 Status
 Peers::loadLocked(const wire::Metadata &metadata) {
+    if (credentials_.required()) {
+        if (auto status = editions_.judge(metadata); !status.ok()) return status;
+    }
     const auto backends = backends_.all();
     const auto map = map_.get();
     const auto known = map->find(metadata.agent);
@@ -181,6 +185,7 @@ Peers::commitLocked(const LoadPlan &plan, Sections loaded) {
     auto known = map_.copy();
     known[peer->name] = peer;
     auto map = std::make_shared<const Map>(std::move(known));
+    if (credentials_.required()) editions_.note(*plan.metadata);
 
     if (plan.metadata->trailer) peer->incarnation = plan.metadata->trailer->incarnation;
     const auto held = plan.held();

@@ -12,6 +12,8 @@
 #include <unordered_map>
 
 #include "agent/backends.h"
+#include "agent/credentials.h"
+#include "agent/editions.h"
 #include "agent/load_plan.h"
 #include "agent/requests.h"
 
@@ -22,16 +24,19 @@ public:
     Peers(const std::string &agent,
           const wire::Incarnation &incarnation,
           const PeerLimits &limits,
+          const Credentials &credentials,
           const Backends &backends,
           Requests &requests)
         : agent_(agent),
           incarnation_(incarnation),
           limits_(limits),
+          credentials_(credentials),
           backends_(backends),
           requests_(requests) {}
 
-    static Result<wire::Metadata>
-    decode(std::string_view blob);
+    /// What a blob says, once its author is proven, if peers have to prove themselves.
+    Result<wire::Metadata>
+    decode(std::string_view blob) const;
 
     /// Takes up a peer, or what has come to it since.
     Status
@@ -86,6 +91,7 @@ private:
     const std::string &agent_;
     const wire::Incarnation &incarnation_;
     const PeerLimits limits_;
+    const Credentials &credentials_;
     const Backends &backends_;
     Requests &requests_;
 
@@ -93,6 +99,7 @@ private:
     mutable Mutex mutex_;
     Snapshot<Map> map_; ///< replaced under mutex_
     size_t bytes_ NX_GUARDED_BY(mutex_) = 0;
+    Editions editions_ NX_GUARDED_BY(mutex_); ///< of those who prove themselves
 };
 
 } // namespace nx::agent

@@ -33,6 +33,14 @@ constexpr Kind kStore = {
     "store",     "libstore_", ".so", "nixlx_plugin_store_init", "nixlx_plugin_store_fini", NIXLX_DIRECTORY_API_VERSION,
     Needs::kBoth};
 
+constexpr Kind kSecurity = {"security",
+                            "libsecurity_",
+                            ".so",
+                            "nixlx_plugin_security_init",
+                            "nixlx_plugin_security_fini",
+                            NIXLX_SECURITY_API_VERSION,
+                            Needs::kBoth};
+
 std::vector<std::string>
 split(const std::string &text) {
     std::vector<std::string> parts;
@@ -391,13 +399,15 @@ struct Manager::State {
         : backends(std::make_shared<Registry<BackendPlugin>>(kBackend, directories, std::move(listed))),
           exporters(
               std::make_shared<Registry<ExporterPlugin>>(kExporter, directories, std::map<std::string, std::string>{})),
-          stores(std::make_shared<Registry<StorePlugin>>(kStore,
-                                                         std::move(directories),
-                                                         std::map<std::string, std::string>{})) {}
+          stores(std::make_shared<Registry<StorePlugin>>(kStore, directories, std::map<std::string, std::string>{})),
+          securities(std::make_shared<Registry<SecurityPlugin>>(kSecurity,
+                                                                std::move(directories),
+                                                                std::map<std::string, std::string>{})) {}
 
     const std::shared_ptr<Registry<BackendPlugin>> backends;
     const std::shared_ptr<Registry<ExporterPlugin>> exporters;
     const std::shared_ptr<Registry<StorePlugin>> stores;
+    const std::shared_ptr<Registry<SecurityPlugin>> securities;
     Status broken; ///< why the configuration is unusable; set before anyone else sees it
 };
 
@@ -448,11 +458,30 @@ Manager::loadStore(const std::string &name) {
     return state_->stores->loadFile<const nixlx_store_t>(name);
 }
 
+Result<std::shared_ptr<const SecurityPlugin>>
+Manager::loadSecurity() {
+    if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};
+    const auto names = state_->securities->found();
+    if (names.empty()) {
+        return {
+            NIXL_ERR_NOT_FOUND,
+            "no security plugin (libsecurity_<name>.so) is in the folder of plugins; this library was built without "
+            "one, or NIXL_PLUGIN_DIR leads elsewhere"};
+    }
+    if (names.size() > 1) {
+        return {NIXL_ERR_NOT_ALLOWED,
+                "there are several security plugins, " + nx::quoted(names[0]) + " and " + nx::quoted(names[1]) +
+                    "; keep one of them in the folder of plugins"};
+    }
+    return state_->securities->loadFile<const nixlx_security_t>(names.front());
+}
+
 Status
 Manager::addDirectory(const std::string &directory) {
     if (auto status = state_->backends->addDirectory(directory); !status.ok()) return status;
     if (auto status = state_->exporters->addDirectory(directory); !status.ok()) return status;
-    return state_->stores->addDirectory(directory);
+    if (auto status = state_->stores->addDirectory(directory); !status.ok()) return status;
+    return state_->securities->addDirectory(directory);
 }
 
 std::vector<std::string>

@@ -16,6 +16,7 @@
 #include "base/memory_set.h"
 #include "nixlx/directory.h"
 #include "nixlx/engine.h"
+#include "nixlx/security.h"
 #include "plugin/loader.h"
 #include "telemetry/telemetry_plugin.h"
 
@@ -68,6 +69,9 @@ using ExporterPlugin = Loaded<nixlTelemetryPlugin>;
 /// A loaded store plugin, likewise.
 using StorePlugin = Loaded<const nixlx_store_t>;
 
+/// A loaded security plugin, likewise.
+using SecurityPlugin = Loaded<const nixlx_security_t>;
+
 class Manager {
 public:
     /// The process's manager, made at the first call from NIXL_PLUGIN_DIR or the folder `plugins` beside libnixl.
@@ -98,6 +102,10 @@ public:
     /// The same for the store of libstore_<name>.so.
     Result<std::shared_ptr<const StorePlugin>>
     loadStore(const std::string &name);
+
+    /// The same for the one libsecurity_<name>.so that is installed. NOT_ALLOWED: there are several.
+    Result<std::shared_ptr<const SecurityPlugin>>
+    loadSecurity();
 
     /// Searches `directory` before the others. NOT_FOUND if it does not exist.
     Status

@@ -24,7 +24,15 @@ constexpr std::string_view kCheckTag = "nixlxCheck";
 constexpr std::string_view kVersionTag = "version";
 constexpr std::string_view kIncarnationTag = "incarnation";
 constexpr std::string_view kFeaturesTag = "features";
+constexpr std::string_view kEpochTag = "epoch";
+constexpr std::string_view kStartedTag = "started";
+constexpr std::string_view kWholeTag = "whole";
 constexpr uint32_t kTrailerVersion = 1;
+
+constexpr std::string_view kSignatureTag = "nixlxSignature";
+constexpr std::string_view kSignedTag = "nixlxSigned";
+constexpr size_t kSignedFieldBytes = fieldSize(kSignedTag, sizeof(uint64_t));
+constexpr size_t kSignatureBytesMax = 64 << 10; // room for certificates
 
 constexpr size_t kCountBytes = sizeof(uint64_t);
 constexpr size_t kConnectionBytesMin = fieldSize(kTypeTag, 1) + fieldSize(kInfoTag, 0);
@@ -77,7 +85,31 @@ encodeTrailer(const Trailer &trailer) {
                  {reinterpret_cast<const char *>(trailer.incarnation.data()), trailer.incarnation.size()});
     writer.integer(kFeaturesTag, trailer.features);
     encodeConnections(writer, trailer.peer_info);
+    if (trailer.edition) {
+        writer.integer(kEpochTag, trailer.edition->epoch);
+        writer.integer(kStartedTag, trailer.edition->started_ms);
+        writer.integer(kWholeTag, static_cast<uint32_t>(trailer.edition->whole));
+    }
     return bytes;
+}
+
+Status
+checkSize(std::string_view blob) {
+    if (blob.size() <= kBlobBytesMax) return {};
+    return {NIXL_ERR_MISMATCH,
+            "metadata blob: it has " + std::to_string(blob.size()) + " bytes; at most " +
+                std::to_string(kBlobBytesMax) + " are accepted"};
+}
+
+/// Absent, or not as it should be: nothing.
+std::optional<Edition>
+decodeEdition(Reader &reader) {
+    Edition edition;
+    edition.epoch = reader.takeInteger<uint64_t>(kEpochTag);
+    edition.started_ms = reader.takeInteger<uint64_t>(kStartedTag);
+    edition.whole = reader.takeInteger<uint32_t>(kWholeTag) != 0;
+    if (!reader.ok()) return std::nullopt;
+    return edition;
 }
 
 std::optional<Trailer>
@@ -96,6 +128,7 @@ decodeTrailer(Reader &blob) {
     trailer.features = reader.takeInteger<uint64_t>(kFeaturesTag);
     trailer.peer_info = decodeConnections(reader);
     if (!reader.ok()) return std::nullopt;
+    trailer.edition = decodeEdition(reader);
     return trailer;
 }
 
@@ -157,11 +190,7 @@ startsAsMetadata(std::string_view blob) noexcept {
 
 Result<Metadata>
 decodeMetadata(std::string_view blob) {
-    if (blob.size() > kBlobBytesMax) {
-        return {NIXL_ERR_MISMATCH,
-                "metadata blob: it has " + std::to_string(blob.size()) + " bytes; at most " +
-                    std::to_string(kBlobBytesMax) + " are accepted"};
-    }
+    if (auto status = checkSize(blob); !status.ok()) return status;
     Reader reader(blob);
     Metadata metadata;
     reader.takePrefix();
@@ -181,6 +210,40 @@ decodeMetadata(std::string_view blob) {
     if (!reader.ok()) return std::move(reader).status().withContext("metadata blob");
     metadata.trailer = decodeTrailer(reader);
     return metadata;
+}
+
+void
+appendSignature(std::string &blob, std::string_view signature) {
+    const uint64_t signed_bytes = blob.size();
+    Writer writer(blob);
+    writer.field(kSignatureTag, signature);
+    writer.integer(kSignedTag, signed_bytes);
+}
+
+// The last field has a fixed size and says where the one before it begins, so that nothing else has to be read first.
+Result<std::optional<Signed>>
+findSignature(std::string_view blob) {
+    if (auto status = checkSize(blob); !status.ok()) return status;
+    Reader start(blob);
+    Signed found;
+    start.takePrefix();
+    found.agent = start.takeName(kAgentTag, kNameBytesMax);
+    if (!start.ok()) return std::move(start).status().withContext("metadata blob");
+    const size_t here = blob.size() - std::min(blob.size(), kSignedFieldBytes);
+    Reader end(blob, here);
+    const auto signed_bytes = end.takeInteger<uint64_t>(kSignedTag);
+    if (!end.ok()) return std::optional<Signed>();
+    if (signed_bytes < start.position() || signed_bytes > here) {
+        return {NIXL_ERR_MISMATCH, "metadata blob: its signature is not where it says"};
+    }
+    Reader signature(blob.substr(0, here), signed_bytes);
+    found.signature = signature.takeName(kSignatureTag, kSignatureBytesMax);
+    if (!signature.ok()) return std::move(signature).status().withContext("metadata blob: signature");
+    if (signature.remaining() > 0) {
+        return {NIXL_ERR_MISMATCH, "metadata blob: there is something behind its signature"};
+    }
+    found.content = blob.substr(0, signed_bytes);
+    return std::optional(found);
 }
 
 } // namespace nx::wire

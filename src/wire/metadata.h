@@ -33,11 +33,19 @@ struct Section {
 /// Bit of Trailer::features: who sends this blob to a listener understands the answer (wire/frame.h).
 inline constexpr uint64_t kFeatureAnswers = 1;
 
+/// What tells a later blob of an agent from an earlier one. Blobs that are signed have it.
+struct Edition {
+    uint64_t epoch = 0;      ///< of this start: rises whenever what it has to publish changes
+    uint64_t started_ms = 0; ///< when the start began, by its clock, since 1970
+    bool whole = true;       ///< all that there was to publish, not a part
+};
+
 struct Trailer {
     uint32_t version = 1;
     Incarnation incarnation{};
     uint64_t features = 0;
     std::vector<Connection> peer_info; ///< connection info that only peers of ours read
+    std::optional<Edition> edition{};
 };
 
 struct Metadata {
@@ -62,5 +70,20 @@ startsAsMetadata(std::string_view blob) noexcept;
 /// blob. A trailer that is damaged or of a later version is taken for absent.
 Result<Metadata>
 decodeMetadata(std::string_view blob);
+
+/// Puts a signature of all bytes of `blob` behind them.
+void
+appendSignature(std::string &blob, std::string_view signature);
+
+/// A blob that has a signature, before anything in it is believed.
+struct Signed {
+    std::string_view agent;   ///< who is said to have signed
+    std::string_view content; ///< what is signed
+    std::string_view signature;
+};
+
+/// Reads the first field and the last two. Nothing: it has no signature. MISMATCH: it is cut, or no metadata.
+Result<std::optional<Signed>>
+findSignature(std::string_view blob);
 
 } // namespace nx::wire

@@ -395,5 +395,70 @@ TEST(Metadata, IsReadableThroughThePublicClasses) {
     EXPECT_EQ(list[0], nixlBlobDesc(0x1000, 0x40, 0, "KEY"));
 }
 
+TEST(Metadata, ATrailerMaySayWhichEditionItIs) {
+    Metadata metadata = fullMetadata();
+    metadata.trailer->edition = {7, 1'700'000'000'000, false};
+    const auto decoded = decodeMetadata(encodeMetadata(metadata));
+    ASSERT_TRUE(decoded.ok() && decoded->trailer && decoded->trailer->edition);
+    EXPECT_EQ(decoded->trailer->edition->epoch, 7u);
+    EXPECT_EQ(decoded->trailer->edition->started_ms, 1'700'000'000'000u);
+    EXPECT_FALSE(decoded->trailer->edition->whole);
+    EXPECT_FALSE(decodeMetadata(encodeMetadata(fullMetadata()))->trailer->edition);
+}
+
+TEST(Signature, IsFoundWithWhatItSignsAndWhoIsSaidToHaveSigned) {
+    const std::string content = encodeMetadata(fullMetadata());
+    std::string blob = content;
+    appendSignature(blob, "signature");
+    const auto found = findSignature(blob);
+    ASSERT_TRUE(found.ok() && *found);
+    EXPECT_EQ((*found)->agent, "A");
+    EXPECT_EQ((*found)->content, content);
+    EXPECT_EQ((*found)->signature, "signature");
+    const auto decoded = decodeMetadata(blob);
+    ASSERT_TRUE(decoded.ok()) << "who does not look for it is not disturbed";
+    expectEqual(*decoded, fullMetadata());
+}
+
+TEST(Signature, IsAbsentFromWhatWasCut) {
+    std::string blob = encodeMetadata(smallMetadata());
+    EXPECT_FALSE(*findSignature(blob));
+    appendSignature(blob, "signature");
+    const size_t first_field = kPrefix.size() + fieldSize("Agent", 1);
+    for (size_t size = 0; size < blob.size(); ++size) {
+        const auto found = findSignature(std::string_view(blob).substr(0, size));
+        if (size < first_field) {
+            EXPECT_EQ(found.code(), NIXL_ERR_MISMATCH) << size;
+        } else {
+            EXPECT_TRUE(found.ok() && !*found) << size;
+        }
+    }
+    EXPECT_FALSE(*findSignature(blob + "|")) << "nothing may follow it";
+}
+
+TEST(Signature, StandsWhereItSaysOrIsRefused) {
+    const std::string content = encodeMetadata(smallMetadata());
+    const auto pointing = [&](uint64_t to, const std::string &signature = "signature") {
+        std::string blob = content;
+        Writer writer(blob);
+        writer.field("nixlxSignature", signature);
+        writer.integer("nixlxSigned", to);
+        return findSignature(blob).code();
+    };
+    EXPECT_EQ(pointing(content.size()), NIXL_SUCCESS);
+    for (const uint64_t to : {uint64_t{0}, uint64_t{11}, content.size() - 1, content.size() + 1, content.size() + 30,
+                              uint64_t{1} << 40, ~uint64_t{0}}) {
+        EXPECT_EQ(pointing(to), NIXL_ERR_MISMATCH) << to;
+    }
+    EXPECT_EQ(pointing(content.size(), ""), NIXL_ERR_MISMATCH);
+    EXPECT_EQ(pointing(content.size(), std::string(100'000, 'x')), NIXL_ERR_MISMATCH);
+    std::string blob = content;
+    Writer writer(blob);
+    writer.field("nixlxSignature", "signature");
+    writer.field("nixlxSignature", "another");
+    writer.integer("nixlxSigned", static_cast<uint64_t>(content.size()));
+    EXPECT_EQ(findSignature(blob).code(), NIXL_ERR_MISMATCH);
+}
+
 } // namespace
 } // namespace nx::wire
