@@ -53,6 +53,12 @@ def is_installed():
     return (VENV / ".nixl").is_file()
 
 
+def lacks_plugin(name):
+    """Says that the package in build/venv has no such backend; None if it has."""
+    found = next(VENV.glob(f"lib/*/site-packages/nixl/lib/plugins/libplugin_{name}.so"), None)
+    return None if found else f"the package has no backend {name} (tools/extras says why)"
+
+
 def ensure_venv(run):
     """Makes build/venv with the tools of tools/requirements.txt, unless it is there already."""
     version = subprocess.run([SYSTEM_PYTHON, "--version"], capture_output=True, text=True, check=False).stdout

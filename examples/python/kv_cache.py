@@ -8,9 +8,13 @@ import os
 import sys
 import time
 
+from common import Failure
+
 POISON = 0xEE  # in a cache that holds nothing
 REDRAW_S = 0.05  # at most so often: drawing takes time from those who copy
 SEED = 20260801
+IN_FLIGHT = 4  # requests posted at a time
+STALL_LIMIT_S = 60.0  # without a sign of progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,59 @@ def block_descriptors(shape, addresses):
     rows[:, :, 0] = starts[:, None] + np.arange(shape.blocks, dtype=np.uint64)[None, :] * np.uint64(shape.block_bytes)
     rows[:, :, 1] = shape.block_bytes
     return rows.reshape(-1, 3)
+
+
+def fill(shape, cache, table, terminal):
+    """The cache as the engine has written it, its blocks at the places of `table`."""
+    for index, tensor in enumerate(cache):
+        tensor.view("uint64")[:] = expected_words(shape, index // 2, index % 2, table)
+        terminal.bar("fill", index + 1, len(cache), "the engine writes its cache")
+    terminal.finish("fill", "the engine has written its cache, a different pattern into each block")
+
+
+def verify(shape, cache, table, terminal):
+    """How many bytes are right; Failure at the first that is not."""
+    import numpy as np
+
+    right = 0
+    for index, tensor in enumerate(cache):
+        expected = expected_words(shape, index // 2, index % 2, table)
+        found = tensor.view(np.uint64)
+        if not np.array_equal(found, expected):
+            row, word = np.argwhere(found != expected)[0]
+            raise Failure(f"layer {index // 2}, {'KV'[index % 2]}, block {row}, byte {8 * word}: "
+                          f"{found[row, word]:#018x} instead of {expected[row, word]:#018x}")
+        right += tensor.nbytes
+        terminal.bar("verify", index + 1, len(cache), "every byte is compared")
+    terminal.finish("verify", "every byte has been compared with what it must be")
+    return right
+
+
+def move(agent, shape, terminal, name, requests):
+    """Runs the requests, one for each layer, a few in flight, and releases them. The report of the last one."""
+    started = time.perf_counter()
+    waiting, running, layers = list(requests), [], 0
+    while waiting or running:
+        while waiting and len(running) < IN_FLIGHT:
+            running.append(waiting.pop(0))
+            agent.transfer(running[-1])
+        ended = agent.wait_any(running, STALL_LIMIT_S)
+        if not ended:
+            raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
+        for handle in ended:
+            agent.check_xfer_state(handle)  # raises if it failed
+            running.remove(handle)
+        layers += len(ended)
+        done = shape.total_bytes * layers // shape.layers
+        rate = done / (time.perf_counter() - started) / 1e9
+        terminal.bar(name, layers, shape.layers, f"{size_text(done)}, {rate:.2f} GB/s")
+    seconds = time.perf_counter() - started
+    terminal.finish(name, f"{size_text(shape.total_bytes)} in {seconds:.3f} s, "
+                          f"{shape.total_bytes / seconds / 1e9:.2f} GB/s")
+    report = agent.get_xfer_report(requests[-1])
+    for handle in requests:
+        handle.release()
+    return report
 
 
 # ---- The terminal ----------------------------------------------------------------------------------------------------

@@ -14,14 +14,10 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 
-from common import Failure, describe
-from kv_cache import (POISON, Terminal, block_descriptors, block_tables, expected_words, fitted, new_agent, new_cache,
-                      register, shape_of, shape_options, size_text)
-
-IN_FLIGHT = 4  # requests posted at a time
-STALL_LIMIT_S = 60.0  # without a sign of progress
+from common import describe
+from kv_cache import (POISON, Terminal, block_descriptors, block_tables, fill, fitted, move, new_agent, new_cache,
+                      register, shape_of, shape_options, size_text, verify)
 
 
 class Offload:
@@ -36,10 +32,7 @@ class Offload:
 
     def run(self):
         shape, terminal = self.shape, self.terminal
-        for index, tensor in enumerate(self.cache):
-            tensor.view("uint64")[:] = expected_words(shape, index // 2, index % 2, self.tables[0])
-            terminal.bar("fill", index + 1, len(self.cache), "the engine writes its cache")
-        terminal.finish("fill", "the engine has written its cache, a different pattern into each block")
+        fill(shape, self.cache, self.tables[0], terminal)
 
         memory = register(self.agent, self.cache)
         # A file is known by a number of ours; its path and how it is opened stand in the registration.
@@ -57,7 +50,7 @@ class Offload:
         terminal.fact("drop", "the cache is overwritten, its files are out of the page cache")
         report = self.move("restore", "READ", self.tables[1])
 
-        right = self.verify()
+        right = verify(shape, self.cache, self.tables[1], terminal)
         self.local.release()
         self.remote.release()
         self.agent.deregister_memory(files)
@@ -76,7 +69,7 @@ class Offload:
         return rows.reshape(-1, 3)
 
     def move(self, name, operation, table):
-        """One request per layer, a few in flight. The report of the last one."""
+        """One request per layer. The report of the last one."""
         import numpy as np
 
         shape, agent = self.shape, self.agent
@@ -87,30 +80,7 @@ class Offload:
             in_file = np.arange(2 * shape.blocks) + layer * 2 * shape.blocks
             return agent.make_prepped_xfer(operation, self.local, in_memory, self.remote, in_file)
 
-        requests = [request(layer) for layer in range(shape.layers)]
-        started = time.perf_counter()
-        waiting, running, layers = list(requests), [], 0
-        while waiting or running:
-            while waiting and len(running) < IN_FLIGHT:
-                running.append(waiting.pop(0))
-                agent.transfer(running[-1])
-            ended = agent.wait_any(running, STALL_LIMIT_S)
-            if not ended:
-                raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
-            for handle in ended:
-                agent.check_xfer_state(handle)  # raises if it failed
-                running.remove(handle)
-            layers += len(ended)
-            done = shape.total_bytes * layers // shape.layers
-            rate = done / (time.perf_counter() - started) / 1e9
-            self.terminal.bar(name, layers, shape.layers, f"{size_text(done)}, {rate:.2f} GB/s")
-        seconds = time.perf_counter() - started
-        self.terminal.finish(name, f"{size_text(shape.total_bytes)} in {seconds:.3f} s, "
-                                   f"{shape.total_bytes / seconds / 1e9:.2f} GB/s")
-        report = agent.get_xfer_report(requests[-1])
-        for handle in requests:
-            handle.release()
-        return report
+        return move(agent, shape, self.terminal, name, [request(layer) for layer in range(shape.layers)])
 
     def drop_pages(self):
         """What was not read again would otherwise come from memory."""
@@ -119,22 +89,6 @@ class Offload:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             self.terminal.bar("drop", layer + 1, self.shape.layers, "to the device, and out of the page cache")
-
-    def verify(self):
-        import numpy as np
-
-        right = 0
-        for index, tensor in enumerate(self.cache):
-            expected = expected_words(self.shape, index // 2, index % 2, self.tables[1])
-            found = tensor.view(np.uint64)
-            if not np.array_equal(found, expected):
-                row, word = np.argwhere(found != expected)[0]
-                raise Failure(f"layer {index // 2}, {'KV'[index % 2]}, block {row}, byte {8 * word}: "
-                              f"{found[row, word]:#018x} instead of {expected[row, word]:#018x}")
-            right += tensor.nbytes
-            self.terminal.bar("verify", index + 1, len(self.cache), "every byte is compared")
-        self.terminal.finish("verify", "every byte has been compared with what it must be")
-        return right
 
 
 def parse_arguments(arguments, program=None):

@@ -17,7 +17,8 @@ EXAMPLES = ROOT / "examples" / "python"
 LIMIT_S = 150
 sys.path.insert(0, str(ROOT / "tools"))
 
-import two_processes  # noqa: E402  (needs the path above)
+import s3_server  # noqa: E402  (needs the path above)
+import two_processes  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,19 @@ def environment(request, tmp_path, monkeypatch):
 
 def run(*command):
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=LIMIT_S)
+
+
+@pytest.fixture
+def bucket(plugins, monkeypatch):
+    """The folder of a bucket, of a server that the environment names."""
+    if "OBJ" not in plugins:
+        pytest.skip("there is no plugin OBJ")
+    if s3_server.why_not():
+        pytest.skip(s3_server.why_not())
+    with s3_server.S3Server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server.bucket
 
 
 def run_example(name, *arguments):
@@ -92,6 +106,25 @@ def test_kv_offload_says_what_is_wrong_with_its_directory(tmp_path):
     done = run_example("kv_offload.py", "--layers", 1, "--blocks", 1, "--directory", tmp_path / "missing")
     assert done.returncode == 1
     assert "No such file or directory" in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
+def test_object_storage(bucket):
+    done = run_example("object_storage.py", "--layers", 2, "--blocks", 16, "--prefix", "a cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "before     0 of the 4 objects" in done.stdout
+    assert "after      4 of the 4 objects" in done.stdout
+    assert "every byte is right: 1,048,576 bytes in 4 objects" in done.stdout
+    sizes = {path.name: path.stat().st_size for path in (bucket / "a cache").iterdir()}
+    assert sizes == {f"layer_00{layer}_{side}": 16 * 16384 for layer in range(2) for side in "kv"}
+
+
+def test_object_storage_says_what_is_wrong(bucket, monkeypatch):
+    done = run_example("object_storage.py", "--layers", 1, "--blocks", 1, "--bucket", "missing-bucket")
+    assert done.returncode == 1
+    assert "failed     " in done.stdout and "missing-bucket" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    monkeypatch.delenv("AWS_DEFAULT_BUCKET")
+    assert "say --bucket NAME" in run_example("object_storage.py").stdout
 
 
 def run_on_a_terminal(*command):
