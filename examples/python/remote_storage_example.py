@@ -6,15 +6,13 @@
     remote_storage_example.py --mode target --directory /where/the/files/are
     remote_storage_example.py --mode initiator       # in another terminal, or with --ip on another machine
 
-The client (initiator) only asks; the server (target) moves the data, with two backends: one between its buffers and the
-client's memory, one between its buffers and its files. Its buffers are few, and each chunk goes through one of them in
-two stages, which run at the same time for different chunks. The client stores its memory, clears it, loads it and
-compares; a bar shows how far it is.
+The client (initiator) only asks; the server (target) moves the data. No backend joins the client's memory and a file of
+the server, so each request goes through memory of the server, reading and writing at the same time: the agent does that
+by itself. The client stores its memory, clears it, loads it and compares; a bar shows how far it is.
 
 Exit status: 0 if every byte came back, 1 otherwise, 2 for wrong arguments.
 """
 
-import collections
 import contextlib
 import json
 import tempfile
@@ -25,8 +23,7 @@ import numpy as np
 from kv_cache import Terminal, size_text
 from nixl._api import nixl_agent, nixl_agent_config
 
-CHUNK_BYTES = 1 << 20
-BUFFERS = 8
+TELL_EVERY = 0.1  # seconds between two messages on how far a request is
 FILE = "memory of the initiator"
 
 
@@ -37,11 +34,7 @@ class Server:
     def __init__(self, agent, options):
         self.agent = agent
         self.options = options
-        self.pool = np.empty((BUFFERS, CHUNK_BYTES), np.uint8)
-        # With both backends: each knows the buffers.
-        self.registered = agent.register_memory([(self.pool.ctypes.data, self.pool.nbytes, 0, "")], "DRAM")
         self.files = 0
-        self.together = 0  # transfers of both stages in flight at once, at most
 
     def serve(self):
         while True:
@@ -53,70 +46,38 @@ class Server:
                 answer = {"done": question["operation"]}
             except Exception as error:  # a missing file, a full disk: the client's to know
                 answer = {"failed": common.describe(error)}
-            self.agent.send_notif("initiator", json.dumps(answer))
+            self.tell(answer)
+
+    def tell(self, message):
+        self.agent.send_notif("initiator", json.dumps(message))
 
     def answer(self, question):
+        agent, is_store = self.agent, question["operation"] == "store"
         self.files += 1  # a new device id for each file
-        words = "rw,create" if question["operation"] == "store" else "ro"
-        file = self.agent.register_memory([(0, 0, self.files, f"{words}:{question['file']}")], "FILE")
+        file = agent.register_memory([(0, 0, self.files, f"{'rw,create' if is_store else 'ro'}:{question['file']}")],
+                                     "FILE")
         start = time.perf_counter()
         try:
-            self.pipeline(question, self.files)
+            own = agent.get_xfer_descs([(0, question["bytes"], self.files)], "FILE")
+            remote = agent.get_xfer_descs([(question["address"], question["bytes"], 0)], "DRAM")
+            request = agent.initialize_xfer("READ" if is_store else "WRITE", own, remote, "initiator")
+            try:
+                path = self.run(request)
+            finally:
+                agent.release_xfer_handle(request)
         finally:
-            self.agent.deregister_memory(file)
+            agent.deregister_memory(file)
         seconds = time.perf_counter() - start
         print(f"target: {question['operation']}: {size_text(question['bytes'])} in {seconds:.3f} s, "
-              f"{question['bytes'] / seconds / 1e9:.2f} GB/s through {BUFFERS} buffers, "
-              f"up to {self.together} transfers at once", flush=True)
+              f"{question['bytes'] / seconds / 1e9:.2f} GB/s, {path}", flush=True)
 
-    def pipeline(self, question, device):
-        """Every chunk through both stages. What fails ends all: the others are given up."""
-        agent, is_store = self.agent, question["operation"] == "store"
-        waiting = collections.deque((offset, min(CHUNK_BYTES, question["bytes"] - offset))
-                                    for offset in range(0, question["bytes"], CHUNK_BYTES))
-        free, running = list(range(BUFFERS)), {}
-
-        def start(stage, buffer, offset, length):
-            local = agent.get_xfer_descs([(self.pool[buffer].ctypes.data, length, 0)], "DRAM")
-            if is_store == (stage == 1):  # between the buffer and the client's memory
-                remote = agent.get_xfer_descs([(question["address"] + offset, length, 0)], "DRAM")
-                # The client hears of each chunk, when it is there or, stored, when its memory has been read.
-                note = json.dumps({"bytes": length}).encode()
-                request = agent.initialize_xfer("READ" if is_store else "WRITE", local, remote, "initiator", note)
-            else:
-                remote = agent.get_xfer_descs([(offset, length, device)], "FILE")
-                request = agent.initialize_xfer("WRITE" if is_store else "READ", local, remote, agent.name)
-            agent.transfer(request)
-            running[request] = (stage, buffer, offset, length)
-
-        try:
-            while waiting or running:
-                while waiting and free:
-                    start(1, free.pop(), *waiting.popleft())
-                stages = {stage for stage, *_ in running.values()}
-                self.together = max(self.together, len(running) if len(stages) == 2 else 0)
-                ended = agent.wait_any(running, self.options.timeout)
-                if not ended:
-                    raise common.Failure(f"no transfer ended for {self.options.timeout:g} s")
-                for request in ended:
-                    agent.check_xfer_state(request)  # raises if it failed
-                    stage, buffer, *chunk = running.pop(request)
-                    agent.release_xfer_handle(request)
-                    if stage == 1:
-                        start(2, buffer, *chunk)
-                    else:
-                        free.append(buffer)
-        finally:
-            self.end(running)
-
-    def end(self, requests):
-        """Nobody uses the buffers any more when it returns."""
-        for request in requests:
-            self.agent.cancel_xfer(request)
-        for request in requests:
-            with contextlib.suppress(Exception):  # that it was cancelled, or has failed as another did
-                common.finish(self.agent, request, self.options.timeout)
-            self.agent.release_xfer_handle(request)
+    def run(self, request):
+        """Returns how the bytes went. Whatever fails is raised."""
+        state = self.agent.transfer(request)
+        while state == "PROC":
+            state = self.agent.wait(request, TELL_EVERY)
+            self.tell({"moved": self.agent.get_xfer_report(request).bytes_done})
+        return self.agent.get_xfer_report(request).path
 
 
 def run_server(agent, options):
@@ -124,10 +85,8 @@ def run_server(agent, options):
     with contextlib.ExitStack() as stack:
         folder = options.directory or stack.enter_context(tempfile.TemporaryDirectory(prefix="nixl-storage-"))
         agent.create_backend(options.storage, {"root": folder})
-        server = Server(agent, options)
         common.meet_initiator(agent, options)
-        server.serve()
-        agent.deregister_memory(server.registered)
+        Server(agent, options).serve()
 
 
 # ---- Client ----------------------------------------------------------------------------------------------------------
@@ -136,7 +95,7 @@ def run_server(agent, options):
 def ask(agent, question, options, terminal):
     """Asks, and shows how far the server is until it has answered."""
     agent.send_notif("target", json.dumps(question))
-    name, moved, start = question["operation"], 0, time.perf_counter()
+    name, start = question["operation"], time.perf_counter()
     while True:
         messages = agent.wait_notifs(options.timeout).get("target")
         if not messages:
@@ -149,7 +108,7 @@ def ask(agent, question, options, terminal):
                 terminal.finish(name, f"{size_text(question['bytes'])} in {seconds:.3f} s, "
                                       f"{question['bytes'] / seconds / 1e9:.2f} GB/s")
                 return
-            moved += message["bytes"]
+            moved = message["moved"]
             terminal.bar(name, moved, question["bytes"],
                          f"{size_text(moved)}, {moved / seconds / 1e9:.2f} GB/s")
 

@@ -72,6 +72,7 @@ nixlAgentData::nixlAgentData(const std::string &agent_name,
       waiting(
           backends,
           config.useProgThread ? nx::agent::Waiting::Drive() : [this] { return requests.look(); }),
+      staging(name, config.useProgThread, waiting),
       requests(
           name,
           config.useProgThread,
@@ -92,6 +93,7 @@ nixlAgentData::~nixlAgentData() {
     requests.stopWatching();
     exchange.stop(); // early: it calls into the rest
     requests.settle(deadline);
+    staging.stop();
     views.clear();
     const auto created = backends.all();
     for (const auto &backend : *created) { // first: a peer is told of the end, not of memory that is gone

@@ -21,6 +21,7 @@
 #include "agent/peers.h"
 #include "agent/registrations.h"
 #include "agent/requests.h"
+#include "agent/staging.h"
 #include "agent/waiting.h"
 #include "memory/side.h"
 #include "nixl.h"
@@ -143,6 +144,7 @@ public:
     // Self-synchronised:
     nx::agent::Backends backends;
     nx::agent::Waiting waiting;
+    nx::agent::Staging staging;
     nx::agent::Requests requests;
     nx::agent::Registrations registrations;
     nx::agent::Peers peers;

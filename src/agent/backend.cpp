@@ -29,7 +29,21 @@ Backend::Backend(std::shared_ptr<const plugin::BackendPlugin> plugin,
       remote(std::get<nixlx::RemotePeers *>(abilities_)),
       to_self(legacy ? legacy->engine().supportsLocal() : plugin_->capabilities() & NIXLX_CAP_LOCAL),
       notif(std::get<nixlx::Notifications *>(abilities_)),
-      merges_ranges(plugin_->capabilities() & NIXLX_CAP_MERGE_RANGES) {}
+      merges_ranges(plugin_->capabilities() & NIXLX_CAP_MERGE_RANGES),
+      polled(!waiting()) {}
+
+Backend::Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep)
+    : type(local.type + "+" + remote.type),
+      leader(&remote.shown()),
+      engine_(std::move(engine)),
+      legacy_(nullptr),
+      abilities_(abilitiesOf(*engine_, decltype(abilities_)())),
+      memories_(),
+      remote(remote.remote),
+      to_self(remote.to_self),
+      notif(remote.notif),
+      merges_ranges(false),
+      polled(sleep == Sleep::kLikeBoth && (local.polled || remote.polled)) {}
 
 std::shared_ptr<Backend>
 Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
@@ -47,6 +61,11 @@ Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
     if (!engine) return nullptr;
     return std::shared_ptr<Backend>(
         new Backend(std::move(plugin), init.type, std::move(params), std::move(engine), legacy));
+}
+
+std::shared_ptr<Backend>
+Backend::joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep) {
+    return std::shared_ptr<Backend>(new Backend(local, remote, std::move(engine), sleep));
 }
 
 } // namespace nx::agent

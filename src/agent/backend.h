@@ -29,6 +29,13 @@ public:
            const nixlBackendInitParams &init,
            nixl_b_params_t params);
 
+    /// Whoever waits for a joined backend's transfers is woken, or has to look as for both of its backends.
+    enum class Sleep { kWoken, kLikeBoth };
+    /// What stages between memory that `local` reaches and memory that `remote` reaches, which outlive it. It is in no
+    /// list of backends; callers see it as `remote`.
+    static std::shared_ptr<Backend>
+    joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep);
+
     ~Backend() {
         (void)guarded("destroying the engine", [&] { engine_.reset(); });
     }
@@ -146,8 +153,9 @@ private:
             nixl_b_params_t params,
             std::unique_ptr<nixlx::Engine> engine,
             const LegacyEngine *legacy);
+    Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep);
 
-    const std::shared_ptr<const plugin::BackendPlugin> plugin_;
+    const std::shared_ptr<const plugin::BackendPlugin> plugin_; ///< null of a joined one
     const nixl_b_params_t params_;
     std::unique_ptr<nixlx::Engine> engine_;
     const LegacyEngine *const legacy_;
@@ -168,6 +176,7 @@ public:
     const bool to_self; ///< it moves data within one agent
     const bool notif;
     const bool merges_ranges;
+    const bool polled; ///< who waits for its transfers has to look again and again
 };
 
 using BackendList = std::vector<std::shared_ptr<Backend>>; ///< in the order of creation

@@ -91,6 +91,7 @@ struct Draft {
     bool hinted = false;
     nixl_status_t unserved = NIXL_ERR_NOT_FOUND; ///< the status if no backend can, and the sentence
     const char *unserved_sentence = "";
+    bool staged = false; ///< the last leg is two, through host memory
 
     // One for each candidate backend:
     std::vector<nx::route::Option> options = {};
@@ -152,8 +153,42 @@ predict(Draft &draft) {
 
 Result<std::unique_ptr<nx::memory::OwnedPlan>>
 planOf(const Draft &draft, const Leg &leg) {
-    if (draft.local_indices.empty()) return nx::memory::planAll(draft.move, leg.local, leg.remote);
-    return nx::memory::planIndexed(draft.move, leg.local, draft.local_indices, leg.remote, draft.remote_indices);
+    auto plan = draft.local_indices.empty()
+        ? nx::memory::planAll(draft.move, leg.local, leg.remote)
+        : nx::memory::planIndexed(draft.move, leg.local, draft.local_indices, leg.remote, draft.remote_indices);
+    if (plan.ok() && draft.staged) (*plan)->faceLocalToSelf();
+    return plan;
+}
+
+// A way over two backends, for memories that none joins: the first one reaches this agent's, the second one the other.
+// `sideAt(backend, is_local)` is null where the backend has not all of it. Between two memories of the host a backend
+// that joins them is missing, and to say so is better than to copy twice.
+template<class SideAt>
+void
+addStaged(nixlAgentData &data, Draft &draft, const nx::agent::BackendList &candidates, SideAt sideAt) {
+    const auto [own, other] = std::pair(draft.move.local_memory, draft.move.remote_memory);
+    if (draft.usable > 0 || (own == DRAM_SEG && other == DRAM_SEG)) return;
+    const auto find = [&](bool is_local) -> std::pair<std::shared_ptr<Backend>, SharedSide> {
+        for (const auto &backend : candidates) {
+            const bool reaches = is_local || !draft.peer ? backend->to_self : backend->remote;
+            if (!reaches || !backend->moves(DRAM_SEG, is_local ? own : other)) continue;
+            if (auto side = sideAt(backend, is_local)) return {backend, std::move(side)};
+        }
+        return {};
+    };
+    auto [near, local] = find(true);
+    if (!near) return;
+    auto [far, remote] = find(false);
+    if (!far) return;
+    auto joined = data.staging.backendFor(near, far);
+    if (!joined.ok()) {
+        draft.options.push_back({near->type + "+" + far->type, false, joined.message(), {}, true});
+        draft.legs.push_back({});
+        return;
+    }
+    draft.staged = true;
+    draft.add(*joined, {}, std::move(local), std::move(remote));
+    draft.options.back().staged = true;
 }
 
 // Chooses, plans, prepares.
@@ -262,7 +297,7 @@ const std::string kReleased = "the request was released while it was waited for"
 void
 lookAgain(const TransferRequest &request, nx::agent::Waiting::Again &again) {
     again.every = std::min(again.every, request.lookEvery());
-    again.polled = again.polled || !request.backend()->waiting();
+    again.polled = again.polled || request.backend()->polled;
 }
 
 } // namespace
@@ -391,6 +426,9 @@ nixlAgentData::makeRequest(nixl_xfer_op_t operation,
         }
         draft.add(backend, std::move(obstacle), std::move(l), std::move(r));
     }
+    addStaged(*this, draft, **candidates, [&](const auto &backend, bool is_local) {
+        return sideOf(is_local ? *local_list : *remote_list, *backend);
+    });
     return serve(*this, std::move(draft), handle);
 }
 
@@ -457,6 +495,13 @@ nixlAgentData::createOnce(nixl_xfer_op_t operation,
             draft.add(backend, {}, *std::move(l), *std::move(r));
         }
     }
+    addStaged(*this, draft, candidates, [&](const auto &backend, bool is_local) -> SharedSide {
+        const auto &list = is_local ? local : remote;
+        auto side = (is_local ? here : *there)
+                        .template resolve<nixlBasicDesc>(*backend, list.getType(), {list.begin(), list.end()});
+        remote_lacks |= !is_local && side.code() == NIXL_ERR_NOT_FOUND;
+        return side.ok() ? *std::move(side) : nullptr;
+    });
     if (draft.usable == 0 && remote_lacks) lacking = there->peer;
     return serve(*this, std::move(draft), handle);
 }

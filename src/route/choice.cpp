@@ -28,6 +28,8 @@ choose(std::span<const Option> options, bool hinted) {
         candidate.predicted_us = option.predicted_us.value_or(-1);
         if (!option.usable) {
             candidate.reason = option.obstacle;
+        } else if (option.staged) {
+            candidate.reason = "no single backend joins the two memories; these two do, through host memory";
         } else if (usable == 1) {
             candidate.reason = "the only backend that reaches both sides";
         } else if (candidate.chosen) {

@@ -19,6 +19,7 @@ struct Option {
     bool usable = false;
     std::string obstacle;               ///< why it is not usable
     std::optional<double> predicted_us; ///< what the backend expects; nothing if it has no model
+    bool staged = false;                ///< two backends, through host memory; only where no single one is usable
 };
 
 struct Choice {

@@ -51,6 +51,14 @@ TEST(Choice, APredictionBeatsSilence) {
     EXPECT_EQ(choose(options, false).chosen, 1u);
 }
 
+TEST(Choice, AStagedWayServesWhereNoSingleBackendDoes) {
+    std::vector<Option> options{blocked("A", "x"), blocked("B", "y"), usable("A+B")};
+    options.back().staged = true;
+    const auto choice = choose(options, false);
+    EXPECT_EQ(choice.chosen, 2u);
+    EXPECT_NE(choice.candidates[2].reason.find("through host memory"), std::string::npos);
+}
+
 TEST(Choice, EveryCandidateHasAReason) {
     const std::vector<Option> options{usable("A"), usable("B", 2), blocked("C", "why"), usable("D", 1)};
     for (bool hinted : {false, true}) {

@@ -1,0 +1,383 @@
+// SPDX-FileCopyrightText: The nixl authors
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/staged_transfer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "agent/peer.h"
+
+namespace nx::agent {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Some backends move the bytes in the calls that begin a transfer.
+constexpr std::chrono::milliseconds kTurn{1};
+
+} // namespace
+
+/// A backend's transfer between the bounce memory and one end. Not destroyed while it runs.
+class StagedTransfer::Leg {
+public:
+    Leg(Half &half, bool reads, const nixlx::Plan &whole, const Passage &passage)
+        : half(half),
+          reads(reads),
+          bounce_{half.end.bounce, 0} {
+        uint64_t at = reinterpret_cast<uintptr_t>(passage.memory);
+        for (const auto &run : passage.portion.runs) {
+            append(at, run);
+            at += run.length * run.count;
+        }
+        plan_.operation = reads ? NIXL_READ : NIXL_WRITE;
+        plan_.local_memory = DRAM_SEG;
+        plan_.remote_memory = half.is_local ? whole.local_memory : whole.remote_memory;
+        plan_.remote_agent = half.agent;
+        plan_.local_segments = {&bounce_, 1};
+        plan_.remote_segments = half.is_local ? whole.local_segments : whole.remote_segments;
+        plan_.runs = runs_;
+        plan_.total_bytes = passage.portion.bytes;
+        for (const auto &run : runs_) plan_.block_count += run.count;
+    }
+
+    ~Leg() {
+        if (handle_) (void)backend().call("releasing a leg", [&](auto &engine) { engine.release(handle_); });
+    }
+
+    Leg(const Leg &) = delete;
+    Leg &
+    operator=(const Leg &) = delete;
+
+    nixl_status_t
+    start(const nixl_opt_b_args_t &args) {
+        const auto prepared =
+            backend().call("preparing a leg", [&](auto &engine) { return engine.prepare(plan_, &args, handle_); });
+        if (prepared < 0) {
+            handle_ = nullptr;
+            sentence_ = backendFailure("preparing the transfer", prepared);
+            return prepared;
+        }
+        return told(backend().call("posting a leg", [&](auto &engine) { return engine.post(handle_, nullptr); }));
+    }
+
+    nixl_status_t
+    check() {
+        return told(backend().call("asking for a leg's status", [&](auto &engine) { return engine.check(handle_); }));
+    }
+
+    void
+    cancel() {
+        if (running_) (void)backend().call("cancelling a leg", [&](auto &engine) { engine.cancel(handle_); });
+    }
+
+    bool
+    force() {
+        bool forced = false;
+        (void)backend().call<nixlx::ForcedQuiet>("forcing a leg to its end",
+                                                 [&](auto &engine) { forced = engine.forceQuiet(handle_); });
+        return forced;
+    }
+
+    uint64_t
+    bytesDone() const {
+        if (!handle_) return 0;
+        return backend().ask([&](auto &engine) { return engine.bytesDone(handle_); }).value_or(0);
+    }
+
+    std::optional<uint64_t>
+    pathMark() const {
+        return backend().ask([&](auto &engine) { return engine.pathMark(handle_); });
+    }
+
+    std::string
+    path() const {
+        return backend().ask([&](auto &engine) { return engine.describe(handle_).path; });
+    }
+
+    /// Of one that failed: "writing 65536 bytes of FILE_SEG of 'A' over POSIX: ...".
+    std::string
+    sentence() const {
+        return std::string(reads ? "reading " : "writing ") + std::to_string(plan_.total_bytes) + " bytes of " +
+            nixlEnumStrings::memTypeStr(plan_.remote_memory) + " of " + quoted(half.agent) + " over " + backend().type +
+            ": " + sentence_;
+    }
+
+    Half &half;
+    const bool reads;
+
+private:
+    const Backend &
+    backend() const {
+        return *half.end.backend;
+    }
+
+    nixl_status_t
+    told(nixl_status_t status) {
+        running_ = status == NIXL_IN_PROG;
+        if (status >= 0) return status;
+        sentence_ = backendFailure("the transfer", status);
+        auto info = backend().ask([&](auto &engine) { return engine.describe(handle_); });
+        if (!info.error.empty()) sentence_ = std::move(info.error);
+        return status;
+    }
+
+    // The blocks of `run` at this end, which lie in the bounce memory at `at`. What touches is one block.
+    void
+    append(uint64_t at, const nixlx::Run &run) {
+        const uint64_t address = half.is_local ? run.local : run.remote;
+        const uint64_t stride = half.is_local ? run.local_stride : run.remote_stride;
+        const uint32_t segment = half.is_local ? run.local_segment : run.remote_segment;
+        if (run.count > 1 && stride != run.length) {
+            runs_.push_back({at, address, run.length, run.length, stride, run.count, 0, segment});
+            return;
+        }
+        const uint64_t length = run.length * run.count;
+        if (!runs_.empty()) {
+            auto &last = runs_.back();
+            if (last.count == 1 && last.remote_segment == segment && last.remote + last.length == address) {
+                last.length += length;
+                return;
+            }
+        }
+        runs_.push_back({at, address, length, 0, 0, 1, 0, segment});
+    }
+
+    const nixlx::Segment bounce_;
+    std::vector<nixlx::Run> runs_;
+    nixlx::Plan plan_{};
+    nixlBackendReqH *handle_ = nullptr;
+    bool running_ = false;
+    std::string sentence_;
+};
+
+StagedTransfer::StagedTransfer(const nixlx::Plan &plan,
+                               const StagedEnd &local,
+                               const StagedEnd &remote,
+                               const std::string &agent,
+                               const std::string &custom_param,
+                               Bounce &bounce)
+    : plan_(plan),
+      // An object is written whole, or what was written last is all of it.
+      limits_{kPortionBytes, kPortionBlocks,
+              (plan.operation == NIXL_READ ? plan.local_memory : plan.remote_memory) == OBJ_SEG},
+      holder_(plan.remote_agent),
+      bounce_(bounce),
+      polled_(local.backend->polled || remote.backend->polled),
+      local_{local, true, agent},
+      remote_{remote, false, std::string(plan.remote_agent)},
+      portions_(plan.runs, limits_) {
+    leg_args_.customParam = custom_param;
+    passages_.reserve(kPortionsInFlight);
+}
+
+StagedTransfer::~StagedTransfer() = default;
+
+void
+StagedTransfer::start(const std::string *notification) {
+    const MutexLock lock(mutex_);
+    notification_ = notification ? std::optional(*notification) : std::nullopt;
+    local_.bytes = remote_.bytes = 0;
+    error_.clear();
+    outcome_ = NIXL_SUCCESS;
+    status_ = NIXL_IN_PROG;
+    running_ = true;
+    portions_ = memory::Portions(plan_.runs, limits_);
+    nextLocked();
+    bytes_done_ = 0;
+    publishLocked();
+}
+
+StagedTransfer::Advanced
+StagedTransfer::advance() {
+    const MutexLock lock(mutex_);
+    return advanceLocked();
+}
+
+std::optional<StagedTransfer::Advanced>
+StagedTransfer::tryAdvance() {
+    if (!mutex_.try_lock()) return {};
+    const MutexLock lock(mutex_, std::adopt_lock);
+    return advanceLocked();
+}
+
+StagedTransfer::Advanced
+StagedTransfer::advanceLocked() {
+    if (status_ != NIXL_IN_PROG) return {status_, false, false};
+    const auto until = Clock::now() + kTurn;
+    bool moved = false, stirs = false;
+    for (size_t i = 0; i < passages_.size();) {
+        Passage &passage = passages_[i];
+        const auto status = passage.leg->check();
+        moved |= status != NIXL_IN_PROG;
+        if (overLocked(passage, status)) {
+            stirs |= leaveLocked(i);
+        } else {
+            ++i;
+        }
+    }
+    do {
+        if (!admitLocked(stirs)) break;
+        moved = true;
+    } while (Clock::now() < until);
+    if (passages_.empty() && (outcome_ != NIXL_SUCCESS || next_.bytes == 0)) {
+        endLocked();
+        stirs = true;
+    }
+    publishLocked();
+    return {status_, moved && status_ == NIXL_IN_PROG, stirs};
+}
+
+/// Begins with the next portion. False: not now.
+bool
+StagedTransfer::admitLocked(bool &stirs) {
+    if (outcome_ != NIXL_SUCCESS || next_.bytes == 0 || passages_.size() == kPortionsInFlight) return false;
+    std::byte *const memory = bounce_.take(next_.bytes, holder_);
+    if (!memory) return false;
+    passages_.push_back({std::move(next_), memory, nullptr});
+    nextLocked();
+    if (overLocked(passages_.back(), beginLegLocked(passages_.back(), true))) {
+        stirs |= leaveLocked(passages_.size() - 1);
+    }
+    return true;
+}
+
+bool
+StagedTransfer::leaveLocked(size_t index) {
+    Passage &passage = passages_[index];
+    passage.leg.reset();
+    const bool wanted = bounce_.give(passage.memory, passage.portion.bytes, holder_);
+    if (&passage != &passages_.back()) passage = std::move(passages_.back());
+    passages_.pop_back();
+    return wanted;
+}
+
+/// What follows from the status of the passage's leg. True: the passage is over.
+bool
+StagedTransfer::overLocked(Passage &passage, nixl_status_t status) {
+    while (status != NIXL_IN_PROG) {
+        if (!passage.leg) return true; // for lack of memory
+        auto &leg = *passage.leg;
+        leg.half.bytes += status == NIXL_SUCCESS ? passage.portion.bytes : leg.bytesDone();
+        if (leg.half.path.empty()) leg.half.path = leg.path();
+        if (status < 0) failLocked(status, leg);
+        if (!leg.reads || outcome_ != NIXL_SUCCESS) return true;
+        status = beginLegLocked(passage, false);
+    }
+    return false;
+}
+
+nixl_status_t
+StagedTransfer::beginLegLocked(Passage &passage, bool reads) {
+    passage.leg.reset();
+    try {
+        passage.leg = std::make_unique<Leg>(reads ? source() : sink(), reads, plan_, passage);
+    }
+    catch (const std::bad_alloc &) {
+        failLocked(NIXL_ERR_NO_MEMORY, "beginning a portion", "no memory");
+        return NIXL_ERR_NO_MEMORY;
+    }
+    return passage.leg->start(leg_args_);
+}
+
+void
+StagedTransfer::nextLocked() noexcept {
+    next_ = {};
+    try {
+        next_ = portions_.next();
+    }
+    catch (const std::bad_alloc &) {
+        failLocked(NIXL_ERR_NO_MEMORY, "cutting off a portion", "no memory");
+    }
+}
+
+void
+StagedTransfer::failLocked(nixl_status_t status, const Leg &leg) {
+    if (outcome_ != NIXL_SUCCESS) return; // it is cancelled, or failed before
+    // Only the peer's own leg says that it is lost.
+    const bool loses = status == NIXL_ERR_REMOTE_DISCONNECT && leg.half.agent == local_.agent;
+    failLocked(loses ? NIXL_ERR_BACKEND : status, "", leg.sentence());
+}
+
+/// The first one counts.
+void
+StagedTransfer::failLocked(nixl_status_t status, const char *what, const std::string &why) noexcept {
+    if (outcome_ != NIXL_SUCCESS) return;
+    outcome_ = status;
+    try {
+        error_ = std::string(what) + (*what ? ": " : "") + why;
+    }
+    catch (const std::bad_alloc &) {
+        error_.clear();
+    }
+    cancelLegsLocked();
+}
+
+void
+StagedTransfer::cancelLegsLocked() {
+    for (const auto &passage : passages_) {
+        if (passage.leg) passage.leg->cancel();
+    }
+}
+
+void
+StagedTransfer::endLocked() {
+    if (outcome_ == NIXL_SUCCESS && notification_) {
+        const auto &backend = *remote_.end.backend;
+        const auto sent = backend.call<nixlx::Notifications>(
+            "genNotif", [&](auto &messages) { return messages.genNotif(remote_.agent, *notification_); });
+        if (sent < 0)
+            failLocked(sent, "all bytes have arrived, but the notification was not sent",
+                       backend.type + ": " + backendFailure("genNotif", sent));
+    }
+    bounce_.forget(holder_);
+    status_ = outcome_;
+    running_ = false;
+}
+
+void
+StagedTransfer::publishLocked() {
+    uint64_t done = sink().bytes, mark = bounce_.moves() * 2 + 1;
+    bool known = true;
+    for (const auto &passage : passages_) {
+        if (!passage.leg->reads) done += passage.leg->bytesDone();
+        const auto at = passage.leg->pathMark();
+        known = known && at;
+        mark = (mark ^ at.value_or(0)) * 0x9e3779b97f4a7c15u;
+    }
+    bytes_done_.store(std::max(done, bytes_done_.load(std::memory_order_relaxed)), std::memory_order_relaxed);
+    path_mark_.store(known ? mark | 1 : 0, std::memory_order_relaxed);
+}
+
+void
+StagedTransfer::cancel() {
+    const MutexLock lock(mutex_);
+    if (status_ != NIXL_IN_PROG) return;
+    failLocked(NIXL_ERR_CANCELED, "", "the transfer was cancelled");
+}
+
+bool
+StagedTransfer::force() {
+    const MutexLock lock(mutex_);
+    bool forced = false;
+    for (const auto &passage : passages_) {
+        const Half &half = passage.leg->half;
+        if (&half == &remote_ || remote_.agent == local_.agent) forced |= passage.leg->force();
+    }
+    return forced;
+}
+
+nixlx::RequestInfo
+StagedTransfer::describe() const {
+    const MutexLock lock(mutex_);
+    const auto told = [&](const Half &half, const char *does) {
+        return half.end.backend->type + (half.path.empty() ? "" : " (" + half.path + ")") + does +
+            std::to_string(half.bytes) + " bytes";
+    };
+    const bool reads = plan_.operation == NIXL_READ;
+    return {"through host memory: " + told(reads ? remote_ : local_, " has read ") + ", " +
+                told(reads ? local_ : remote_, " has written "),
+            error_};
+}
+
+} // namespace nx::agent
