@@ -3,9 +3,9 @@
 //
 // What a metadata directory implements: the place where agents publish their metadata under their names and find that
 // of others. It is a plugin of the kind "store", libstore_<name>.so, with the descriptor of nixlx/engine.h and
-// nixlx_plugin_store_init; NIXL_DIRECTORY=<name>:<address> chooses one (docs/directory.md). What all directories have
-// in common is the agent's: it waits for what is not there yet, judges and loads what is found, drops peers that have
-// ended, and keeps the store's time off its callers.
+// nixlx_plugin_store_init. NIXL_METADATA_STORE=<name>://<address> chooses one, or NIXL_<NAME>_ENDPOINTS=<address>
+// (docs/directory.md). What all directories have in common is the agent's: it waits for what is not there yet, judges
+// and loads what is found, drops peers that have ended, and keeps the store's time off its callers.
 #pragma once
 
 #include <array>
@@ -83,7 +83,8 @@ public:
 /// A peer of whom something was fetched is not what it was any more.
 struct DirectoryEnd {
     std::string agent;
-    std::string why; ///< for people: "its process has ended"
+    std::string why;       ///< for people: "its process has ended"
+    bool replaced = false; ///< another start has published under its name
 };
 
 /// The ability to tell when that which was fetched is true no longer. Without it the agent learns of a peer's end from
@@ -102,7 +103,7 @@ public:
 
     /// Appends the agents of whom fetch() has returned something, and whose start that it was has been withdrawn,
     /// replaced, or has ended since. An agent is appended once and then unknown until it is fetched again. A store that
-    /// has lost sight of its agents says nothing of them: they are not gone for that. Does not block.
+    /// has lost sight of its agents says nothing of them: they are not gone for that. Takes no longer than a call may.
     virtual nixl_status_t
     takeEnded(std::vector<DirectoryEnd> &ended) = 0;
 

@@ -10,8 +10,10 @@
 #include <sys/random.h>
 
 #include "agent/agent_state.h"
+#include "agent/chosen_store.h"
 #include "base/config.h"
 #include "base/last_error.h"
+#include "plugin/manager.h"
 #include "utils/common/nixl_log.h"
 
 using nx::Status;
@@ -227,6 +229,8 @@ nixlAgent::nixlAgent(const std::string &name, const nixlAgentConfig &cfg) {
                                     " means \"the local side\" in lists of descriptors, so no peer could name this "
                                     "agent; give it another name");
     }
+    const auto store = nx::agent::chosenStore(nx::plugin::Manager::instance().availableStores());
+    if (!store.ok()) throw std::runtime_error("nixlAgent: " + store.message());
     data = std::make_unique<nixlAgentData>(name, cfg);
     if (!cfg.useListenThread) return;
     const auto port = data->exchange.listen(cfg.listenPort);

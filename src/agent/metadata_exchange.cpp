@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "base/config.h"
+#include "agent/chosen_store.h"
 #include "base/last_error.h"
 #include "plugin/manager.h"
 #include "utils/common/nixl_log.h"
@@ -81,26 +81,22 @@ MetadataExchange::started(std::unique_ptr<T> MetadataExchange::*slot, Make make)
 
 Result<std::shared_ptr<nixlx::Directory>>
 MetadataExchange::openDirectory() const {
-    const auto option = configString("NIXL_DIRECTORY");
-    if (!option.ok()) return {option.code(), option.message()};
-    if (!*option || (*option)->empty()) {
+    auto &plugins = plugin::Manager::instance();
+    const auto chosen = chosenStore(plugins.availableStores());
+    if (!chosen.ok()) return {chosen.code(), chosen.message()};
+    if (!*chosen) {
         return {NIXL_ERR_NOT_SUPPORTED,
-                "no address was given (ipAddr), and no directory is set (NIXL_DIRECTORY, for example "
-                "file:/run/nixl); give the address of a listening agent, set a directory, or exchange blobs through a "
-                "channel of your own with getLocalMD and loadRemoteMD"};
+                "no address was given (ipAddr), and no directory is set (NIXL_METADATA_STORE, for example "
+                "file:///run/nixl); give the address of a listening agent, set a directory, or exchange blobs through "
+                "a channel of your own with getLocalMD and loadRemoteMD"};
     }
-    const std::string &text = **option;
-    const std::string named = "NIXL_DIRECTORY is " + quoted(text, 300);
-    const auto colon = text.find(':');
-    if (colon == std::string::npos || colon == 0) {
-        return {NIXL_ERR_MISMATCH, named + ", which is not <store>:<address>, for example file:/run/nixl"};
-    }
-    auto plugin = plugin::Manager::instance().loadStore(text.substr(0, colon));
+    const auto &named = (*chosen)->setting;
+    auto plugin = plugins.loadStore((*chosen)->store);
     if (!plugin.ok()) return std::move(plugin).status().withContext(named);
     nixlx::DirectoryParams params;
     params.agent = agent_;
     params.incarnation = incarnation_;
-    params.address = text.substr(colon + 1);
+    params.address = (*chosen)->address;
     clearBackendSentence();
     nixlx::Directory *opened = nullptr;
     auto status = plugin::guarded("open", [&] { opened = (*plugin)->object()->open(&params); });
@@ -222,8 +218,12 @@ MetadataExchange::sendPart(const nixl_reg_dlist_t &descs, const nixl_opt_args_t 
     const std::string label = args ? args->metadataLabel : "";
     return sendTo("sendLocalPartialMD", args, label, [&]() -> Result<Blob> {
         if (!isAddressed(args) && label.empty()) {
+            // A text that programs of NIXL 1.4 look for, there with the name of its only store.
+            const auto chosen = chosenStore(plugin::Manager::instance().availableStores());
             return {NIXL_ERR_INVALID_PARAM,
-                    "a metadata label (metadataLabel) is required to send local partial metadata to a directory"};
+                    "sendLocalPartial: metadata label is required for " +
+                        (chosen.ok() && *chosen ? (*chosen)->store : "") +
+                        " send of local partial metadata (metadataLabel)"};
         }
         auto blob = local_.part(descs, args);
         if (!blob.ok()) return std::move(blob).status();

@@ -38,7 +38,7 @@ public:
     Result<uint16_t>
     listen(uint16_t port);
 
-    /// These go to the listener at the address in `args`, without one to the directory that NIXL_DIRECTORY names.
+    /// These go to the listener at the address in `args`, without one to the chosen store (chosen_store.h).
     /// NOT_SUPPORTED: there is neither.
     Status
     send(const nixl_opt_args_t *args);

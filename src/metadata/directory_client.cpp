@@ -95,14 +95,26 @@ DirectoryClient::takeEnded() {
         loop_->unwatch(watch_->descriptor());
         watch_ = nullptr;
     }
-    for (const auto &end : ended) {
-        const auto start = starts_.find(end.agent);
-        if (start == starts_.end()) continue;
-        NIXL_INFO << "directory: agent " << quoted(service_.agent) << ": agent " << quoted(end.agent)
-                  << " is gone: " << end.why;
-        service_.ended(end.agent, start->second);
-        starts_.erase(start);
-    }
+    for (const auto &end : ended) follow(end);
+}
+
+void
+DirectoryClient::follow(const nixlx::DirectoryEnd &end) {
+    const auto it = known_.find(end.agent);
+    if (it == known_.end()) return;
+    const auto known = std::move(it->second);
+    known_.erase(it);
+    NIXL_INFO << "directory: agent " << quoted(service_.agent) << ": agent " << quoted(end.agent)
+              << " is gone: " << end.why;
+    service_.ended(end.agent, known.start);
+    if (!end.replaced) return;
+    // Programs that were there first need not notice that a peer was restarted.
+    const auto done = [this, agent = end.agent](const Status &outcome) {
+        if (outcome.ok()) return;
+        NIXL_INFO << "directory: agent " << quoted(service_.agent) << ": the new start of agent " << quoted(agent)
+                  << " was not loaded: " << outcome.message();
+    };
+    begin({end.agent, known.label, done, Loop::Clock::now() + patience_, kPauseMin});
 }
 
 template<class Call>
@@ -176,9 +188,9 @@ DirectoryClient::attempt(const std::shared_ptr<Fetch> &fetch) {
         may_come = loaded.too_early;
         status = std::move(loaded.status);
         if (status.ok()) {
-            starts_[fetch->agent] = loaded.incarnation;
+            known_[fetch->agent] = {loaded.incarnation, fetch->label};
             service_.fetched(fetch->agent, fetch->label);
-        } else if (watch_ && !starts_.contains(fetch->agent)) {
+        } else if (watch_ && !known_.contains(fetch->agent)) {
             watch_->forget(fetch->agent);
         }
     }

@@ -3,7 +3,8 @@
 //
 // An agent's calls to the directory where all meet (nixlx/directory.h), on a thread of their own that sleeps while
 // nothing happens: the store may block, its callers do not. What is not there yet is asked for again until it is;
-// agents that end at the directory are told to this agent. Self-synchronised.
+// agents that end at the directory are told to this agent, and fetched again if another start has their name.
+// Self-synchronised.
 #pragma once
 
 #include <functional>
@@ -78,6 +79,11 @@ private:
         Loop::Timer timer = 0;
     };
 
+    struct Known {
+        wire::Incarnation start;
+        std::string label; ///< under which it was found last
+    };
+
     DirectoryClient(DirectoryService service,
                     std::shared_ptr<nixlx::Directory> directory,
                     Limits::Time patience,
@@ -88,6 +94,8 @@ private:
     watch();
     void
     takeEnded();
+    void
+    follow(const nixlx::DirectoryEnd &end);
     /// Opens a call that goes to `address`: what takes its outcome, if there is a place.
     Result<Done>
     opened(const std::string &name, const std::string &address);
@@ -112,7 +120,7 @@ private:
     std::shared_ptr<nixlx::Directory> directory_;
     nixlx::DirectoryWatch *watch_ = nullptr;
     std::set<std::shared_ptr<Fetch>> waiting_;
-    std::unordered_map<std::string, wire::Incarnation> starts_; ///< of agents that were loaded, and are watched
+    std::unordered_map<std::string, Known> known_; ///< agents that were loaded, and are watched
     bool ending_ = false;
     Thread thread_; ///< last: it uses the others
 };

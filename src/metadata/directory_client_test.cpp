@@ -294,6 +294,23 @@ TEST_F(DirectoryClientTest, TellsOfAgentsThatEndOnceAndOnlyOfThoseThatWereLoaded
     EXPECT_THAT(ended_, ElementsAre("a"));
 }
 
+TEST_F(DirectoryClientTest, FetchesTheNextStartOfAnAgent) {
+    const nx::Fd events(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    const auto client = start(events.get(), kLong);
+    control_.set([](auto &control) { control.blobs["a"] = "metadata of a"; });
+    ASSERT_TRUE(fetch(*client, "a").ok());
+    ASSERT_TRUE(client->wait(kLong).ok());
+    control_.set([](auto &control) {
+        control.ended = {{"a", "another start has its name", true}};
+        control.blobs.clear();
+    });
+    ASSERT_EQ(::eventfd_write(events.get(), 1), 0);
+    ASSERT_TRUE(eventually([&] { return control_.has([&](auto &) { return !ended_.empty(); }); }));
+    EXPECT_THAT(fetched_, ElementsAre("a"));
+    control_.set([](auto &control) { control.blobs["a"] = "metadata of a"; });
+    EXPECT_TRUE(eventually([&] { return control_.has([&](auto &) { return fetched_.size() == 2; }); }));
+}
+
 TEST_F(DirectoryClientTest, AWatchThatFailsIsGivenUpAndNotAskedForEver) {
     const nx::Fd events(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
     const auto client = start(events.get());

@@ -452,6 +452,11 @@ Manager::loadExporter(const std::string &name) {
     return state_->exporters->loadFile<nixlTelemetryPlugin>(name);
 }
 
+std::vector<std::string>
+Manager::availableStores() const {
+    return state_->stores->found();
+}
+
 Result<std::shared_ptr<const StorePlugin>>
 Manager::loadStore(const std::string &name) {
     if (!state_->broken.ok()) return {state_->broken.code(), state_->broken.message()};

@@ -99,6 +99,10 @@ public:
     Result<std::shared_ptr<const ExporterPlugin>>
     loadExporter(const std::string &name);
 
+    /// Every store that was found, sorted.
+    std::vector<std::string>
+    availableStores() const;
+
     /// The same for the store of libstore_<name>.so.
     Result<std::shared_ptr<const StorePlugin>>
     loadStore(const std::string &name);

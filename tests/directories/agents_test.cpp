@@ -43,17 +43,17 @@ class DirectoryAgents : public testing::Test {
 protected:
     void
     SetUp() override {
-        use("file:" + folder_.path().string());
+        use("file:////" + folder_.path().string());
     }
 
     void
     TearDown() override {
-        ::unsetenv("NIXL_DIRECTORY");
+        ::unsetenv("NIXL_METADATA_STORE");
     }
 
     static void
     use(const std::string &directory) {
-        ::setenv("NIXL_DIRECTORY", directory.c_str(), 1);
+        ::setenv("NIXL_METADATA_STORE", directory.c_str(), 1);
     }
 
     static void
@@ -168,7 +168,8 @@ TEST_F(DirectoryAgents, PublishPartsUnderLabels) {
     require(a_->registerMem(registrationOf({memory_.desc()})), "register");
     nixl_opt_args_t args;
     EXPECT_EQ(a_->sendLocalPartialMD(registrationOf({memory_.desc()}), &args), NIXL_ERR_INVALID_PARAM);
-    EXPECT_THAT(nixlx::lastError(), HasSubstr("metadata label (metadataLabel) is required"));
+    EXPECT_THAT(nixlx::lastError(),
+                HasSubstr("sendLocalPartial: metadata label is required for file send of local partial metadata"));
     args.metadataLabel = "../part";
     args.includeConnInfo = true;
     ASSERT_EQ(a_->sendLocalPartialMD(registrationOf({memory_.desc()}), &args), NIXL_SUCCESS) << nixlx::lastError();
@@ -189,7 +190,7 @@ TEST_F(DirectoryAgents, AnAddressMeansTheListener) {
 }
 
 TEST_F(DirectoryAgents, WithoutDirectoryTheCallSaysWhatToDo) {
-    ::unsetenv("NIXL_DIRECTORY");
+    ::unsetenv("NIXL_METADATA_STORE");
     EXPECT_EQ(a_->sendLocalMD(), NIXL_ERR_NOT_SUPPORTED);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("no address was given (ipAddr), and no directory is set"));
     EXPECT_EQ(a_->fetchRemoteMD("B"), NIXL_ERR_NOT_SUPPORTED);
@@ -198,22 +199,30 @@ TEST_F(DirectoryAgents, WithoutDirectoryTheCallSaysWhatToDo) {
 
 TEST_F(DirectoryAgents, ADirectoryThatCannotBeIsNamed) {
     const std::tuple<std::string, nixl_status_t, std::string> bad[] = {
-        {"nonsense", NIXL_ERR_MISMATCH, "is not <store>:<address>"},
-        {"none:/", NIXL_ERR_NOT_FOUND, "libstore_none.so"},
-        {"file:relative", NIXL_ERR_INVALID_PARAM, "'relative' is no absolute path"}};
+        {"nonsense", NIXL_ERR_MISMATCH, "is not <store>://<address>"},
+        {"none:///", NIXL_ERR_NOT_FOUND, "libstore_none.so"},
+        {"file://relative", NIXL_ERR_INVALID_PARAM, "'relative' is no absolute path"}};
     for (const auto &[directory, status, sentence] : bad) {
         use(directory);
         EXPECT_EQ(a_->sendLocalMD(), status) << directory;
-        EXPECT_THAT(nixlx::lastError(), HasSubstr("NIXL_DIRECTORY is '" + directory + "'"));
+        EXPECT_THAT(nixlx::lastError(), HasSubstr("NIXL_METADATA_STORE is '" + directory + "'"));
         EXPECT_THAT(nixlx::lastError(), HasSubstr(sentence));
     }
-    use("file:" + (folder_ / "absent"));
+    use("file://" + (folder_ / "absent"));
     ASSERT_EQ(a_->sendLocalMD(), NIXL_SUCCESS) << "a store that is away may come back";
     EXPECT_EQ(a_->waitMetadata(kPatience), NIXL_ERR_NOT_FOUND);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("the folder cannot be opened: No such file"));
     std::filesystem::create_directory(folder_ / "absent");
     ASSERT_EQ(a_->sendLocalMD(), NIXL_SUCCESS);
     settle(a_);
+}
+
+TEST_F(DirectoryAgents, AreNotMadeWithTwoDirectories) {
+    ::setenv("NIXL_FILE_ENDPOINT", "/run/nixl", 1);
+    ::setenv("NIXL_FILE_ENDPOINTS", "/run/nixl", 1);
+    EXPECT_THROW(nixlAgent("torn", {}), std::runtime_error);
+    ::unsetenv("NIXL_FILE_ENDPOINT");
+    ::unsetenv("NIXL_FILE_ENDPOINTS");
 }
 
 TEST_F(DirectoryAgents, EndWhileTheyWait) {

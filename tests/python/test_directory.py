@@ -29,7 +29,7 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path, monkeypatch):
-    monkeypatch.setenv("NIXL_DIRECTORY", f"file:{tmp_path}")
+    monkeypatch.setenv("NIXL_METADATA_STORE", f"file://{tmp_path}")
     return tmp_path
 
 
@@ -65,6 +65,6 @@ def test_a_killed_process_is_forgotten():
 
 
 def test_without_directory_the_sentence_names_the_option(monkeypatch):
-    monkeypatch.delenv("NIXL_DIRECTORY")
-    with pytest.raises(b.nixlNotSupportedError, match="NIXL_DIRECTORY, for example file:/run/nixl"):
+    monkeypatch.delenv("NIXL_METADATA_STORE")
+    with pytest.raises(b.nixlNotSupportedError, match="NIXL_METADATA_STORE, for example file:///run/nixl"):
         nixl_agent("alone", config("LOOPBACK")).send_local_metadata()

@@ -131,7 +131,7 @@ TEST_F(SignedBlobs, PartsGrowAPeer) {
 
 TEST_F(SignedBlobs, ADirectoryCannotSpeakForAnAgent) {
     const TempDir folder;
-    ::setenv("NIXL_DIRECTORY", ("file:" + folder.path().string()).c_str(), 1);
+    ::setenv("NIXL_METADATA_STORE", ("file://" + folder.path().string()).c_str(), 1);
     auto stranger = keys.agent("C", "theirs");
     for (auto *agent : {&a, &stranger}) {
         require((*agent)->sendLocalMD(), "send");
@@ -143,7 +143,7 @@ TEST_F(SignedBlobs, ADirectoryCannotSpeakForAnAgent) {
     require(b->fetchRemoteMD("C"), "fetch");
     EXPECT_EQ(b->waitMetadata(kPatience), NIXL_ERR_NOT_ALLOWED);
     EXPECT_THAT(nixlx::lastError(), HasSubstr("another key"));
-    ::unsetenv("NIXL_DIRECTORY");
+    ::unsetenv("NIXL_METADATA_STORE");
 }
 
 class BrokenKey : public ::testing::Test {

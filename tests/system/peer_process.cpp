@@ -14,7 +14,7 @@
 //   post READ|WRITE AGENT ADDRESS SIZE   between the memory registered last and the agent's; does not wait
 //   storm AGENT ADDRESS SIZE      writes the memory registered last there, again and again, each with a notification
 //   calm                          ends that: how many were done; "STATUS" behind it if the last was refused
-//   publish / withdraw / fetch AGENT     at the directory of NIXL_DIRECTORY; waits for the outcome
+//   publish / withdraw / fetch AGENT     at the directory of NIXL_METADATA_STORE; waits for the outcome
 //   knows AGENT                   whether its metadata is loaded
 //   fork                          leaves a child behind that holds all it holds, until the socket's other end is closed
 //   quit                          destroys the agent; no answer

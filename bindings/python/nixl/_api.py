@@ -631,7 +631,7 @@ class nixl_agent:
     def send_local_metadata(self, ip_addr: str = "", port: int = DEFAULT_COMM_PORT) -> None:
         """Send the metadata to the agent that listens at `ip_addr` (IPv4, IPv6 or a host name) and `port`.
 
-        Without `ip_addr`: publish it at the directory that NIXL_DIRECTORY names (docs/directory.md).
+        Without `ip_addr`: publish it at the directory that is set (docs/directory.md).
 
         Returns when the message is made; it is delivered behind the caller's back: see wait_metadata.
         nixlInvalidParamError: no such address, or there is nothing to publish. nixlNotSupportedError: no `ip_addr`

@@ -307,10 +307,10 @@ Directory::lookAt(std::vector<std::string> agents, std::vector<nixlx::DirectoryE
         if (anchor && anchor->value == followed_[agent].start) {
             missing_.erase(agent);
         } else if (anchor) {
-            ended.push_back({agent, "another start of it has taken its place"});
+            ended.push_back({agent, "another start of it has taken its place", true});
             forget(agent);
         } else if (settled) {
-            ended.push_back({agent, "it was withdrawn, or its process has ended"});
+            ended.push_back({agent, "it was withdrawn, or its process has ended", false});
             forget(agent);
         }
     }

@@ -44,7 +44,7 @@ Result<std::unique_ptr<Directory>>
 Directory::open(const nixlx::DirectoryParams &params) {
     if (!params.address.starts_with('/') || params.address.find('\0') != std::string::npos) {
         return {NIXL_ERR_INVALID_PARAM,
-                quoted(params.address, 300) + " is no absolute path of a folder; write file:/path/of/the/folder"};
+                quoted(params.address, 300) + " is no absolute path of a folder; write file:///path/of/the/folder"};
     }
     auto folder = fileNameOf(params.agent, kAgentSuffix, "the agent's name");
     if (!folder.ok()) return std::move(folder).status();

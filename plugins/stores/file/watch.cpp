@@ -113,17 +113,19 @@ Watch::readEvents() {
     }
 }
 
-std::string
+std::optional<nixlx::DirectoryEnd>
 Watch::examine(const std::string &agent, Followed &followed, const Hint &hint) {
     if (hint.gone) watch(agent, followed);
     const auto root = openRoot(root_);
     if (!root.ok()) return {};
     const auto folder = openFolder(*root, followed.name);
     const auto lease = folder.ok() ? readLease(*folder) : Result<LeaseState>(folder.code(), folder.message());
-    if (lease.code() == NIXL_ERR_NOT_FOUND) return "it was withdrawn";
+    if (lease.code() == NIXL_ERR_NOT_FOUND) return nixlx::DirectoryEnd{agent, "it was withdrawn", false};
     if (!lease.ok()) return {};
-    if (lease->start != followed.start) return "another start of it has taken its place";
-    if (hint.closed || !lease->held) return "its process has ended";
+    if (lease->start != followed.start) {
+        return nixlx::DirectoryEnd{agent, "another start of it has taken its place", true};
+    }
+    if (hint.closed || !lease->held) return nixlx::DirectoryEnd{agent, "its process has ended", false};
     return {};
 }
 
@@ -132,9 +134,9 @@ Watch::takeEnded(std::vector<nixlx::DirectoryEnd> &ended) {
     for (const auto &[agent, hint] : readEvents()) {
         const auto it = followed_.find(agent);
         if (it == followed_.end()) continue;
-        auto why = examine(agent, it->second, hint);
-        if (why.empty()) continue;
-        ended.push_back({agent, std::move(why)});
+        auto end = examine(agent, it->second, hint);
+        if (!end) continue;
+        ended.push_back(*std::move(end));
         forget(agent);
     }
     return NIXL_SUCCESS;

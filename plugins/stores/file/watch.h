@@ -5,6 +5,7 @@
 // what is there decides, but for the end of a process, which is told a moment before its lock is gone. Owned.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -56,8 +57,8 @@ private:
     readEvents();
     void
     watch(const std::string &agent, Followed &followed);
-    /// Why the agent is not what it was; empty if it is, or cannot be seen.
-    std::string
+    /// What has become of the agent; nothing if it is what it was, or cannot be seen.
+    std::optional<nixlx::DirectoryEnd>
     examine(const std::string &agent, Followed &followed, const Hint &hint);
 
     Fd inotify_;
