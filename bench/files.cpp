@@ -3,11 +3,12 @@
 //
 // What moving data between memory and files costs a C++ program, by the backend POSIX. Prints one JSON object:
 //
-//   nixl_files pieces read|write direct|buffered PIECE FILE SECONDS   requests of all pieces of the file, at random
-//   nixl_files post FILE                                              one post of 100,000 pieces of 8 KiB
-//   nixl_files paths FOLDER COUNT                                     so many files of 16 KiB, which are there:
-//                                                                     registered by path, written, read, deregistered
-//   nixl_files calls FOLDER COUNT                                     the same by system calls alone
+//   nixl_files pieces read|write direct|buffered PIECE FILE SECONDS PLACES   requests of all pieces of the file, at
+//                                                 random, to or from so many pieces of memory
+//   nixl_files post FILE                          one post of 100,000 pieces of 8 KiB
+//   nixl_files paths FOLDER COUNT AT_ONCE         so many files of 16 KiB, which are there: registered by path,
+//                                                 written, read, deregistered, so many of them at once
+//   nixl_files calls FOLDER COUNT                 the same by system calls alone, one after the other
 //
 // Knows nothing that NIXL 1.4 does not have, so that the same program runs on the original's library, too; but for the
 // wait, which only ours has: on the original the program polls.
@@ -154,16 +155,17 @@ sizeOf(int fd) {
     return static_cast<size_t>(about.st_size);
 }
 
+/// Pieces of the whole file in random order, to or from as many pieces of memory as fio uses.
 void
-pieces(bool write, bool direct, size_t piece, const std::string &path, double seconds) {
+pieces(bool write, bool direct, size_t piece, const std::string &path, double seconds, size_t places_in_memory) {
     const int fd = must(::open(path.c_str(), O_RDWR | O_CLOEXEC | (direct ? O_DIRECT : 0)), path);
     const size_t size = sizeOf(fd), count = size / piece;
-    Engine engine(size);
+    Engine engine(places_in_memory * piece);
     Engine::check(engine.agent().registerMem(byDescriptor(fd, size)), "registerMem");
     nixl_xfer_dlist_t memory(DRAM_SEG), places(FILE_SEG);
     const auto order = shuffled(count);
     for (size_t i = 0; i < count; ++i) {
-        memory.addDesc(engine.memory(i * piece, piece));
+        memory.addDesc(engine.memory(i % places_in_memory * piece, piece));
         places.addDesc(nixlBasicDesc(order[i] * piece, piece, static_cast<uint64_t>(fd)));
     }
     nixlXferReqH *const request = engine.request(write ? NIXL_WRITE : NIXL_READ, memory, places);
@@ -211,29 +213,29 @@ fileOf(const std::string &folder, size_t number) {
 }
 
 void
-paths(const std::string &folder, size_t count) {
+paths(const std::string &folder, size_t count, size_t at_once) {
     Engine engine(count * kSmallFile);
-    nixl_reg_dlist_t files(FILE_SEG);
-    nixl_xfer_dlist_t memory(DRAM_SEG), places(FILE_SEG);
-    for (size_t i = 0; i < count; ++i) {
-        files.addDesc(nixlBlobDesc(0, kSmallFile, i, "rw:" + fileOf(folder, i)));
-        memory.addDesc(engine.memory(i * kSmallFile, kSmallFile));
-        places.addDesc(nixlBasicDesc(0, kSmallFile, i));
-    }
+    double opened = 0;
     const auto start = Clock::now();
-    Engine::check(engine.agent().registerMem(files), "registerMem");
-    const double registered = secondsSince(start);
-    nixlXferReqH *const write = engine.request(NIXL_WRITE, memory, places);
-    engine.run(write);
-    const double written = secondsSince(start);
-    nixlXferReqH *const read = engine.request(NIXL_READ, memory, places);
-    engine.run(read);
-    const double done = secondsSince(start);
-    Engine::check(engine.agent().releaseXferReq(write), "releaseXferReq");
-    Engine::check(engine.agent().releaseXferReq(read), "releaseXferReq");
-    Engine::check(engine.agent().deregisterMem(files), "deregisterMem");
-    std::printf("{\"open_s\": %.4f, \"write_s\": %.4f, \"read_s\": %.4f, \"all_s\": %.4f}\n", registered,
-                written - registered, done - written, secondsSince(start));
+    for (size_t first = 0; first < count; first += at_once) {
+        nixl_reg_dlist_t files(FILE_SEG);
+        nixl_xfer_dlist_t memory(DRAM_SEG), places(FILE_SEG);
+        for (size_t i = first; i < std::min(first + at_once, count); ++i) {
+            files.addDesc(nixlBlobDesc(0, kSmallFile, i, "rw:" + fileOf(folder, i)));
+            memory.addDesc(engine.memory(i * kSmallFile, kSmallFile));
+            places.addDesc(nixlBasicDesc(0, kSmallFile, i));
+        }
+        const auto before = Clock::now();
+        Engine::check(engine.agent().registerMem(files), "registerMem");
+        opened += secondsSince(before);
+        for (const auto operation : {NIXL_WRITE, NIXL_READ}) {
+            nixlXferReqH *const request = engine.request(operation, memory, places);
+            engine.run(request);
+            Engine::check(engine.agent().releaseXferReq(request), "releaseXferReq");
+        }
+        Engine::check(engine.agent().deregisterMem(files), "deregisterMem");
+    }
+    std::printf("{\"open_s\": %.4f, \"all_s\": %.4f}\n", opened, secondsSince(start));
 }
 
 void
@@ -258,18 +260,19 @@ int
 main(int argc, char **argv) {
     const std::vector<std::string> words(argv + 1, argv + argc);
     try {
-        if (words.size() == 6 && words[0] == "pieces") {
-            pieces(words[1] == "write", words[2] == "direct", std::stoull(words[3]), words[4], std::stod(words[5]));
+        if (words.size() == 7 && words[0] == "pieces") {
+            pieces(words[1] == "write", words[2] == "direct", std::stoull(words[3]), words[4], std::stod(words[5]),
+                   std::stoull(words[6]));
         } else if (words.size() == 2 && words[0] == "post") {
             post(words[1]);
-        } else if (words.size() == 3 && words[0] == "paths") {
-            paths(words[1], std::stoull(words[2]));
+        } else if (words.size() == 4 && words[0] == "paths") {
+            paths(words[1], std::stoull(words[2]), std::stoull(words[3]));
         } else if (words.size() == 3 && words[0] == "calls") {
             calls(words[1], std::stoull(words[2]));
         } else {
             std::fprintf(stderr,
-                         "usage: nixl_files pieces read|write direct|buffered PIECE FILE SECONDS | post FILE |\n"
-                         "                  paths FOLDER COUNT | calls FOLDER COUNT\n");
+                         "usage: nixl_files pieces read|write direct|buffered PIECE FILE SECONDS PLACES | post FILE |\n"
+                         "                  paths FOLDER COUNT AT_ONCE | calls FOLDER COUNT\n");
             return 2;
         }
         std::fflush(stdout);

@@ -577,22 +577,94 @@ TEST_P(FileFaults, DurableWritesOutliveTheProcess) {
     }
 }
 
+/// A block device of 64 MiB over a file "disk" of the folder. Throws std::runtime_error where there can be none.
+class LoopDevice {
+public:
+    static constexpr uint64_t kSize = 64 << 20;
+
+    explicit LoopDevice(const TempDir &dir) {
+        const OpenFile file(dir.write("disk", ""), O_RDWR);
+        const OpenFile control("/dev/loop-control", O_RDWR);
+        const int number = ::ioctl(*control, LOOP_CTL_GET_FREE);
+        if (number < 0 || ::ftruncate(*file, kSize) != 0) throw std::runtime_error("no loop device is free");
+        path_ = "/dev/loop" + std::to_string(number);
+        device_ = std::make_unique<OpenFile>(path_, O_RDWR);
+        loop_info64 info{};
+        info.lo_flags = LO_FLAGS_AUTOCLEAR;
+        if (::ioctl(**device_, LOOP_SET_FD, *file) != 0) throw std::runtime_error("LOOP_SET_FD");
+        ::ioctl(**device_, LOOP_SET_STATUS64, &info);
+    }
+
+    const std::string &
+    path() const noexcept {
+        return path_;
+    }
+
+    uint64_t
+    id() const noexcept {
+        return device_->id();
+    }
+
+    /// What is written is in the file.
+    void
+    flush() const {
+        if (::fsync(static_cast<int>(id())) != 0) throw std::runtime_error("fsync " + path_);
+    }
+
+private:
+    std::string path_;
+    std::unique_ptr<OpenFile> device_;
+};
+
+class BlockDevices : public FilesTest {};
+
+INSTANTIATE_TEST_SUITE_P(Posix, BlockDevices, testing::ValuesIn(kHows), nameOf);
+
+TEST_P(BlockDevices, TakeAndGiveBlocksByPathAndByDescriptor) {
+    std::unique_ptr<LoopDevice> device;
+    try {
+        device = std::make_unique<LoopDevice>(dir);
+    }
+    catch (const std::runtime_error &error) {
+        GTEST_SKIP() << "a loop device: " << error.what();
+    }
+    const auto listAt = [](uint64_t id, uint64_t offset, size_t size) { return listOf({{offset, size, id}}, BLK_SEG); };
+    constexpr size_t kPart = (size_t{3} << 20) + 512;
+    const Buffer &whole = memory(LoopDevice::kSize), &part = memory(kPart, 1), &beyond = memory(8192);
+    for (const auto &[id, meta_info] : {std::pair<uint64_t, std::string>{70000, "rw:" + device->path()},
+                                        {70001, "rw,direct:" + device->path()},
+                                        {device->id(), ""}}) {
+        SCOPED_TRACE(meta_info);
+        nixl_reg_dlist_t registration(BLK_SEG);
+        registration.addDesc(nixlBlobDesc(0, LoopDevice::kSize, id, meta_info));
+        ASSERT_EQ(agent()->registerMem(registration), NIXL_SUCCESS) << nixlx::lastError();
+        whole.fill(id);
+        expectSuccess(agent().move(NIXL_WRITE, listOf({whole.desc()}), listAt(id, 0, LoopDevice::kSize)));
+        expectSuccess(agent().move(NIXL_READ, listOf({part.desc()}), listAt(id, 5 * 512 + 100, kPart)));
+        EXPECT_EQ(std::memcmp(part.data(), whole.data() + 5 * 512 + 100, kPart), 0);
+        part.fill(id + 1);
+        expectSuccess(agent().move(NIXL_WRITE, listOf({part.desc()}), listAt(id, 7 * 512, kPart)));
+        device->flush();
+        const std::string disk = contentsOf(dir / "disk");
+        ASSERT_EQ(disk.size(), LoopDevice::kSize);
+        EXPECT_EQ(std::memcmp(disk.data() + 7 * 512, part.data(), kPart), 0);
+        EXPECT_EQ(std::memcmp(disk.data() + 7 * 512 + kPart, whole.data() + 7 * 512 + kPart,
+                              LoopDevice::kSize - 7 * 512 - kPart),
+                  0);
+        nixlXferReqH *made = nullptr;
+        EXPECT_EQ(agent()->createXferReq(NIXL_READ, listOf({beyond.desc()}), listAt(id, LoopDevice::kSize - 4096, 8192),
+                                         "A", made),
+                  NIXL_ERR_NOT_FOUND)
+            << "it ends before";
+        EXPECT_EQ(agent()->deregisterMem(registration), NIXL_SUCCESS) << nixlx::lastError();
+    }
+}
+
 /// A file system of its own on a loop device, to be cut off as by a loss of power.
 class CutDisk {
 public:
-    CutDisk(const TempDir &dir, const std::string &mount_point) : mount_point_(mount_point) {
-        const std::string image = dir.write("disk", "");
-        const OpenFile file(image, O_RDWR);
-        const OpenFile control("/dev/loop-control", O_RDWR);
-        const int number = ::ioctl(*control, LOOP_CTL_GET_FREE);
-        if (number < 0 || ::ftruncate(*file, 64 << 20) != 0) throw std::runtime_error("no loop device is free");
-        device_ = "/dev/loop" + std::to_string(number);
-        loop_ = std::make_unique<OpenFile>(device_, O_RDWR);
-        loop_info64 info{};
-        info.lo_flags = LO_FLAGS_AUTOCLEAR;
-        if (::ioctl(**loop_, LOOP_SET_FD, *file) != 0) throw std::runtime_error("LOOP_SET_FD");
-        ::ioctl(**loop_, LOOP_SET_STATUS64, &info);
-        const std::string make = "mkfs.ext4 -q -F " + device_ + " >/dev/null 2>&1";
+    CutDisk(const TempDir &dir, const std::string &mount_point) : mount_point_(mount_point), loop_(dir) {
+        const std::string make = "mkfs.ext4 -q -F " + loop_.path() + " >/dev/null 2>&1";
         if (std::system(make.c_str()) != 0) throw std::runtime_error("there is no mkfs.ext4");
         ::mkdir(mount_point.c_str(), 0755);
         mount();
@@ -622,14 +694,13 @@ public:
 private:
     void
     mount() const {
-        if (::mount(device_.c_str(), mount_point_.c_str(), "ext4", 0, nullptr) != 0) {
-            throw std::runtime_error("mount " + device_ + ": " + std::strerror(errno));
+        if (::mount(loop_.path().c_str(), mount_point_.c_str(), "ext4", 0, nullptr) != 0) {
+            throw std::runtime_error("mount " + loop_.path() + ": " + std::strerror(errno));
         }
     }
 
     const std::string mount_point_;
-    std::string device_;
-    std::unique_ptr<OpenFile> loop_;
+    const LoopDevice loop_;
 };
 
 TEST_P(FileFaults, DurableWritesOutliveALossOfPower) {
