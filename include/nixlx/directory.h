@@ -70,6 +70,13 @@ public:
     virtual void
     endBy(Deadline deadline) noexcept = 0;
 
+    /// How long a fetch of what is not there yet goes on asking; negative: as the agent's configuration has it. The
+    /// same answer for the object's life.
+    virtual std::chrono::milliseconds
+    patience() const noexcept {
+        return std::chrono::milliseconds(-1);
+    }
+
     /// The ability of that name, as a pointer to its class, if the store has it in that version or a newer one; else
     /// null. The same answer for the object's life.
     virtual void *

@@ -165,8 +165,9 @@ MetadataExchange::directory() {
     return started(&MetadataExchange::directory_, [&]() -> Result<std::unique_ptr<Client>> {
         auto opened = openDirectory();
         if (!opened.ok()) return std::move(opened).status();
-        return Client::create(directoryService(), *std::move(opened),
-                              std::chrono::ceil<std::chrono::milliseconds>(watch_timeout_));
+        auto patience = (*opened)->patience();
+        if (patience.count() < 0) patience = std::chrono::ceil<std::chrono::milliseconds>(watch_timeout_);
+        return Client::create(directoryService(), *std::move(opened), patience);
     });
 }
 

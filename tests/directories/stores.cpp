@@ -10,6 +10,7 @@
 
 #include "support/etcd_server.h"
 #include "support/eventually.h"
+#include "support/tcpstore_server.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -79,6 +80,40 @@ etcdDeviation(const std::string &claim) {
         return "etcd takes 1.5 MiB unless it is told otherwise, and then seconds for 64 MiB (plugins/stores/etcd)";
     }
     return EtcdServer::missing();
+}
+
+class TcpStore final : public Place {
+public:
+    std::string
+    address() const override {
+        return server_.endpoint();
+    }
+
+    void
+    lose() override {
+        server_.stop();
+    }
+
+    void
+    restore() override {
+        server_.start();
+    }
+
+private:
+    TcpStoreServer server_{TcpStoreServer::Kind::kOlder}; // the stricter one; the other in plugins/stores/tcpstore
+};
+
+std::string
+tcpStoreDeviation(const std::string &claim) {
+    if (claim.starts_with("TheWatch")) return "a TCPStore tells nothing";
+    if (claim == "WhatAKilledProcessHasPublishedGoesWithIt" ||
+        claim == "AChildThatAPublisherLeavesBehindKeepsNothing") {
+        return "a TCPStore has no leases";
+    }
+    if (claim == "ALaterStartTakesTheNameOfAnEarlierOne" || claim == "TwoStartsThatPublishAtOnceLeaveOneWhole") {
+        return "in a TCPStore the last writer of each key wins";
+    }
+    return "";
 }
 
 std::string
@@ -176,7 +211,10 @@ INSTANTIATE_TEST_SUITE_P(Stores,
                                                         .place = [] { return std::make_unique<Etcd>(); },
                                                         .lease = std::chrono::seconds(1),
                                                         .kills = 2,
-                                                        .deviation = etcdDeviation}),
+                                                        .deviation = etcdDeviation},
+                                         StoreUnderTest{.name = "tcpstore",
+                                                        .place = [] { return std::make_unique<TcpStore>(); },
+                                                        .deviation = tcpStoreDeviation}),
                          storeName);
 
 } // namespace nx::test

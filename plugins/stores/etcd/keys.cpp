@@ -2,27 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "etcd/keys.h"
 
+#include "wire/key_name.h"
+
 namespace nx::etcd {
-
-namespace {
-
-std::string
-written(std::string_view agent) {
-    std::string text;
-    for (size_t i = 0; i < agent.size(); ++i) {
-        const auto next = agent.substr(i + 1, 2);
-        if (agent[i] == '/') {
-            text += "%2F";
-        } else if (agent[i] == '%' && (next == "2F" || next == "25")) {
-            text += "%25";
-        } else {
-            text += agent[i];
-        }
-    }
-    return text;
-}
-
-} // namespace
 
 std::string
 Keys::anchor(std::string_view agent) const {
@@ -31,7 +13,7 @@ Keys::anchor(std::string_view agent) const {
 
 std::string
 Keys::entry(std::string_view agent, std::string_view label) const {
-    return all() + written(agent) + "/" + std::string(label);
+    return all() + wire::keyName(agent) + "/" + std::string(label);
 }
 
 std::string

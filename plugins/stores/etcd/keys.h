@@ -20,8 +20,7 @@ class Keys {
 public:
     explicit Keys(std::string space) : space_(std::move(space)) {}
 
-    /// An agent's name is written as it is, but for what would let two of them share a key: "/" is %2F, and what looks
-    /// like that already has its "%" as %25.
+    /// An agent's name is written as wire::keyName does, a label as it is.
     std::string
     anchor(std::string_view agent) const;
     std::string
