@@ -13,9 +13,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// Others have renewed their leases by then, or published again what went with them.
-constexpr auto kGap = 5000ms;
-constexpr auto kBeatPause = 500ms; // after one that failed
 constexpr auto kStreamPauseMin = 20ms, kStreamPauseMax = 1000ms;
 constexpr size_t kDeletedMax = 100'000; // beyond it all that is followed is looked at
 
@@ -29,6 +26,8 @@ Keeper::Keeper(const Settings &settings,
     : settings_(settings),
       keys_(keys),
       period_(lease / 3),
+      pause_(lease / 20),
+      gap_(lease / 2),
       probe_(std::move(probe)),
       news_fd_(std::move(news)),
       client_(settings_, end_) {}
@@ -89,7 +88,7 @@ Keeper::lookAgainAt(Time when) {
 bool
 Keeper::isSettled() const {
     const MutexLock lock(mutex_);
-    return reachable_ && (since_ == Time::min() || Client::Clock::now() - since_ >= kGap);
+    return reachable_ && (since_ == Time::min() || Client::Clock::now() - since_ >= gap_);
 }
 
 bool
@@ -113,7 +112,7 @@ Keeper::reached(bool now, const std::string &why) {
 void
 Keeper::run() noexcept {
     for (;;) {
-        Time until = Client::Clock::now() + kBeatPause;
+        Time until = Client::Clock::now() + pause_;
         try {
             {
                 const MutexLock lock(mutex_);
@@ -164,9 +163,11 @@ Keeper::beat(int64_t lease) {
         ? client_.post("/v3/lease/keepalive", "{\"ID\":\"" + std::to_string(lease) + "\"}", begun + period_)
         : client_.post("/v3/kv/range", "{\"keys_only\":true,\"key\":\"" + toBase64(probe_) + "\"}", begun + period_);
     next_beat_ = begun + period_;
+    // What was on its way on a connection through an outage may be on its way for as long again.
+    if (asked.ok() && !isReachable()) client_.closeStream();
     reached(asked.ok(), asked.message());
     if (!asked.ok()) {
-        next_beat_ = std::min(next_beat_, Client::Clock::now() + kBeatPause);
+        next_beat_ = std::min(next_beat_, Client::Clock::now() + pause_);
         return;
     }
     if (lease == 0) return;

@@ -79,6 +79,9 @@ private:
     const Settings &settings_;
     const Keys &keys_;
     const std::chrono::milliseconds period_; ///< of renewals
+    const std::chrono::milliseconds pause_;  ///< after one that failed
+    /// In which others, after an outage, have renewed their leases, or published again what went with them.
+    const std::chrono::milliseconds gap_;
     const std::string probe_;
     const WakeFd news_fd_;
     std::atomic<Time> end_{Time::max()};
