@@ -60,6 +60,15 @@ Credentials::sign(std::string blob) const {
     return blob;
 }
 
+Result<std::unique_ptr<nixlx::SecureSession>>
+Credentials::session(bool accepts) const {
+    std::unique_ptr<nixlx::SecureSession> session;
+    auto status = asked("open", [&] { session.reset(security_->open(accepts)); });
+    if (!status.ok()) return status;
+    if (!session) return {NIXL_ERR_BACKEND, takeBackendSentence("the security plugin opens no connection")};
+    return session;
+}
+
 Status
 Credentials::check(std::string_view blob) const {
     if (!broken_.ok()) return usable();

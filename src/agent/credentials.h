@@ -36,6 +36,10 @@ public:
     Result<std::string>
     sign(std::string blob) const;
 
+    /// One end of a connection to another agent. Only with a key.
+    Result<std::unique_ptr<nixlx::SecureSession>>
+    session(bool accepts) const;
+
     /// NOT_ALLOWED: it is not signed, or by a stranger. MISMATCH: it was changed. Without a key all pass.
     Status
     check(std::string_view blob) const;

@@ -481,6 +481,32 @@ TEST_F(Listener, ABadBlobOfAnotherStartLeavesTheKnownStartAsItWas) {
 }
 
 // P16: what is not accepted changes nothing. The state is compared by what it serves.
+// W5: 26 bytes dropped any peer.
+TEST_F(Listener, APeerThatHasShownWhichStartItIsIsNotForgottenForAStranger) {
+    registerBoth();
+    pair.exchange();
+    const std::string mark = "NIXLCOMM:";
+    std::string other_start = "A";
+    for (int i = 0; i < 8; ++i) other_start += mark + "xx";
+    for (const auto &stranger : {std::string("A"), other_start, other_start + "x"}) {
+        sayToB("INVL", stranger);
+        EXPECT_EQ(pair.b->checkRemoteMD("A", listOf({x.desc()})), NIXL_SUCCESS) << stranger;
+    }
+    EXPECT_TRUE(transferWorks(1));
+    const auto to_b = pair.b.address();
+    ASSERT_EQ(pair.a->invalidateLocalMD(&to_b), NIXL_SUCCESS);
+    EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("A", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }))
+        << "but for itself";
+}
+
+TEST_F(Listener, APeerOfNixlIsForgottenByItsName) {
+    std::string blob = pair.a.metadata();
+    blob.resize(blob.find("nixlxTrailer")); // NIXL has none
+    pair.b.load(blob);
+    sayToB("INVL", "A");
+    EXPECT_TRUE(eventually([&] { return pair.b->checkRemoteMD("A", {DRAM_SEG}) == NIXL_ERR_NOT_FOUND; }));
+}
+
 TEST_F(Listener, MutatedBlobsNeverHurtALivePeer) {
     registerBoth();
     pair.exchange();

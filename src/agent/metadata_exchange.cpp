@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "agent/chosen_store.h"
+#include "base/config.h"
 #include "base/last_error.h"
 #include "plugin/manager.h"
 #include "utils/common/nixl_log.h"
@@ -131,6 +132,10 @@ metadata::Service
 MetadataExchange::service() {
     metadata::Service service;
     service.agent = agent_;
+    service.incarnation = incarnation_;
+    if (credentials_.required()) {
+        service.secure = [this](bool accepts) { return credentials_.session(accepts); };
+    }
     service.load = [this](std::string_view blob) { return load(blob, {}); };
     service.publish = [this]() -> Result<Blob> {
         Blob blob;
@@ -150,7 +155,9 @@ MetadataExchange::service() {
             current(&MetadataExchange::listeners_)->refetch(from, agent, std::move(done)); // there since the fetch
         });
     };
-    service.invalidate = [this](const std::string &agent) { return guarded([&] { return peers_.forget(agent); }); };
+    service.invalidate = [this](const std::string &agent, const std::optional<wire::Incarnation> &start) {
+        return guarded([&] { return peers_.withdraw(agent, start); });
+    };
     return service;
 }
 
@@ -173,9 +180,15 @@ MetadataExchange::directory() {
 
 Result<uint16_t>
 MetadataExchange::listen(uint16_t port) {
+    constexpr char kAddress[] = "NIXL_LISTEN_ADDRESS";
+    const auto host = configString(kAddress);
+    if (!host.ok()) return {host.code(), host.message()};
+    if (*host && (*host)->empty()) return {NIXL_ERR_INVALID_PARAM, std::string(kAddress) + " is empty"};
     const auto started = listeners();
     if (!started.ok()) return {started.code(), started.message()};
-    return (*started)->listen(port);
+    auto port_taken = (*started)->listen(host->value_or(""), port);
+    if (port_taken.ok() || !*host) return port_taken;
+    return std::move(port_taken).status().withContext(std::string(kAddress) + " is " + quoted(**host));
 }
 
 void

@@ -222,10 +222,27 @@ Peers::forgetLocked(const std::shared_ptr<Peer> &peer) {
 
 Status
 Peers::forget(const std::string &agent) {
+    return forgetIf(agent, [](const Peer &) { return Status(); });
+}
+
+Status
+Peers::withdraw(const std::string &agent, const std::optional<wire::Incarnation> &start) {
+    return forgetIf(agent, [&](const Peer &peer) -> Status {
+        if (peer.incarnation == wire::Incarnation{} || start == peer.incarnation) return {};
+        return {NIXL_ERR_NOT_ALLOWED,
+                "agent " + quoted(agent) +
+                    " stays: whoever asks for it to be forgotten is not the start of it that is known"};
+    });
+}
+
+template<class Judge>
+Status
+Peers::forgetIf(const std::string &agent, Judge judge) {
     if (agent == agent_) return {NIXL_ERR_INVALID_PARAM, "an agent cannot invalidate itself"};
     const MutexLock lock(mutex_);
     const auto peer = find(agent);
     if (!peer) return {NIXL_ERR_NOT_FOUND, "no metadata of agent " + quoted(agent) + " is loaded"};
+    if (auto status = judge(*peer); !status.ok()) return status;
     forgetLocked(peer);
     return {};
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -52,6 +53,11 @@ public:
     Status
     forget(const std::string &agent);
 
+    /// Somebody asks for it on behalf of that start of the agent. NOT_ALLOWED: a peer that has shown which start it is
+    /// is not forgotten for whoever does not know that.
+    Status
+    withdraw(const std::string &agent, const std::optional<wire::Incarnation> &start);
+
     /// Nothing is done if the agent is known by another start, or not at all.
     void
     forgetStart(const std::string &agent, const wire::Incarnation &start);
@@ -77,6 +83,9 @@ public:
 private:
     using Map = std::unordered_map<std::string, std::shared_ptr<Peer>>;
 
+    template<class Judge>
+    Status
+    forgetIf(const std::string &agent, Judge judge);
     void
     sweep() NX_EXCLUDES(mutex_);
     void

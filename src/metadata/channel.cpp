@@ -11,6 +11,9 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "base/boundary.h"
+#include "base/last_error.h"
+
 namespace nx::metadata {
 
 namespace {
@@ -19,6 +22,17 @@ constexpr size_t kReadBytes = 64 << 10;
 // After this much the other connections get their turn.
 constexpr size_t kTurnBytes = 1 << 20;
 constexpr size_t kMiB = 1 << 20;
+// So much is sealed at a time: what is sent to many is kept once, and not once for each of them.
+constexpr size_t kSealBytes = 64 << 10;
+
+/// Calls the session, which may throw and explains its failures with nixlx::fail().
+template<class Call>
+Status
+asked(const char *function, Call call) {
+    clearBackendSentence();
+    const auto status = guarded(function, call);
+    return status < 0 ? Status(status, takeBackendSentence(std::string(function) + " failed")) : Status();
+}
 
 } // namespace
 
@@ -29,31 +43,66 @@ Channel::open(Loop &loop,
               const Limits &limits,
               Budget &budget,
               Owner &owner,
-              Limits::Time first_limit) {
+              Side side,
+              Session session) {
     const int yes = 1;
     // Neither is needed for a right result: a failure changes only how soon.
     (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     (void)::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-    std::shared_ptr<Channel> channel(new Channel(loop, std::move(socket), std::move(peer), limits, budget, owner));
+    std::shared_ptr<Channel> channel(
+        new Channel(loop, std::move(socket), std::move(peer), limits, budget, owner, side, std::move(session)));
     channel->events_ = EPOLLIN;
     auto status = loop.watch(channel->socket_.get(), channel->events_,
                              [raw = channel.get()](uint32_t events) { raw->onReady(events); });
     if (!status.ok()) return status;
-    if (first_limit.count() > 0) channel->first_due_ = Loop::Clock::now() + first_limit;
+    if (channel->session_ || side == Side::kAccepted) {
+        channel->first_due_ = Loop::Clock::now() + (channel->session_ ? limits.prove : limits.first);
+    }
+    if (auto begun = channel->begin(); !begun.ok()) return begun;
     channel->watchTime();
     return channel;
 }
 
-Channel::Channel(Loop &loop, Fd socket, std::string peer, const Limits &limits, Budget &budget, Owner &owner)
+Channel::Channel(Loop &loop,
+                 Fd socket,
+                 std::string peer,
+                 const Limits &limits,
+                 Budget &budget,
+                 Owner &owner,
+                 Side side,
+                 Session session)
     : loop_(loop),
       socket_(std::move(socket)),
       peer_(std::move(peer)),
       limits_(limits),
       budget_(budget),
-      owner_(owner) {}
+      owner_(owner),
+      side_(side),
+      session_(std::move(session)) {}
 
 Channel::~Channel() {
     close();
+}
+
+Status
+Channel::begin() {
+    if (!session_) return {};
+    auto status = asked("begin", [&] { return session_->begin(sealed_); });
+    if (status.ok()) write();
+    return status;
+}
+
+/// There is something that can go to the system now.
+bool
+Channel::writing() const noexcept {
+    if (!session_) return !out_.empty();
+    return !sealed_.empty() || (proven_ && !out_.empty());
+}
+
+/// While an answer of ours is not taken, what follows waits: nobody can make us pile up answers.
+bool
+Channel::reading() const noexcept {
+    return !held_ && (side_ == Side::kMade || !writing());
 }
 
 void
@@ -63,6 +112,7 @@ Channel::close() {
     loop_.cancel(timer_);
     socket_.reset();
     out_.clear();
+    sealed_.clear();
     budget_.used -= counted_;
     counted_ = 0;
 }
@@ -88,11 +138,12 @@ Channel::send(std::string bytes) {
 void
 Channel::send(std::string head, Blob blob) {
     if (!isOpen()) return;
-    if (out_.empty()) write_due_ = Loop::Clock::now() + limits_.write;
+    if (!writing()) write_due_ = Loop::Clock::now() + limits_.write;
     out_.push_back(std::make_shared<const std::string>(std::move(head)));
     if (blob && !blob->empty()) out_.push_back(std::move(blob));
     const auto self = shared_from_this();
     write();
+    tells_written_ = !written();
     watchTime();
 }
 
@@ -110,29 +161,64 @@ Channel::onReady(uint32_t events) {
 void
 Channel::read() {
     char bytes[kReadBytes];
-    for (size_t turn = 0; turn < kTurnBytes && written() && !held_;) {
-        const ssize_t got = ::recv(socket_.get(), bytes, sizeof bytes, 0);
+    for (size_t turn = 0; turn < kTurnBytes && reading();) {
+        const bool unproven = session_ && !proven_;
+        const size_t room = unproven ? std::min(sizeof bytes, limits_.unproven_bytes - unproven_bytes_) : sizeof bytes;
+        const ssize_t got = ::recv(socket_.get(), bytes, room, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-        if (got < 0) return end({NIXL_ERR_REMOTE_DISCONNECT, withErrno("the connection broke", errno)});
+        const std::string before =
+            unproven ? " before it had proven itself; give both agents the same key (NIXL_SECRET_FILE)" : "";
+        if (got < 0) return end({NIXL_ERR_REMOTE_DISCONNECT, withErrno("the connection broke" + before, errno)});
         if (got == 0) {
             return end(
                 {NIXL_ERR_REMOTE_DISCONNECT,
-                 in_.midFrame() ? "it closed the connection in the middle of a message" : "it closed the connection"});
+                 (in_.midFrame() ? "it closed the connection in the middle of a message" : "it closed the connection") +
+                     before});
         }
         turn += static_cast<size_t>(got);
-        first_due_ = Time::max(); // from here on the frame's limit counts
-        if (!in_.midFrame()) frame_due_ = Loop::Clock::now() + limits_.frame;
-        in_.add({bytes, static_cast<size_t>(got)});
-        if (!giveOutMessages()) return;
+        if (!takeIn({bytes, static_cast<size_t>(got)})) return;
     }
+}
+
+/// What has arrived. False if the channel is closed now.
+bool
+Channel::takeIn(std::string_view bytes) {
+    std::string plain;
+    if (session_) {
+        if (!openSealed(bytes, plain)) return false;
+        if (plain.empty()) return true;
+        bytes = plain;
+    }
+    first_due_ = Time::max(); // from here on the frame's limit counts
+    if (!in_.midFrame()) frame_due_ = Loop::Clock::now() + limits_.frame;
+    in_.add(bytes);
+    return giveOutMessages();
+}
+
+/// What the bytes say. False if the channel is closed now.
+bool
+Channel::openSealed(std::string_view bytes, std::string &plain) {
+    auto status = asked("receive", [&] { return session_->receive(bytes, plain, sealed_); });
+    if (status.ok() && !proven_) {
+        proven_ = session_->proven();
+        if (proven_) first_due_ = Time::max();
+        unproven_bytes_ += bytes.size();
+        if (!proven_ && unproven_bytes_ >= limits_.unproven_bytes) {
+            status = {NIXL_ERR_MISMATCH,
+                      "it sent " + std::to_string(unproven_bytes_) + " bytes without proving itself"};
+        }
+    }
+    write();
+    if (status.ok()) return isOpen();
+    end(std::move(status));
+    return false;
 }
 
 /// False if the channel is closed now.
 bool
 Channel::giveOutMessages() {
-    // While an answer is not taken, what follows waits: nobody can make us pile up answers.
-    while (written() && !held_) {
+    while (reading()) {
         auto message = in_.next();
         if (!message.ok()) {
             end(std::move(message).status());
@@ -162,33 +248,62 @@ Channel::count() {
     if (budget_.used > budget_.max) budget_.exceeded();
 }
 
+/// Bytes for the system; none: nothing can go there now.
+std::string_view
+Channel::nextToWrite() {
+    if (!session_) return out_.empty() ? std::string_view() : std::string_view(*out_.front()).substr(out_sent_);
+    if (sealed_.empty() && proven_ && !out_.empty()) {
+        const auto part = std::string_view(*out_.front()).substr(out_sent_, kSealBytes);
+        auto status = asked("send", [&] { return session_->send(part, sealed_); });
+        if (!status.ok()) {
+            endLater(status);
+            return {};
+        }
+        out_sent_ += part.size();
+        if (out_sent_ == out_.front()->size()) {
+            out_.pop_front();
+            out_sent_ = 0;
+        }
+    }
+    return std::string_view(sealed_).substr(sealed_sent_);
+}
+
 void
 Channel::write() {
-    const bool waited = events_ & EPOLLOUT;
-    while (!out_.empty()) {
-        const std::string &first = *out_.front();
+    for (std::string_view next; isOpen() && !(next = nextToWrite()).empty();) {
         const int more = out_.size() > 1 ? MSG_MORE : 0;
-        const ssize_t put = ::send(socket_.get(), first.data() + out_sent_, first.size() - out_sent_,
-                                   MSG_NOSIGNAL | MSG_DONTWAIT | more);
+        const ssize_t put = ::send(socket_.get(), next.data(), next.size(), MSG_NOSIGNAL | MSG_DONTWAIT | more);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (put < 0) {
-            // Later, since the caller may be in the middle of using us.
-            Status why(NIXL_ERR_REMOTE_DISCONNECT, withErrno("the connection broke", errno));
-            loop_.post([self = shared_from_this(), why = std::make_shared<Status>(std::move(why))] {
-                self->end({why->code(), why->message()});
-            });
+            endLater({NIXL_ERR_REMOTE_DISCONNECT, withErrno("the connection broke", errno)});
             break;
         }
-        out_sent_ += static_cast<size_t>(put);
         write_due_ = Loop::Clock::now() + limits_.write;
-        if (out_sent_ < first.size()) continue;
-        out_.pop_front();
-        out_sent_ = 0;
+        size_t &sent = session_ ? sealed_sent_ : out_sent_;
+        sent += static_cast<size_t>(put);
+        if (static_cast<size_t>(put) < next.size()) continue;
+        sent = 0;
+        if (session_) {
+            std::string().swap(sealed_);
+        } else {
+            out_.pop_front();
+        }
     }
-    if (out_.empty()) write_due_ = Time::max();
+    if (!writing()) write_due_ = Time::max();
     watchSocket();
-    if (waited && written()) giveOutLater();
+    if (tells_written_ && written()) {
+        tells_written_ = false;
+        giveOutLater();
+    }
+}
+
+/// Since the caller may be in the middle of using us.
+void
+Channel::endLater(const Status &why) {
+    loop_.post([self = shared_from_this(), why = std::make_shared<Status>(why.code(), why.message())] {
+        self->end({why->code(), why->message()});
+    });
 }
 
 void
@@ -207,8 +322,7 @@ Channel::release() {
 
 void
 Channel::watchSocket() {
-    const uint32_t reading = held_ ? 0U : EPOLLIN;
-    const uint32_t wanted = written() ? reading : EPOLLOUT;
+    const uint32_t wanted = (reading() ? EPOLLIN : 0U) | (writing() ? EPOLLOUT : 0U);
     if (!isOpen() || wanted == events_) return;
     events_ = wanted;
     loop_.change(socket_.get(), events_);
@@ -218,8 +332,8 @@ Channel::watchSocket() {
 void
 Channel::giveOutLater() {
     loop_.post([self = shared_from_this()] {
-        if (!self->isOpen() || !self->written()) return;
-        self->owner_.onWritten(*self);
+        if (!self->isOpen() || self->writing()) return;
+        if (self->written()) self->owner_.onWritten(*self);
         if (!self->isOpen()) return;
         if (self->in_.midFrame()) self->frame_due_ = Loop::Clock::now() + self->limits_.frame;
         if (self->giveOutMessages()) self->watchTime();
@@ -250,6 +364,7 @@ Channel::onTime() {
     };
     if (write_due_ <= now) return end(late("it took nothing of what was sent to it", limits_.write));
     if (frame_due_ <= now) return end(late("it did not finish its message", limits_.frame));
+    if (first_due_ <= now && session_) return end(late("it did not prove itself", limits_.prove));
     if (first_due_ <= now) return end(late("it sent no message", limits_.first));
     watchTime();
 }

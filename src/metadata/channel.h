@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// One TCP connection that carries frames, either way. It never blocks, reads no further while its receiver does not
-// take what is written to it, and ends when a limit of time is reached. Confined to its loop.
+// One TCP connection that carries frames, either way. It never blocks, serves no further while its receiver does not
+// take what is written to it, and ends when a limit of time is reached. With a session, nothing is read out of it or
+// said over it before both ends have proven themselves, and all that is said is protected. Confined to its loop.
 #pragma once
 
 #include <deque>
@@ -43,7 +44,11 @@ public:
         ~Owner() = default;
     };
 
-    /// `first_limit`: how long the first whole message may take; 0: for ever. `peer`: its address, for people.
+    /// Who asks on it. On one that we made we do: it may be quiet for long, and answers are read while more is asked.
+    enum class Side { kAccepted, kMade };
+
+    /// `peer`: its address, for people. `session`: null for plain frames; else the first thing is the proof, for which
+    /// there is Limits::prove.
     static Result<std::shared_ptr<Channel>>
     open(Loop &loop,
          Fd socket,
@@ -51,7 +56,8 @@ public:
          const Limits &limits,
          Budget &budget,
          Owner &owner,
-         Limits::Time first_limit);
+         Side side,
+         Session session);
     ~Channel();
     Channel(const Channel &) = delete;
     Channel &
@@ -81,14 +87,14 @@ public:
     /// All that was sent is with the system.
     bool
     written() const noexcept {
-        return out_.empty();
+        return out_.empty() && sealed_.empty();
     }
 
     /// All that was sent is with the peer's system.
     bool
     delivered() const;
 
-    /// A whole message has arrived.
+    /// A whole message has arrived; with a session: it has proven itself.
     bool
     proven() const noexcept {
         return proven_;
@@ -108,8 +114,29 @@ public:
 private:
     using Time = Loop::Clock::time_point;
 
-    Channel(Loop &loop, Fd socket, std::string peer, const Limits &limits, Budget &budget, Owner &owner);
+    Channel(Loop &loop,
+            Fd socket,
+            std::string peer,
+            const Limits &limits,
+            Budget &budget,
+            Owner &owner,
+            Side side,
+            Session session);
 
+    Status
+    begin();
+    bool
+    writing() const noexcept;
+    bool
+    reading() const noexcept;
+    std::string_view
+    nextToWrite();
+    void
+    endLater(const Status &why);
+    bool
+    takeIn(std::string_view bytes);
+    bool
+    openSealed(std::string_view bytes, std::string &plain);
     void
     onReady(uint32_t events);
     void
@@ -137,12 +164,18 @@ private:
     const Limits &limits_;
     Budget &budget_;
     Owner &owner_;
+    const Side side_;
+    const Session session_; ///< null: plain
     wire::FrameReader in_;
     std::deque<Blob> out_;
-    size_t out_sent_ = 0; ///< of the first
-    size_t counted_ = 0;  ///< in the budget
+    size_t out_sent_ = 0;       ///< of the first
+    std::string sealed_;        ///< what of it, or of the proof, is on its way; with a session only
+    size_t sealed_sent_ = 0;    ///< of that
+    size_t unproven_bytes_ = 0; ///< read before the proof
+    size_t counted_ = 0;        ///< in the budget
     bool proven_ = false;
     bool held_ = false;
+    bool tells_written_ = false; ///< the owner is told when all is written
     uint32_t events_ = 0;
     // Limits of time; the maximum: none.
     Time first_due_ = Time::max();

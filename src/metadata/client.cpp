@@ -204,8 +204,10 @@ private:
 
     void
     connected() {
+        auto session = client_.service_.session(false);
+        if (!session.ok()) return failAll(std::move(session).status());
         auto channel = Channel::open(client_.loop_, std::move(socket_), endpoint_.text(), client_.limits_,
-                                     client_.budget_, *this, milliseconds(0));
+                                     client_.budget_, *this, Channel::Side::kMade, *std::move(session));
         if (!channel.ok()) return failAll(std::move(channel).status());
         channel_ = *std::move(channel);
         fresh_ = true;

@@ -84,11 +84,29 @@ SocketAddress::host() const {
     return text;
 }
 
+uint16_t
+SocketAddress::port() const noexcept {
+    return ntohs(storage.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6 &>(storage).sin6_port
+                                               : reinterpret_cast<const sockaddr_in &>(storage).sin_port);
+}
+
 std::string
 SocketAddress::text() const {
-    const in_port_t port = storage.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6 &>(storage).sin6_port
-                                                         : reinterpret_cast<const sockaddr_in &>(storage).sin_port;
-    return joined(host(), ntohs(port));
+    return joined(host(), port());
+}
+
+Result<SocketAddress>
+SocketAddress::numeric(const std::string &host, uint16_t port) {
+    const auto wanted = hints(AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE);
+    addrinfo *found = nullptr;
+    const int error = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &wanted, &found);
+    if (error != 0) {
+        return {NIXL_ERR_INVALID_PARAM,
+                quoted(host) + " is no numeric address of IPv4 or IPv6: " + ::gai_strerror(error)};
+    }
+    const auto addresses = addressesOf(found);
+    ::freeaddrinfo(found);
+    return addresses.front();
 }
 
 std::string

@@ -44,9 +44,14 @@ struct SocketAddress {
     /// The numeric host without port; IPv4 that came by an IPv6 socket as IPv4.
     std::string
     host() const;
+    uint16_t
+    port() const noexcept;
     /// host and port as in Endpoint::text().
     std::string
     text() const;
+    /// INVALID_PARAM: the host is no numeric address.
+    static Result<SocketAddress>
+    numeric(const std::string &host, uint16_t port);
     /// Bytes that are equal for addresses that one owner may have: of IPv4 the address, of IPv6 the first half of it.
     std::string
     network() const;

@@ -61,10 +61,10 @@ Exchange::drain() {
 }
 
 Result<uint16_t>
-Exchange::listen(uint16_t port) {
+Exchange::listen(const std::string &host, uint16_t port) {
     std::promise<Result<uint16_t>> answer;
     loop_->post([&] {
-        auto listener = Listener::create(*loop_, port, limits_, budget_, service_);
+        auto listener = Listener::create(*loop_, host, port, limits_, budget_, service_);
         if (!listener.ok()) return answer.set_value(std::move(listener).status());
         listener_ = *std::move(listener);
         answer.set_value(listener_->port());
@@ -98,9 +98,9 @@ Exchange::refetch(const Endpoint &from, const std::string &agent, std::function<
 
 Status
 Exchange::invalidate(const std::string &name, const std::string &host, int port) {
-    return start(
-        host, port,
-        {Call::Kind::kInvalidate, name, wire::encodeFrame(wire::Verb::kInvalidate, service_.agent), nullptr, {}});
+    const auto what = wire::encodeInvalidation(service_.agent, service_.incarnation);
+    return start(host, port,
+                 {Call::Kind::kInvalidate, name, wire::encodeFrame(wire::Verb::kInvalidate, what), nullptr, {}});
 }
 
 Status

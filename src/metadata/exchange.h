@@ -28,9 +28,9 @@ public:
     Exchange &
     operator=(const Exchange &) = delete;
 
-    /// Starts listening; at most once. Returns the port.
+    /// Starts listening, at most once: on the numeric address `host`, without one on all. Returns the port.
     Result<uint16_t>
-    listen(uint16_t port);
+    listen(const std::string &host, uint16_t port);
 
     /// The agent has one more backend: what guests sent too early is served now. Any thread.
     void

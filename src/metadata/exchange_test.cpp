@@ -46,9 +46,15 @@ shared(std::string bytes) {
 /// An agent as the exchange sees it.
 class Double {
 public:
-    explicit Double(std::string name, const Limits &limits = {}) : name(name), blob("metadata of " + name) {
+    explicit Double(std::string name,
+                    const Limits &limits = {},
+                    std::function<Result<Session>(bool accepts)> secure = {})
+        : name(name),
+          blob("metadata of " + name) {
         Service service;
         service.agent = name;
+        service.incarnation = {7};
+        service.secure = std::move(secure);
         service.load = [this](std::string_view bytes) {
             std::lock_guard lock(mutex);
             Loaded loaded;
@@ -71,9 +77,10 @@ public:
             if (!published || *published != blob) published = shared(blob);
             return published;
         };
-        service.invalidate = [this](const std::string &agent) -> Status {
+        service.invalidate = [this](const std::string &agent, const auto &start) -> Status {
             std::lock_guard lock(mutex);
             invalidated.push_back(agent);
+            last_start = start;
             return {};
         };
         auto made = Exchange::create(std::move(service), limits);
@@ -83,7 +90,7 @@ public:
 
     uint16_t
     listen(uint16_t wanted = 0) {
-        const auto bound = exchange->listen(wanted);
+        const auto bound = exchange->listen("", wanted);
         EXPECT_TRUE(bound.ok()) << bound.message();
         return port = bound.ok() ? *bound : 0;
     }
@@ -150,6 +157,7 @@ public:
     bool answers = true, too_early = false;
     size_t early_loads = 0;
     std::vector<std::string> loads, invalidated;
+    std::optional<wire::Incarnation> last_start; ///< that was invalidated
     uint16_t port = 0;
     std::unique_ptr<Exchange> exchange;
 };
@@ -457,7 +465,7 @@ TEST(Exchange, AnAgentThatListensALittleLaterIsReached) {
     }
     ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", port, shared("early")).ok());
     EXPECT_EQ(a.exchange->wait("", 0, 30ms).code(), NIXL_IN_PROG);
-    if (const auto bound = b.exchange->listen(port); !bound.ok()) GTEST_SKIP() << bound.message();
+    if (const auto bound = b.exchange->listen("", port); !bound.ok()) GTEST_SKIP() << bound.message();
     EXPECT_TRUE(a.wait().ok());
     EXPECT_EQ(b.loaded(), std::vector<std::string>{"early"});
 }
@@ -593,7 +601,7 @@ TEST(Exchange, TakesNoMoreCallsThanItsLimit) {
 TEST(Exchange, AUsedPortIsAnErrorThatNamesIt) {
     Double a("a"), b("b");
     a.listen();
-    const auto bound = b.exchange->listen(a.port);
+    const auto bound = b.exchange->listen("", a.port);
     EXPECT_EQ(bound.code(), NIXL_ERR_BACKEND);
     EXPECT_THAT(bound.message(), HasSubstr(std::to_string(a.port)));
     EXPECT_THAT(bound.message(), HasSubstr("choose another port"));
@@ -1044,6 +1052,196 @@ TEST_F(Siege, ThousandsOfHostileConnectionsCostNoMemory) {
 #else
     static_cast<void>(before);
 #endif
+}
+
+// ---- Behind a proof ------------------------------------------------------------------------------------------------
+
+constexpr char kKnock = 0x5a; ///< every byte is changed by it, so that none passes as it is
+
+std::string
+knocked(std::string_view bytes) {
+    std::string changed(bytes);
+    for (char &byte : changed) byte = static_cast<char>(byte ^ kKnock);
+    return changed;
+}
+
+/// Who connects says a password, who accepts answers with it: the shape of a proof, without its worth.
+class Knock final : public nixlx::SecureSession {
+public:
+    Knock(bool accepts, std::string password) : accepts_(accepts), password_(std::move(password)) {}
+
+    nixl_status_t
+    begin(std::string &out) override {
+        if (!accepts_) out += password_;
+        return NIXL_SUCCESS;
+    }
+
+    nixl_status_t
+    receive(std::string_view bytes, std::string &plain, std::string &out) override {
+        while (!proven_ && !bytes.empty()) {
+            heard_ += bytes.front();
+            bytes.remove_prefix(1);
+            if (!password_.starts_with(heard_)) return nixlx::fail(NIXL_ERR_NOT_ALLOWED, "a wrong password");
+            if (heard_ != password_) continue;
+            proven_ = true;
+            if (accepts_) out += password_;
+        }
+        plain += knocked(bytes);
+        return NIXL_SUCCESS;
+    }
+
+    bool
+    proven() const noexcept override {
+        return proven_;
+    }
+
+    nixl_status_t
+    send(std::string_view plain, std::string &out) override {
+        out += knocked(plain);
+        return NIXL_SUCCESS;
+    }
+
+private:
+    const bool accepts_;
+    const std::string password_;
+    std::string heard_;
+    bool proven_ = false;
+};
+
+std::function<Result<Session>(bool accepts)>
+knocking(const std::string &password) {
+    return [password](bool accepts) -> Result<Session> { return Session(std::make_unique<Knock>(accepts, password)); };
+}
+
+/// Calls both ways whose blobs are larger than what sockets hold.
+void
+expectLargeCalls(Double &a, Double &b) {
+    b.listen();
+    b.publish("metadata of b" + std::string(20 << 20, 'b'));
+    a.publish("metadata of a" + std::string(20 << 20, 'a'));
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_TRUE(a.send(b).ok());
+        ASSERT_TRUE(a.exchange->fetch("fetchRemoteMD", "127.0.0.1", b.port, "").ok());
+    }
+    ASSERT_TRUE(a.exchange->invalidate("invalidateLocalMD", "127.0.0.1", b.port).ok());
+    const auto outcome = a.wait();
+    EXPECT_TRUE(outcome.ok()) << outcome.message();
+    EXPECT_TRUE(b.loaded() == std::vector<std::string>(3, a.blob));
+    EXPECT_TRUE(a.loaded() == std::vector<std::string>(3, b.blob));
+    EXPECT_TRUE(eventually([&] { return b.forgotten() == std::vector<std::string>{"a"}; }));
+    EXPECT_EQ(b.last_start, wire::Incarnation{7});
+}
+
+TEST(Exchange, WhatIsSentAndWhatIsFetchedDoNotWaitForEachOther) {
+    Double a("a"), b("b");
+    expectLargeCalls(a, b);
+}
+
+TEST(Proof, AgentsThatProveThemselvesDoAllThatOthersDo) {
+    Double a("a", {}, knocking("open sesame")), b("b", {}, knocking("open sesame"));
+    expectLargeCalls(a, b);
+}
+
+TEST(Proof, OneWayIsNotEnough) {
+    Double a("a", {}, knocking("open sesame")), stranger("stranger", {}, knocking("barley")), plain("plain");
+    a.listen();
+    plain.listen();
+    ASSERT_TRUE(stranger.fetch(a).ok());
+    EXPECT_EQ(stranger.wait().code(), NIXL_ERR_REMOTE_DISCONNECT);
+    ASSERT_TRUE(plain.send(a).ok());
+    EXPECT_EQ(plain.wait().code(), NIXL_ERR_REMOTE_DISCONNECT);
+    ASSERT_TRUE(a.send(plain).ok());
+    const auto outcome = a.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_REMOTE_DISCONNECT);
+    EXPECT_THAT(outcome.message(), HasSubstr("before it had proven itself; give both agents the same key"));
+    for (auto *agent : {&a, &stranger, &plain}) EXPECT_TRUE(agent->loaded().empty());
+    EXPECT_TRUE(a.forgotten().empty());
+}
+
+TEST(Proof, NothingIsSaidToWhoHasNotProvenHimself) {
+    Port port;
+    Double a("a", {}, knocking("open sesame"));
+    ASSERT_TRUE(a.exchange->load("sendLocalMD", "127.0.0.1", port.number, shared(a.blob)).ok());
+    Stranger taker = port.accept();
+    EXPECT_EQ(taker.hear(11), "open sesame");
+    taker.say("open sesam");
+    EXPECT_FALSE(taker.closedByOther());
+    taker.say("i");
+    EXPECT_EQ(taker.hear(), "") << "closed without a word";
+    EXPECT_EQ(a.wait().code(), NIXL_ERR_NOT_ALLOWED);
+}
+
+TEST(Proof, HasATimeAndANumberOfBytesOnBothSides) {
+    Limits limits;
+    limits.prove = 100ms;
+    limits.first = limits.frame = limits.answer = limits.confirm = 60s;
+    Double a("a", limits, knocking(std::string(100'000, 's'))), b("b", limits, knocking("open sesame"));
+    a.listen();
+    b.listen();
+    Stranger silent(b.port);
+    EXPECT_EQ(silent.hear(), "");
+    Stranger slow(b.port);
+    slow.say("open sesam");
+    EXPECT_EQ(slow.hear(), "");
+    Stranger talkative(a.port);
+    talkative.say(std::string(limits.unproven_bytes, 's'));
+    EXPECT_EQ(talkative.hear(), "");
+    Port port;
+    ASSERT_TRUE(b.exchange->load("sendLocalMD", "127.0.0.1", port.number, shared(b.blob)).ok());
+    const Stranger taker = port.accept();
+    const auto outcome = b.wait();
+    EXPECT_EQ(outcome.code(), NIXL_ERR_TIMEOUT);
+    EXPECT_THAT(outcome.message(), HasSubstr("it did not prove itself within 100 ms"));
+}
+
+TEST(Proof, AFloodOfStrangersPushesOutStrangersOnly) {
+    Limits limits;
+    limits.unproven_guests = 8;
+    limits.prove = 60s;
+    Double a("a", limits, knocking("open sesame")), b("b", limits, knocking("open sesame"));
+    a.listen();
+    ASSERT_TRUE(b.send(a).ok());
+    ASSERT_TRUE(b.wait().ok());
+    std::vector<std::unique_ptr<Stranger>> flood;
+    for (int i = 0; i < 100; ++i) {
+        flood.push_back(std::make_unique<Stranger>(a.port));
+        flood.back()->say("open");
+    }
+    EXPECT_TRUE(eventually([&] {
+        return std::count_if(flood.begin(), flood.end(), [](const auto &one) { return one->closedByOther(); }) == 92;
+    }));
+    EXPECT_FALSE(flood.back()->closedByOther()) << "the oldest go";
+    ASSERT_TRUE(b.send(a).ok());
+    EXPECT_TRUE(b.wait().ok());
+    Double c("c", limits, knocking("open sesame"));
+    ASSERT_TRUE(c.send(a).ok());
+    EXPECT_TRUE(c.wait().ok());
+}
+
+TEST(Proof, WithoutASessionThereIsNoConnection) {
+    const auto none = [](bool) -> Result<Session> { return Status(NIXL_ERR_NO_MEMORY, "no memory for a session"); };
+    Double a("a", {}, none), b("b");
+    a.listen();
+    b.listen();
+    ASSERT_TRUE(a.send(b).ok());
+    EXPECT_EQ(a.wait().code(), NIXL_ERR_NO_MEMORY);
+    EXPECT_TRUE(b.loaded().empty());
+    Stranger stranger(a.port);
+    EXPECT_EQ(stranger.hear(), "");
+}
+
+TEST(Exchange, ListensOnTheAddressThatItIsTold) {
+    Double a("a");
+    const auto bound = a.exchange->listen("127.0.0.2", 0);
+    ASSERT_TRUE(bound.ok()) << bound.message();
+    Double b("b");
+    ASSERT_TRUE(b.exchange->fetch("fetchRemoteMD", "127.0.0.2", *bound, "a").ok());
+    EXPECT_TRUE(b.wait().ok());
+    const Stranger elsewhere(*bound); // 127.0.0.1
+    EXPECT_FALSE(elsewhere.connected);
+    const auto wrong = Double("c").exchange->listen("somewhere", 0);
+    EXPECT_EQ(wrong.code(), NIXL_ERR_INVALID_PARAM);
+    EXPECT_THAT(wrong.message(), HasSubstr("'somewhere' is no numeric address"));
 }
 
 } // namespace

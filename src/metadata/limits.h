@@ -16,6 +16,8 @@ struct Limits {
     /// Connections that others opened to us and that never sent a whole message. One more, and the oldest goes of the
     /// network that has most of them.
     size_t unproven_guests = 256;
+    /// With a key: what such a connection may send before it has proven that it has the key.
+    size_t unproven_bytes = size_t{16} << 10;
     /// Those that did. One more, and the one goes that was quiet for longest, of the network that has most of them.
     size_t proven_guests = 256;
     /// Memory of what arrives and is not dealt with, and of the metadata that is sent (each version once, however many
@@ -30,6 +32,7 @@ struct Limits {
     Time connect{2000};  ///< to a peer, with all tries
     Time address{1000};  ///< one try at one address
     Time first{5000};    ///< from a guest's connection to its first whole message
+    Time prove{2000};    ///< with a key: from a connection's beginning to the proof of both ends
     Time frame{5000};    ///< from a frame's first byte to its last; a second more for each MiB
     Time write{5000};    ///< a receiver takes nothing
     Time answer{5000};   ///< to "send me yours", and to a load by who has answered one before

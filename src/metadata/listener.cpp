@@ -25,31 +25,17 @@ constexpr std::chrono::seconds kLogPeriod{10};
 constexpr unsigned kLogLinesPerPeriod = 20;
 
 Result<Fd>
-listenOn(int family, uint16_t port) {
-    Fd socket(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+listenOn(const SocketAddress &address) {
+    Fd socket(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) return {NIXL_ERR_BACKEND, withErrno("socket", errno)};
     const int yes = 1, no = 0;
     (void)::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    sockaddr_storage address{};
-    socklen_t size;
-    if (family == AF_INET6) {
+    if (address.storage.ss_family == AF_INET6) {
         (void)::setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
-        auto &any = reinterpret_cast<sockaddr_in6 &>(address);
-        any.sin6_family = AF_INET6;
-        any.sin6_addr = in6addr_any;
-        any.sin6_port = htons(port);
-        size = sizeof any;
-    } else {
-        auto &any = reinterpret_cast<sockaddr_in &>(address);
-        any.sin_family = AF_INET;
-        any.sin_addr.s_addr = htonl(INADDR_ANY);
-        any.sin_port = htons(port);
-        size = sizeof any;
     }
-    if (::bind(socket.get(), reinterpret_cast<const sockaddr *>(&address), size) != 0 ||
-        ::listen(socket.get(), kBacklog) != 0) {
+    if (::bind(socket.get(), address.get(), address.size) != 0 || ::listen(socket.get(), kBacklog) != 0) {
         const int error = errno;
-        Status why(NIXL_ERR_BACKEND, withErrno("listening on port " + std::to_string(port), error));
+        Status why(NIXL_ERR_BACKEND, withErrno("listening on port " + std::to_string(address.port()), error));
         if (error == EADDRINUSE) return std::move(why).withContext("choose another port, or 0 for a free one");
         return why;
     }
@@ -64,22 +50,25 @@ outOfDescriptors(int error) {
 } // namespace
 
 Result<std::unique_ptr<Listener>>
-Listener::create(Loop &loop, uint16_t port, const Limits &limits, Budget &budget, const Service &service) {
-    auto socket = listenOn(AF_INET6, port);
-    if (!socket.ok()) {
-        // A host without IPv6.
-        auto narrow = listenOn(AF_INET, port);
-        if (!narrow.ok()) return std::move(narrow).status();
-        socket = *std::move(narrow);
-    }
-    sockaddr_in6 bound{};
-    socklen_t size = sizeof bound;
-    if (::getsockname((*socket).get(), reinterpret_cast<sockaddr *>(&bound), &size) != 0) {
+Listener::create(Loop &loop,
+                 const std::string &host,
+                 uint16_t port,
+                 const Limits &limits,
+                 Budget &budget,
+                 const Service &service) {
+    const auto at = [port](const std::string &text) -> Result<Fd> {
+        const auto address = SocketAddress::numeric(text, port);
+        return address.ok() ? listenOn(*address) : Result<Fd>(address.code(), address.message());
+    };
+    auto socket = at(host.empty() ? "::" : host);
+    if (!socket.ok() && host.empty()) socket = at("0.0.0.0"); // a host without IPv6
+    if (!socket.ok()) return std::move(socket).status();
+    SocketAddress bound;
+    bound.size = sizeof bound.storage;
+    if (::getsockname((*socket).get(), reinterpret_cast<sockaddr *>(&bound.storage), &bound.size) != 0) {
         return {NIXL_ERR_BACKEND, withErrno("getsockname", errno)};
     }
-    // The port stands at the same place in both kinds of addresses.
-    std::unique_ptr<Listener> listener(
-        new Listener(loop, *std::move(socket), ntohs(bound.sin6_port), limits, budget, service));
+    std::unique_ptr<Listener> listener(new Listener(loop, *std::move(socket), bound.port(), limits, budget, service));
     auto status = loop.watch(listener->socket_.get(), EPOLLIN, [raw = listener.get()](uint32_t) { raw->accept(); });
     if (!status.ok()) return status;
     return listener;
@@ -122,7 +111,10 @@ Listener::accept() {
             return;
         }
         if (count(false) >= limits_.unproven_guests) dropUnproven();
-        auto channel = Channel::open(loop_, std::move(socket), from.text(), limits_, budget_, *this, limits_.first);
+        auto session = service_.session(true);
+        auto channel = session.ok() ? Channel::open(loop_, std::move(socket), from.text(), limits_, budget_, *this,
+                                                    Channel::Side::kAccepted, *std::move(session))
+                                    : std::move(session).status();
         if (channel.ok()) {
             guests_.push_back({*std::move(channel), from.network()});
         } else {
@@ -259,8 +251,8 @@ Listener::serve(Guest &guest, const wire::Message &message, bool may_wait) {
     case wire::Verb::kLoad: return load(channel, message.payload, may_wait);
     case wire::Verb::kSend: return publish(guest, may_wait);
     case wire::Verb::kInvalidate: {
-        const std::string agent(message.payload);
-        if (auto status = service_.invalidate(agent); !status.ok()) {
+        const auto [agent, start] = wire::decodeInvalidation(message.payload);
+        if (auto status = service_.invalidate(std::string(agent), start); !status.ok()) {
             NIXL_INFO << "MD listener: invalidation from " << channel.peer() << ": " << status.message();
         }
         return true;

@@ -16,10 +16,15 @@ namespace nx::metadata {
 
 class Listener final : Channel::Owner {
 public:
-    /// Listens on all addresses of the host, IPv6 and IPv4; port 0: the system chooses one. BACKEND: it cannot, with
-    /// the reason.
+    /// Listens on the numeric address `host`, without one on all of the host, IPv6 and IPv4; port 0: the system chooses
+    /// one. INVALID_PARAM: it is no address. BACKEND: it cannot, with the reason.
     static Result<std::unique_ptr<Listener>>
-    create(Loop &loop, uint16_t port, const Limits &limits, Budget &budget, const Service &service);
+    create(Loop &loop,
+           const std::string &host,
+           uint16_t port,
+           const Limits &limits,
+           Budget &budget,
+           const Service &service);
     ~Listener();
 
     uint16_t

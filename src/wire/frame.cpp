@@ -19,6 +19,9 @@ constexpr size_t kLengthBytes = sizeof(uint64_t);
 constexpr size_t kHeadBytes = kMark.size() + kVerbBytes; // of the body
 constexpr size_t kSentenceBytesMax = 2048;
 constexpr size_t kAnswerBytesMax = 2 * kSentenceBytesMax;
+// NIXL cuts what it reads at each mark and ignores pieces of fewer than 4 bytes: in such pieces a start is told.
+constexpr size_t kPieceBytes = 2;
+constexpr size_t kStartBytes = sizeof(Incarnation) / kPieceBytes * (kMark.size() + kPieceBytes);
 
 struct VerbRule {
     Verb verb;
@@ -29,7 +32,7 @@ struct VerbRule {
 constexpr std::array<VerbRule, 4> kRules{{
     {Verb::kLoad, "LOAD", 0, kBlobBytesMax},
     {Verb::kSend, "SEND", 0, 0},
-    {Verb::kInvalidate, "INVL", 1, kNameBytesMax},
+    {Verb::kInvalidate, "INVL", 1, kNameBytesMax + kStartBytes},
     {Verb::kAnswer, "DONE", 1, kAnswerBytesMax},
 }};
 
@@ -55,6 +58,30 @@ encodeFrameHead(Verb verb, size_t payload_bytes) {
 std::string
 encodeFrame(Verb verb, std::string_view payload) {
     return encodeFrameHead(verb, payload.size()).append(payload);
+}
+
+std::string
+encodeInvalidation(std::string_view agent, const Incarnation &start) {
+    std::string payload(agent);
+    const std::string_view bytes(reinterpret_cast<const char *>(start.data()), start.size());
+    for (size_t at = 0; at < bytes.size(); at += kPieceBytes) {
+        payload.append(kMark).append(bytes.substr(at, kPieceBytes));
+    }
+    return payload;
+}
+
+Invalidation
+decodeInvalidation(std::string_view payload) noexcept {
+    if (payload.size() <= kStartBytes) return {payload, std::nullopt};
+    const auto name = payload.substr(0, payload.size() - kStartBytes);
+    Incarnation start{};
+    auto rest = payload.substr(name.size());
+    for (size_t at = 0; at < start.size(); at += kPieceBytes) {
+        if (!rest.starts_with(kMark)) return {payload, std::nullopt};
+        std::memcpy(&start[at], rest.data() + kMark.size(), kPieceBytes);
+        rest.remove_prefix(kMark.size() + kPieceBytes);
+    }
+    return {name, start};
 }
 
 std::string

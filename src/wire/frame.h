@@ -10,13 +10,14 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "wire/metadata.h"
 
 namespace nx::wire {
 
 enum class Verb {
     kLoad,       ///< "LOAD": a metadata blob, empty if there is nothing to publish
     kSend,       ///< "SEND": send me yours; no payload
-    kInvalidate, ///< "INVL": forget the agent of this name
+    kInvalidate, ///< "INVL": forget the agent of this name; ours also say which start of it
     kAnswer,     ///< "DONE": what became of a LOAD; ours, sent to those whose trailer has kFeatureAnswers
 };
 
@@ -30,6 +31,17 @@ std::string
 encodeFrameHead(Verb verb, size_t payload_bytes);
 std::string
 encodeFrame(Verb verb, std::string_view payload);
+
+struct Invalidation {
+    std::string_view agent;
+    std::optional<Incarnation> start; ///< absent: it was NIXL that sent it, or a stranger
+};
+
+/// Payload of an invalidation. NIXL reads the name and passes over the rest.
+std::string
+encodeInvalidation(std::string_view agent, const Incarnation &start);
+Invalidation
+decodeInvalidation(std::string_view payload) noexcept;
 
 struct Answer {
     nixl_status_t status = NIXL_SUCCESS;

@@ -92,7 +92,7 @@ TEST(Frame, RefusesWhatIsNoFrameAsEarlyAsItShows) {
     EXPECT_THAT(refusal(lengthOf(100) + "NIXLCOMM:EVIL"), HasSubstr("no verb 'EVIL'"));
     EXPECT_THAT(refusal(lengthOf(14) + "NIXLCOMM:SEND"), HasSubstr("SEND of 1 bytes"));
     EXPECT_THAT(refusal(lengthOf(13) + "NIXLCOMM:INVL"), HasSubstr("INVL of 0 bytes"));
-    EXPECT_THAT(refusal(lengthOf(13 + kNameBytesMax + 1) + "NIXLCOMM:INVL"), HasSubstr("INVL of 4097 bytes"));
+    EXPECT_THAT(refusal(lengthOf(13 + kNameBytesMax + 89) + "NIXLCOMM:INVL"), HasSubstr("INVL of 4185 bytes"));
     EXPECT_EQ(refusal(lengthOf(13 + kBlobBytesMax) + "NIXLCOMM:LOAD"), "more bytes are needed");
 }
 
@@ -109,6 +109,36 @@ TEST(Frame, GivesALargeBufferBack) {
     ASSERT_TRUE(*reader.next());
     EXPECT_FALSE(*reader.next());
     EXPECT_LT(reader.capacity(), 4096u);
+}
+
+TEST(Invalidation, SaysWhichStartAndIsOneOfNixlToItsReaders) {
+    Incarnation start{};
+    for (size_t i = 0; i < start.size(); ++i) start[i] = static_cast<uint8_t>(0xf0 + i);
+    const std::string payload = encodeInvalidation("agent", start);
+    const auto decoded = decodeInvalidation(payload);
+    EXPECT_EQ(decoded.agent, "agent");
+    EXPECT_EQ(decoded.start, start);
+    // NIXL cuts at each mark; what has fewer than 4 bytes it ignores.
+    std::string rest = "NIXLCOMM:INVL" + payload;
+    std::vector<std::string> pieces;
+    while (!rest.empty()) {
+        ASSERT_TRUE(rest.starts_with("NIXLCOMM:"));
+        const auto next = rest.find("NIXLCOMM:", 9);
+        pieces.push_back(rest.substr(9, next == std::string::npos ? next : next - 9));
+        rest = next == std::string::npos ? "" : rest.substr(next);
+    }
+    EXPECT_EQ(pieces.front(), "INVLagent");
+    for (size_t i = 1; i < pieces.size(); ++i) EXPECT_LT(pieces[i].size(), 4u);
+}
+
+TEST(Invalidation, OfNixlIsAName) {
+    Incarnation start{};
+    const std::string ours = encodeInvalidation("x", start);
+    for (const std::string &name : {std::string("agent"), std::string("x"), ours.substr(1), ours.substr(0, 80),
+                                    ours + "y", "NIXLCOMM:" + std::string(100, 'x')}) {
+        EXPECT_EQ(decodeInvalidation(name).agent, name);
+        EXPECT_FALSE(decodeInvalidation(name).start);
+    }
 }
 
 TEST(Answer, ComesBackAsItWas) {
