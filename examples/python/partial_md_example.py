@@ -7,10 +7,15 @@ Both agents live in this process and listen for metadata. The target sends the c
 memory, later the other half. Until then the initiator cannot make a request of both halves: NIXL answers
 nixlNotFoundError, and the initiator tries again, as a program does that does not know when its peer will be ready.
 
+With --etcd they have no addresses: the target publishes each half under a label, and the initiator fetches them from
+there, by name. NIXL_ETCD_ENDPOINTS says where etcd is (tools/etcd_server.py COMMAND... runs one for a command); any
+other directory will do as well (docs/directory.md).
+
 Exit status: 0 if every byte arrived, 1 otherwise, 2 for wrong arguments.
 """
 
 import argparse
+import os
 
 import common
 import numpy as np
@@ -18,6 +23,7 @@ from nixl._api import nixl_agent, nixl_agent_config
 from nixl._bindings import nixlNotFoundError
 
 HALF_BYTES = 1 << 20
+DIRECTORIES = ("NIXL_ETCD_ENDPOINTS", "NIXL_TCPSTORE_ENDPOINT", "NIXL_METADATA_STORE")
 
 
 def new_agent(name, port):
@@ -44,7 +50,13 @@ def main():
     registered = register(initiator, sink)
 
     def send_half(number, with_connection):
-        target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], "127.0.0.1", options.init_port)
+        if options.etcd:
+            label = f"half {number}"
+            initiator.fetch_remote_metadata("target", metadata_label=label)  # waits until it is there
+            target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], metadata_label=label)
+        else:
+            target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], "127.0.0.1",
+                                               options.init_port)
 
     def make_request():
         """A request of both halves, or None as long as the initiator does not know both."""
@@ -87,10 +99,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init-port", type=common.port_number, default=5556, help="the initiator's (default 5556)")
     parser.add_argument("--target-port", type=common.port_number, default=5555, help="the target's (default 5555)")
-    parser.add_argument("--etcd", action="store_true", help="exchange through a metadata store; not there yet")
+    parser.add_argument("--etcd", action="store_true", help="exchange through etcd, or another directory")
     options = parser.parse_args()
-    if options.etcd:
-        parser.error("--etcd: metadata stores come later; without it, agents exchange metadata directly")
+    if options.etcd and not any(name in os.environ for name in DIRECTORIES):
+        parser.error(f"--etcd: none of {', '.join(DIRECTORIES)} is set")
     if options.init_port == options.target_port:
         parser.error(f"--init-port and --target-port are both {options.init_port}; two agents need two ports")
     return options

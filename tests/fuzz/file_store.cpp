@@ -39,5 +39,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         NX_INVARIANT(start->size() == nx::file_store::kStartDigits && bytes.starts_with(std::string(*start) + "\n"));
         NX_INVARIANT(start->find_first_not_of("0123456789abcdef") == std::string_view::npos);
     }
+    const auto host = nx::file_store::hostIn(bytes);
+    NX_INVARIANT(host.size() <= bytes.size() && host.find('\n') == std::string_view::npos);
     return 0;
 }

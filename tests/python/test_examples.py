@@ -17,7 +17,8 @@ EXAMPLES = ROOT / "examples" / "python"
 LIMIT_S = 150
 sys.path.insert(0, str(ROOT / "tools"))
 
-import s3_server  # noqa: E402  (needs the path above)
+import etcd_server  # noqa: E402  (needs the path above)
+import s3_server  # noqa: E402
 import two_processes  # noqa: E402
 
 
@@ -78,13 +79,31 @@ def test_expanded_two_peers(environment):
     assert "target: done" in output and "initiator: done" in output
 
 
-def test_partial_metadata():
+def assert_partial_metadata(*arguments):
     ports = two_processes.free_port(), two_processes.free_port()
-    done = run_example("partial_md_example.py", "--init-port", ports[0], "--target-port", ports[1])
+    done = run_example("partial_md_example.py", "--init-port", ports[0], "--target-port", ports[1], *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "initiator: all 2097152 bytes arrived; target: both halves were read" in done.stdout
     assert "NIXL_ERR_NOT_FOUND" in done.stdout
+
+
+def test_partial_metadata():
+    assert_partial_metadata()
+
+
+def test_partial_metadata_through_a_folder(tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("NIXL_METADATA_STORE", f"file://{tmp_path}")
+    assert_partial_metadata("--etcd")
+
+
+def test_partial_metadata_through_etcd(monkeypatch):
+    if etcd_server.why_not():
+        pytest.skip(etcd_server.why_not())
+    with etcd_server.EtcdServer() as server:
+        monkeypatch.setenv("NIXL_ETCD_ENDPOINTS", server.endpoint)
+        assert_partial_metadata("--etcd")
 
 
 def test_kv_handover():
@@ -261,7 +280,7 @@ def test_says_that_the_port_is_taken(name, arguments):
     ("basic_two_peers.py", ["--mode", "target", "--port", "0"], "'0' is no port"),
     ("basic_two_peers.py", ["--mode", "initiator", "--ip", "1.2.3.4.5 "], "neither an IPv4 address nor the name"),
     ("basic_two_peers.py", ["--mode", "target", "--timeout", "-1"], "'-1' is no number of seconds above 0"),
-    ("partial_md_example.py", ["--etcd"], "metadata stores come later"),
+    ("partial_md_example.py", ["--etcd"], "none of NIXL_ETCD_ENDPOINTS, NIXL_TCPSTORE_ENDPOINT, "),
     ("partial_md_example.py", ["--init-port", "7000", "--target-port", "7000"], "two agents need two ports"),
 ])
 def test_says_which_argument_is_wrong(name, arguments, sentence):

@@ -48,8 +48,11 @@ Directory::open(const nixlx::DirectoryParams &params) {
     }
     auto folder = fileNameOf(params.agent, kAgentSuffix, "the agent's name");
     if (!folder.ok()) return std::move(folder).status();
-    std::unique_ptr<Directory> made(new Directory(params.address, *std::move(folder), startOf(params.incarnation)));
-    auto watch = Watch::create(params.address);
+    std::unique_ptr<Directory> made(
+        new Directory(params.address, *std::move(folder), startOf(params.incarnation), params.lease));
+    auto watch = Watch::create(params.address, params.lease, [raw = made.get()] {
+        if (raw->lease_) raw->lease_->beat();
+    });
     if (watch.ok()) {
         made->watch_ = *std::move(watch);
     } else {
@@ -86,7 +89,7 @@ Directory::tryPublish(const std::string &label, std::string_view blob, Deadline 
     if (!root.ok()) return {root.code(), root.message()};
     const auto folder = LockedFolder::make(*root, folder_, deadline);
     if (!folder.ok()) return {folder.code(), folder.message()};
-    const auto current = readLease(folder->fd());
+    const auto current = readLease(*root, folder->fd(), limit_);
     const bool ours = lease_ && current.ok() && current->start == start_;
     if (has_published_ && !ours && current.ok() && current->held) {
         return {NIXL_ERR_NOT_ALLOWED,
@@ -104,6 +107,7 @@ Directory::tryPublish(const std::string &label, std::string_view blob, Deadline 
         }
         clear(folder->fd(), false);
         lease_ = *std::move(lease);
+        if (watch_) watch_->keepTime();
     }
     if (auto status = renameFile(folder->fd(), kNewBlob, *file); !status.ok()) return status;
     if (!std::exchange(has_published_, true)) sweep(*root);
@@ -122,8 +126,8 @@ Directory::sweep(const Fd &root) const {
     for (const auto &agent : some) {
         const auto folder = LockedFolder::open(root, agent, Deadline::min());
         if (!folder.ok()) continue;
-        const auto lease = readLease(folder->fd());
-        if (!lease.ok() || lease->held) continue;
+        const auto lease = readLease(root, folder->fd(), limit_);
+        if (!lease.ok() || !lease->abandoned) continue;
         clear(folder->fd(), true);
         ::unlinkat(root.get(), agent.c_str(), AT_REMOVEDIR);
     }
@@ -150,7 +154,7 @@ Directory::tryFetch(const std::string &agent, const std::string &label, std::str
         return {NIXL_ERR_NOT_FOUND, "agent " + quoted(agent) + " has published nothing"};
     }
     if (!folder.ok()) return {folder.code(), folder.message()};
-    const auto lease = readLease(*folder);
+    const auto lease = readLease(*root, *folder, limit_);
     if (!lease.ok()) return {lease.code(), lease.message()};
     if (!lease->held) {
         return {NIXL_ERR_NOT_FOUND, "agent " + quoted(agent) + " has published, but its process has ended"};
@@ -167,7 +171,7 @@ Directory::tryFetch(const std::string &agent, const std::string &label, std::str
     if (!start.ok()) return {start.code(), start.message()};
     if (*start != lease->start) return nothing(); // an earlier start's
     if (text->size() == kHeadBytes) return {NIXL_ERR_MISMATCH, quoted(*file_name) + " has no metadata in it"};
-    if (watch_) watch_->found(agent, lease->start);
+    if (watch_) watch_->found(agent, *lease);
     text->erase(0, kHeadBytes);
     blob = *std::move(text);
     return {};
@@ -186,7 +190,7 @@ Directory::tryWithdraw(Deadline deadline) {
         root.ok() ? LockedFolder::open(*root, folder_, deadline) : Result<LockedFolder>(root.code(), root.message());
     if (!folder.ok() && folder.code() != NIXL_ERR_NOT_FOUND) return {folder.code(), folder.message()};
     if (folder.ok()) {
-        const auto current = readLease(folder->fd());
+        const auto current = readLease(*root, folder->fd(), limit_);
         if (current.ok() && current->start == start_) {
             clear(folder->fd(), true);
             ::unlinkat(root->get(), folder_.c_str(), AT_REMOVEDIR);

@@ -38,10 +38,11 @@ public:
     ability(std::string_view name, uint32_t version) noexcept override;
 
 private:
-    Directory(std::string root, std::string folder, std::string start)
+    Directory(std::string root, std::string folder, std::string start, std::chrono::milliseconds limit)
         : root_(std::move(root)),
           folder_(std::move(folder)),
-          start_(std::move(start)) {}
+          start_(std::move(start)),
+          limit_(limit) {}
 
     Status
     tryPublish(const std::string &label, std::string_view blob, Deadline deadline);
@@ -58,9 +59,10 @@ private:
     const std::string root_;
     const std::string folder_; ///< the own agent's, a name
     const std::string start_;
-    std::optional<Watch> watch_; ///< nothing: the system has no more
-    std::optional<Lease> lease_; ///< something is published
-    bool has_published_ = false; ///< once, perhaps withdrawn since
+    const std::chrono::milliseconds limit_; ///< of leases of other hosts
+    std::optional<Watch> watch_;            ///< nothing: the system has no more
+    std::optional<Lease> lease_;            ///< something is published
+    bool has_published_ = false;            ///< once, perhaps withdrawn since
     std::atomic<Deadline> end_{Deadline::max()};
 };
 

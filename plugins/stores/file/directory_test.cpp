@@ -40,9 +40,10 @@ protected:
     }
 
     std::unique_ptr<Directory>
-    start(const std::string &agent) {
+    start(const std::string &agent, std::chrono::milliseconds lease = nixlx::DirectoryParams().lease) {
         nixlx::DirectoryParams params;
         params.agent = agent;
+        params.lease = lease;
         params.address = folder_.path();
         params.incarnation = {2, static_cast<uint8_t>(starts_ >> 8), static_cast<uint8_t>(++starts_)};
         auto directory = Directory::open(params);
@@ -79,6 +80,35 @@ protected:
         int status = 0;
         ::waitpid(child, &status, 0);
         return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    }
+
+    /// As if it had been published by a process of another host, so long ago.
+    void
+    moveAway(const std::string &agent, std::chrono::seconds age = {}) const {
+        const std::string path = folder_ / (agent + ".agent/.start");
+        std::string start;
+        std::getline(std::ifstream(path), start);
+        std::ofstream(path) << start << "\nprocess 1\nhost another\n"; // the same file, so that it can be touched
+        fs::last_write_time(path, fs::file_time_type::clock::now() - age);
+    }
+
+    /// Does what the agents' threads do until one is told that another has ended, at most so long.
+    static std::vector<std::string>
+    ended(std::initializer_list<Directory *> directories, std::chrono::milliseconds patience) {
+        std::vector<nixlx::DirectoryEnd> ends;
+        test::eventually(
+            [&] {
+                for (auto *directory : directories) {
+                    auto *watch = static_cast<nixlx::DirectoryWatch *>(
+                        directory->ability(nixlx::DirectoryWatch::kName, nixlx::DirectoryWatch::kVersion));
+                    EXPECT_EQ(watch->takeEnded(ends), NIXL_SUCCESS);
+                }
+                return !ends.empty();
+            },
+            patience);
+        std::vector<std::string> agents;
+        for (const auto &end : ends) agents.push_back(end.agent);
+        return agents;
     }
 
     const TempDir folder_;
@@ -163,14 +193,13 @@ TEST_F(FileDirectory, IsUsedWithoutSeeingEndsWhereNothingMoreCanBeWatched) {
         return limit.good();
     };
     if (!inChild([&] { return allow("instances", 0); })) GTEST_SKIP() << "this user cannot limit what it may watch";
-    const auto works = [&](bool watches) {
+    const auto works = [&] {
         const auto a = start("a"), b = start("b");
-        const bool offered = a->ability(nixlx::DirectoryWatch::kName, nixlx::DirectoryWatch::kVersion) != nullptr;
-        return offered == watches && publish(*b) == NIXL_SUCCESS && found(*a, "b") == "blob" &&
-            b->withdraw(soon()) == NIXL_SUCCESS && found(*a, "b").find("published nothing") != std::string::npos;
+        return publish(*b) == NIXL_SUCCESS && found(*a, "b") == "blob" && b->withdraw(soon()) == NIXL_SUCCESS &&
+            found(*a, "b").find("published nothing") != std::string::npos;
     };
-    EXPECT_TRUE(inChild([&] { return allow("instances", 0) && works(false); }));
-    EXPECT_TRUE(inChild([&] { return allow("watches", 0) && works(true); }));
+    EXPECT_TRUE(inChild([&] { return allow("instances", 0) && works(); }));
+    EXPECT_TRUE(inChild([&] { return allow("watches", 0) && works(); }));
 }
 
 TEST_F(FileDirectory, HostileContentsAreRefusedAndReplaced) {
@@ -255,6 +284,40 @@ TEST_F(FileDirectory, WaitsForAFolderThatAnotherHoldsNoLongerThanAllowed) {
     EXPECT_THAT(takeBackendSentence(""), HasSubstr("another process holds the folder 'a.agent'"));
     a->endBy(std::chrono::steady_clock::now());
     EXPECT_EQ(a->withdraw(soon()), NIXL_ERR_TIMEOUT);
+}
+
+TEST_F(FileDirectory, AnAgentOfAnotherHostIsThereWhileItsLeaseIsYoung) {
+    const auto a = start("a"), b = start("b");
+    ASSERT_EQ(publish(*a), NIXL_SUCCESS);
+    moveAway("a", std::chrono::seconds(9));
+    EXPECT_EQ(found(*b), "blob");
+    moveAway("a", std::chrono::seconds(11));
+    EXPECT_THAT(found(*b), HasSubstr("its process has ended"));
+    moveAway("a", std::chrono::seconds(-1000)); // whoever has no good clock is not dead for that
+    EXPECT_EQ(found(*b), "blob");
+}
+
+TEST_F(FileDirectory, AgentsOfOtherHostsAreTold) {
+    const std::chrono::milliseconds lease(600);
+    const auto a = start("a", lease), b = start("b", lease);
+    ASSERT_EQ(publish(*a), NIXL_SUCCESS);
+    moveAway("a");
+    EXPECT_EQ(found(*b), "blob");
+    EXPECT_THAT(ended({a.get(), b.get()}, 2 * lease), testing::IsEmpty()) << "it touches its lease";
+    EXPECT_EQ(found(*b), "blob");
+    EXPECT_THAT(ended({b.get()}, kPatience), testing::ElementsAre("a")) << "no more";
+}
+
+TEST_F(FileDirectory, WhatAnotherHostLeftBehindIsRemovedLater) {
+    for (const char *agent : {"a", "b"}) {
+        fs::create_directory(folder_ / (std::string(agent) + ".agent"));
+        folder_.write(std::string(agent) + ".agent/.start", std::string(32, 'd') + "\n");
+    }
+    moveAway("a", std::chrono::seconds(20));
+    moveAway("b", std::chrono::seconds(200));
+    ASSERT_EQ(publish(*start("c")), NIXL_SUCCESS);
+    EXPECT_TRUE(fs::exists(folder_ / "a.agent")) << "its host may only have been slow";
+    EXPECT_FALSE(fs::exists(folder_ / "b.agent"));
 }
 
 TEST_F(FileDirectory, ThousandsOfAgentsThatEndedWithoutAWordFade) {

@@ -41,4 +41,12 @@ startIn(std::string_view bytes, const std::string &file) {
     return {NIXL_ERR_MISMATCH, quoted(file) + " does not begin with the number of a start"};
 }
 
+std::string_view
+hostIn(std::string_view lease) {
+    const auto at = lease.find(std::string("\n") + kHostWord);
+    if (at == std::string_view::npos) return {};
+    const auto host = lease.substr(at + 1 + std::string_view(kHostWord).size());
+    return host.substr(0, host.find('\n'));
+}
+
 } // namespace nx::file_store

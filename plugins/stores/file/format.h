@@ -25,4 +25,11 @@ inline constexpr size_t kStartDigits = 32; ///< a start (an incarnation), in hex
 Result<std::string_view>
 startIn(std::string_view bytes, const std::string &file);
 
+/// What is before the host in a lease, at the beginning of a line.
+inline constexpr char kHostWord[] = "host ";
+
+/// The host of which a lease is; empty: it does not say.
+std::string_view
+hostIn(std::string_view lease);
+
 } // namespace nx::file_store

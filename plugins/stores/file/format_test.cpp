@@ -66,5 +66,12 @@ TEST(FileStart, IsTheFirstLineAndNothingElse) {
     }
 }
 
+TEST(FileHost, IsALineOfItsOwn) {
+    EXPECT_EQ(hostIn("0123\nprocess 7\nhost a-b\n"), "a-b");
+    EXPECT_EQ(hostIn("0123\nhost a"), "a");
+    for (const char *none : {"", "host a", "0123\nprocess host a\n", "0123\nhost \n"})
+        EXPECT_EQ(hostIn(none), "") << none;
+}
+
 } // namespace
 } // namespace nx::file_store

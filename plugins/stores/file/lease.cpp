@@ -6,7 +6,9 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <pthread.h>
+#include <fstream>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
@@ -19,7 +21,9 @@ namespace nx::file_store {
 namespace {
 
 constexpr char kNewLease[] = ".start.new";
+constexpr char kClock[] = ".clock";
 constexpr size_t kLeaseBytesMax = 256;
+constexpr int kAbandonedAfter = 10; // limits: a host that was only slow must not find its entry gone
 
 // A lock belongs to the open file, which parent and child have in common: the child has to close it.
 Mutex held_mutex;
@@ -56,11 +60,37 @@ forget(int fd) noexcept {
     held.erase(std::remove(held.begin(), held.end(), fd), held.end());
 }
 
+/// Of this host, until it is started again.
+const std::string &
+ownHost() {
+    static const std::string host = [] {
+        std::string id;
+        std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
+        return id;
+    }();
+    return host;
+}
+
+std::chrono::nanoseconds
+timeOf(const timespec &time) {
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+/// By the clock that gives files their times, which on another host's disk is another one.
+std::chrono::nanoseconds
+now(const Fd &root) {
+    const Fd file(::openat(root.get(), kClock, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600));
+    struct stat info;
+    if (file && ::futimens(file.get(), nullptr) == 0 && ::fstat(file.get(), &info) == 0) return timeOf(info.st_mtim);
+    return std::chrono::system_clock::now().time_since_epoch();
+}
+
 } // namespace
 
 Result<Lease>
 Lease::take(const Fd &folder, const std::string &start) {
-    auto file = createFile(folder, kNewLease, {start, "\nprocess " + std::to_string(::getpid()) + "\n"});
+    auto file = createFile(folder, kNewLease,
+                           {start, "\nprocess " + std::to_string(::getpid()) + "\n", kHostWord + ownHost() + "\n"});
     if (!file.ok()) return std::move(file).status();
     if (::flock(file->get(), LOCK_EX | LOCK_NB) != 0) {
         const int why = errno;
@@ -88,6 +118,11 @@ Lease::~Lease() {
 }
 
 void
+Lease::beat() const noexcept {
+    (void)::futimens(file_.get(), nullptr); // others see by its age that it failed
+}
+
+void
 Lease::release() noexcept {
     if (!file_) return;
     ::flock(file_.get(), LOCK_UN);
@@ -96,18 +131,24 @@ Lease::release() noexcept {
 }
 
 Result<LeaseState>
-readLease(const Fd &folder) {
+readLease(const Fd &root, const Fd &folder, std::chrono::milliseconds limit) {
     const auto file = openFile(folder, kLeaseFile);
     if (!file.ok()) return {file.code(), file.message()};
     const auto text = readFile(*file, kLeaseFile, kLeaseBytesMax);
     if (!text.ok()) return {text.code(), text.message()};
     const auto start = startIn(*text, kLeaseFile);
     if (!start.ok()) return {start.code(), start.message()};
+    if (const auto host = hostIn(*text); !host.empty() && host != ownHost()) {
+        struct stat info;
+        if (::fstat(file->get(), &info) != 0) return failed("stat " + quoted(kLeaseFile), errno);
+        const auto age = now(root) - timeOf(info.st_mtim);
+        return LeaseState{std::string(*start), age <= limit, true, age > kAbandonedAfter * limit};
+    }
     if (::flock(file->get(), LOCK_SH | LOCK_NB) == 0) {
         ::flock(file->get(), LOCK_UN);
-        return LeaseState{std::string(*start), false};
+        return LeaseState{std::string(*start), false, false, true};
     }
-    if (errno == EWOULDBLOCK) return LeaseState{std::string(*start), true};
+    if (errno == EWOULDBLOCK) return LeaseState{std::string(*start), true, false, false};
     return failed("lock " + quoted(kLeaseFile), errno);
 }
 

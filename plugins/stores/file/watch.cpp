@@ -3,11 +3,12 @@
 #include "file/watch.h"
 
 #include <cerrno>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "file/files.h"
-#include "file/lease.h"
 #include "utils/common/nixl_log.h"
 
 namespace nx::file_store {
@@ -21,15 +22,37 @@ constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_D
 } // namespace
 
 Result<Watch>
-Watch::create(const std::string &root) {
-    Fd inotify(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-    if (!inotify) return failed("inotify_init1 (fs.inotify.max_user_instances)", errno);
-    return Watch(std::move(inotify), root);
+Watch::create(const std::string &root, std::chrono::milliseconds lease, std::function<void()> beat) {
+    Watch watch(root, lease, std::move(beat));
+    watch.epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+    watch.timer_ = Fd(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+    watch.inotify_ = Fd(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (!watch.inotify_) {
+        NIXL_WARN << "directory " << quoted(root, 300) << ": other agents of this host will not be seen to end here: "
+                  << withErrno("inotify_init1 (fs.inotify.max_user_instances)", errno);
+    }
+    for (const Fd *fd : {&watch.timer_, &watch.inotify_}) {
+        epoll_event event{.events = EPOLLIN, .data = {}};
+        if (*fd && ::epoll_ctl(watch.epoll_.get(), EPOLL_CTL_ADD, fd->get(), &event) != 0) {
+            return failed("epoll_ctl", errno);
+        }
+    }
+    if (!watch.timer_) return failed("timerfd_create", errno);
+    return watch;
+}
+
+void
+Watch::keepTime() {
+    if (std::exchange(keeps_time_, true)) return;
+    const auto period = std::chrono::nanoseconds(lease_) / 3;
+    const timespec third{period.count() / 1'000'000'000, period.count() % 1'000'000'000};
+    const itimerspec times{third, third};
+    ::timerfd_settime(timer_.get(), 0, &times, nullptr);
 }
 
 int
 Watch::descriptor() const noexcept {
-    return inotify_.get();
+    return epoll_.get();
 }
 
 void
@@ -61,8 +84,10 @@ Watch::watch(const std::string &agent, Followed &followed) {
 }
 
 void
-Watch::found(const std::string &agent, const std::string &start) {
-    followed_[agent].start = start;
+Watch::found(const std::string &agent, const LeaseState &lease) {
+    followed_[agent].start = lease.start;
+    followed_[agent].remote = lease.remote;
+    if (lease.remote) keepTime();
 }
 
 void
@@ -119,19 +144,28 @@ Watch::examine(const std::string &agent, Followed &followed, const Hint &hint) {
     const auto root = openRoot(root_);
     if (!root.ok()) return {};
     const auto folder = openFolder(*root, followed.name);
-    const auto lease = folder.ok() ? readLease(*folder) : Result<LeaseState>(folder.code(), folder.message());
+    const auto lease =
+        folder.ok() ? readLease(*root, *folder, lease_) : Result<LeaseState>(folder.code(), folder.message());
     if (lease.code() == NIXL_ERR_NOT_FOUND) return nixlx::DirectoryEnd{agent, "it was withdrawn", false};
     if (!lease.ok()) return {};
     if (lease->start != followed.start) {
         return nixlx::DirectoryEnd{agent, "another start of it has taken its place", true};
     }
-    if (hint.closed || !lease->held) return nixlx::DirectoryEnd{agent, "its process has ended", false};
+    if ((hint.closed && !lease->remote) || !lease->held)
+        return nixlx::DirectoryEnd{agent, "its process has ended", false};
     return {};
 }
 
 nixl_status_t
 Watch::takeEnded(std::vector<nixlx::DirectoryEnd> &ended) {
-    for (const auto &[agent, hint] : readEvents()) {
+    auto hints = readEvents();
+    if (uint64_t times; ::read(timer_.get(), &times, sizeof times) > 0) {
+        beat_();
+        for (const auto &[agent, followed] : followed_) {
+            if (followed.remote) hints[agent];
+        }
+    }
+    for (const auto &[agent, hint] : hints) {
         const auto it = followed_.find(agent);
         if (it == followed_.end()) continue;
         auto end = examine(agent, it->second, hint);
