@@ -93,6 +93,31 @@ def block_descriptors(shape, addresses):
     return rows.reshape(-1, 3)
 
 
+def layer_descriptors(shape):
+    """(offset, length, device) of every block where each layer is one file or object: K, then V, in the order of the
+    sequence."""
+    import numpy as np
+
+    rows = np.zeros((shape.layers, 2 * shape.blocks, 3), np.uint64)
+    rows[:, :, 0] = np.arange(2 * shape.blocks, dtype=np.uint64) * np.uint64(shape.block_bytes)
+    rows[:, :, 1] = shape.block_bytes
+    rows[:, :, 2] = np.arange(shape.layers, dtype=np.uint64)[:, None]
+    return rows.reshape(-1, 3)
+
+
+def layer_requests(agent, shape, operation, local, remote, table):
+    """One request per layer, between the blocks at the places of `table` and its file or object."""
+    import numpy as np
+
+    def request(layer):
+        tensors = np.array([layer * 2, layer * 2 + 1])[:, None] * shape.blocks
+        in_memory = (tensors + table[None, :]).reshape(-1)
+        in_storage = np.arange(2 * shape.blocks) + layer * 2 * shape.blocks
+        return agent.make_prepped_xfer(operation, local, in_memory, remote, in_storage)
+
+    return [request(layer) for layer in range(shape.layers)]
+
+
 def fill(shape, cache, table, terminal):
     """The cache as the engine has written it, its blocks at the places of `table`."""
     for index, tensor in enumerate(cache):

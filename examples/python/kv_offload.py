@@ -16,8 +16,8 @@ import sys
 import tempfile
 
 from common import describe
-from kv_cache import (POISON, Terminal, block_descriptors, block_tables, fill, fitted, move, new_agent, new_cache,
-                      register, shape_of, shape_options, size_text, verify)
+from kv_cache import (POISON, Terminal, block_descriptors, block_tables, fill, fitted, layer_descriptors,
+                      layer_requests, move, new_agent, new_cache, register, shape_of, shape_options, size_text, verify)
 
 
 class Offload:
@@ -41,7 +41,7 @@ class Offload:
             [(0, layer_bytes, layer, f"rw,create:{self.path(layer)}") for layer in range(shape.layers)], "FILE")
         self.local = self.agent.prep_xfer_dlist(
             "NIXL_INIT_AGENT", block_descriptors(shape, [tensor.ctypes.data for tensor in self.cache]), "DRAM")
-        self.remote = self.agent.prep_xfer_dlist("engine", self.file_descriptors(), "FILE")
+        self.remote = self.agent.prep_xfer_dlist("engine", layer_descriptors(shape), "FILE")
 
         self.move("offload", "WRITE", self.tables[0])
         for tensor in self.cache:
@@ -58,29 +58,9 @@ class Offload:
         terminal.fact("path", report.path)
         terminal.fact("result", f"every byte is right: {right:,} bytes in {shape.layers} files", "32")
 
-    def file_descriptors(self):
-        """(offset, length, file) of every block, layer by layer: K, then V, in the order of the sequence."""
-        import numpy as np
-
-        rows = np.zeros((self.shape.layers, 2 * self.shape.blocks, 3), np.uint64)
-        rows[:, :, 0] = np.arange(2 * self.shape.blocks, dtype=np.uint64) * np.uint64(self.shape.block_bytes)
-        rows[:, :, 1] = self.shape.block_bytes
-        rows[:, :, 2] = np.arange(self.shape.layers, dtype=np.uint64)[:, None]
-        return rows.reshape(-1, 3)
-
     def move(self, name, operation, table):
-        """One request per layer. The report of the last one."""
-        import numpy as np
-
-        shape, agent = self.shape, self.agent
-
-        def request(layer):
-            tensors = np.array([layer * 2, layer * 2 + 1])[:, None] * shape.blocks
-            in_memory = (tensors + table[None, :]).reshape(-1)
-            in_file = np.arange(2 * shape.blocks) + layer * 2 * shape.blocks
-            return agent.make_prepped_xfer(operation, self.local, in_memory, self.remote, in_file)
-
-        return move(agent, shape, self.terminal, name, [request(layer) for layer in range(shape.layers)])
+        requests = layer_requests(self.agent, self.shape, operation, self.local, self.remote, table)
+        return move(self.agent, self.shape, self.terminal, name, requests)
 
     def drop_pages(self):
         """What was not read again would otherwise come from memory."""

@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process saves its KV cache to a bucket of an S3 server, drops it, and restores it.
 
-Each tensor (K or V of a layer) becomes one object, written with one PUT or in parts, and read back by several requests
-at a time. Every byte is compared. The server is AWS, or whatever --endpoint or AWS_ENDPOINT_URL names; keys come from
-where AWS's own programs look for them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, the machine's role.
+The blocks, which lie in memory as a block table says, become one object per layer, in the order of the sequence. Then
+the cache is overwritten, and the blocks are read back to the places of a new block table. Every byte is compared.
+
+The server is AWS, or whatever --endpoint or AWS_ENDPOINT_URL names; keys come from where AWS's own programs look for
+them: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, the machine's role.
 
 The objects stay in the bucket, since NIXL deletes none; the next run overwrites them.
 """
@@ -15,45 +17,41 @@ import os
 import sys
 
 from common import Failure, describe
-from kv_cache import (POISON, Terminal, block_tables, fill, fitted, free_memory, move, new_cache, register, shape_of,
-                      shape_options, size_text, verify)
+from kv_cache import (POISON, Terminal, block_descriptors, block_tables, fill, fitted, free_memory, layer_descriptors,
+                      layer_requests, move, new_cache, register, shape_of, shape_options, size_text, verify)
 from nixl._api import nixl_agent, nixl_agent_config
 
 
 class Storage:
     def __init__(self, shape, terminal, prefix, parameters):
         self.shape, self.terminal = shape, terminal
-        self.keys = [f"{prefix}/layer_{layer:03}_{side}" for layer in range(shape.layers) for side in "kv"]
+        self.keys = [f"{prefix}/layer_{layer:03}" for layer in range(shape.layers)]
         self.agent = nixl_agent("engine", nixl_agent_config(backends=[]))
         self.agent.create_backend(shape.backend, parameters)
         self.cache = new_cache(shape)
 
     def run(self):
         shape, terminal, agent = self.shape, self.terminal, self.agent
-        table = block_tables(shape)[0]
-        fill(shape, self.cache, table, terminal)
+        before, after = block_tables(shape)
+        fill(shape, self.cache, before, terminal)
 
         memory = register(agent, self.cache)
         # An object is known by a number of ours; its key stands in the registration.
-        objects = agent.register_memory(
-            [(0, shape.tensor_bytes, number, key) for number, key in enumerate(self.keys)], "OBJ")
+        layer_bytes = 2 * shape.tensor_bytes
+        objects = agent.register_memory([(0, layer_bytes, layer, key) for layer, key in enumerate(self.keys)], "OBJ")
         local = agent.prep_xfer_dlist(
-            "NIXL_INIT_AGENT", [(tensor.ctypes.data, tensor.nbytes, 0) for tensor in self.cache], "DRAM")
-        remote = agent.prep_xfer_dlist(
-            "engine", [(0, shape.tensor_bytes, number) for number in range(len(self.keys))], "OBJ")
-
-        def requests(operation):
-            tensors = [[2 * layer, 2 * layer + 1] for layer in range(shape.layers)]
-            return [agent.make_prepped_xfer(operation, local, two, remote, two) for two in tensors]
+            "NIXL_INIT_AGENT", block_descriptors(shape, [tensor.ctypes.data for tensor in self.cache]), "DRAM")
+        remote = agent.prep_xfer_dlist("engine", layer_descriptors(shape), "OBJ")
 
         terminal.fact("before", self.present())
-        move(agent, shape, terminal, "save", requests("WRITE"))
+        move(agent, shape, terminal, "save", layer_requests(agent, shape, "WRITE", local, remote, before))
         terminal.fact("after", self.present())
         for tensor in self.cache:
             tensor[:] = POISON
         terminal.fact("drop", "the cache is overwritten")
-        report = move(agent, shape, terminal, "restore", requests("READ"))
-        right = verify(shape, self.cache, table, terminal)
+        requests = layer_requests(agent, shape, "READ", local, remote, after)
+        report = move(agent, shape, terminal, "restore", requests)
+        right = verify(shape, self.cache, after, terminal)
 
         local.release()
         remote.release()
@@ -93,7 +91,7 @@ def main():
         print("An engine saves its KV cache to a bucket and restores it.", flush=True)
         shape = fitted(shape, terminal, 1, free_memory(), "memory")
         terminal.fact("cache", f"{shape.layers} layers x (K, V) x {shape.blocks:,} blocks x "
-                               f"{size_text(shape.block_bytes)} = {size_text(shape.total_bytes)}, one object each: "
+                               f"{size_text(shape.block_bytes)} = {size_text(shape.total_bytes)}, an object per layer: "
                                f"{parameters['bucket']}/{prefix}/...")
         Storage(shape, terminal, prefix, parameters).run()
     except KeyboardInterrupt:
