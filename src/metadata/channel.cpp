@@ -167,8 +167,7 @@ Channel::read() {
         const ssize_t got = ::recv(socket_.get(), bytes, room, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-        const std::string before =
-            unproven ? " before it had proven itself; give both agents the same key (NIXL_SECRET_FILE)" : "";
+        const std::string before = whatIsMissing();
         if (got < 0) return end({NIXL_ERR_REMOTE_DISCONNECT, withErrno("the connection broke" + before, errno)});
         if (got == 0) {
             return end(
@@ -179,6 +178,15 @@ Channel::read() {
         turn += static_cast<size_t>(got);
         if (!takeIn({bytes, static_cast<size_t>(got)})) return;
     }
+}
+
+/// Of an end before anything was said, for its sentence.
+std::string
+Channel::whatIsMissing() const {
+    if (proven_ || in_.midFrame()) return "";
+    if (session_) return " before it had proven itself; give both agents the same key (NIXL_SECRET_FILE)";
+    if (side_ == Side::kAccepted) return "";
+    return " without a word; if it has a key (NIXL_SECRET_FILE), this agent needs the same";
 }
 
 /// What has arrived. False if the channel is closed now.

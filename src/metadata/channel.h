@@ -125,6 +125,8 @@ private:
 
     Status
     begin();
+    std::string
+    whatIsMissing() const;
     bool
     writing() const noexcept;
     bool

@@ -54,6 +54,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     std::string again;
     for (const auto &[verb, payload] : whole.messages) {
         again += nx::wire::encodeFrame(verb, payload);
+        if (verb == nx::wire::Verb::kInvalidate) {
+            const auto [agent, start] = nx::wire::decodeInvalidation(payload);
+            NX_INVARIANT(!agent.empty() && payload == (start ? nx::wire::encodeInvalidation(agent, *start) : agent));
+        }
         if (verb != nx::wire::Verb::kAnswer) continue;
         const auto answer = nx::wire::decodeAnswer(payload);
         NX_INVARIANT(answer.ok() || answer.code() == NIXL_ERR_MISMATCH);

@@ -266,7 +266,7 @@ TEST_F(KeyedSiege, AgentsWithTheKeyFindEachOtherAndPart) {
 
 TEST_F(KeyedSiege, AnAgentWithoutAKeyIsShutOut) {
     auto stranger = keys.agent("stranger", "");
-    expectShutOut(stranger, "it closed the connection");
+    expectShutOut(stranger, "it closed the connection without a word; if it has a key");
 }
 
 TEST_F(KeyedSiege, AnAgentWithAnotherKeyIsShutOutAndToldWhy) {
