@@ -266,6 +266,7 @@ FaultyS3::FaultyS3() {
 FaultyS3::~FaultyS3() {
     std::unique_lock lock(mutex_);
     ending_ = true;
+    closed_.notify_all(); // who stalls waits for it
     ::shutdown(listener_, SHUT_RDWR);
     for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
     closed_.wait(lock, [this] { return open_.empty(); });
