@@ -97,9 +97,12 @@ constexpr Known kKnown[] = {
     {"Throttling", kSlower, NIXL_ERR_BACKEND, ""},
     {"RequestTimeTooSkewed", Verdict::Next::kClock, NIXL_ERR_NOT_ALLOWED, "set the clock of this host"},
     {"ExpiredToken", Verdict::Next::kCredentials, NIXL_ERR_NOT_ALLOWED, "give new credentials"},
+    {"InvalidToken", Verdict::Next::kCredentials, NIXL_ERR_NOT_ALLOWED, "give new credentials"},
     {"NoSuchKey", kFail, NIXL_ERR_NOT_FOUND, ""},
     {"NoSuchBucket", kFail, NIXL_ERR_NOT_FOUND, "create the bucket or set \"bucket\""},
     {"InvalidAccessKeyId", kFail, NIXL_ERR_NOT_ALLOWED, "check \"access_key\" or where the credentials come from"},
+    {"XAdminUserNotFound", kFail, NIXL_ERR_NOT_ALLOWED,
+     "check \"access_key\" or where the credentials come from"}, // versitygw's
     {"SignatureDoesNotMatch", kFail, NIXL_ERR_NOT_ALLOWED,
      "check \"secret_key\" or where the credentials come from, and what is between here and the server"},
     {"AuthorizationHeaderMalformed", kFail, NIXL_ERR_NOT_ALLOWED, "check \"region\""},

@@ -314,13 +314,25 @@ Client::~Client() {
         const MutexLock lock(alive_->mutex);
         alive_->client = nullptr;
     }
+    endUndoing();
+    endLanes();
+}
+
+void
+Client::endUndoing() {
     const MutexLock lock(mutex_);
     if (end_ == Time{}) end_ = Clock::now() + std::chrono::seconds(1);
     while (!undoing_.empty() && changed_.waitUntil(mutex_, end_)) {}
     std::vector<Undoing *> late;
     for (const auto &each : undoing_) late.push_back(each.get());
     for (Undoing *each : late) stopLocked(*each);
+}
+
+void
+Client::endLanes() {
+    driver_.stopConnecting();
     // What is closed ends soon, and ticks are few.
+    const MutexLock lock(mutex_);
     while (calls_ > 0 || idle_.size() < lanes_.size()) changed_.wait(mutex_);
 }
 
@@ -396,7 +408,13 @@ Client::tick() {
     {
         const MutexLock lock(mutex_);
         ticking_ = false;
+        const int tls_failure = driver_.takeTlsFailure();
         for (const auto &lane : lanes_) {
+            // settleLocked() may give up other lanes, too.
+            if (tls_failure != 0 && lane->exchange.job && lane->line.connects() && lane->line.close()) {
+                settleLocked(lane->exchange, tls_failure);
+                lane->exchange.job = nullptr;
+            }
             if (!lane->exchange.job || lane->stalled || !lane->stands(now, options_.stall)) continue;
             lane->stalled = true;
             lane->line.close();

@@ -57,6 +57,11 @@ private:
     struct Alive;
     using Time = std::chrono::steady_clock::time_point;
 
+    void
+    endUndoing();
+    void
+    endLanes();
+
     // On the driver's threads:
     void
     pump();

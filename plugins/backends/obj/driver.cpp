@@ -93,7 +93,6 @@ using EventLoops = Owned<aws_event_loop_group, aws_event_loop_group_release>;
 using Resolver = Owned<aws_host_resolver, aws_host_resolver_release>;
 using Bootstrap = Owned<aws_client_bootstrap, aws_client_bootstrap_release>;
 using Tls = Owned<aws_tls_ctx, aws_tls_ctx_release>;
-using Manager = Owned<aws_http_connection_manager, aws_http_connection_manager_release>;
 using Provider = Owned<aws_credentials_provider, aws_credentials_provider_release>;
 using Message = Owned<aws_http_message, aws_http_message_release>;
 using Signable = Owned<aws_signable, aws_signable_destroy>;
@@ -256,7 +255,9 @@ struct Driver::State {
     Bootstrap bootstrap;
     Tls tls;
     aws_tls_connection_options tls_options{};
-    Manager manager;
+    aws_http_connection_manager *manager = nullptr; ///< there as long as something has a connection of it
+    std::atomic<bool> connects{false};              ///< it has our reference
+    std::atomic<int> tls_failure{0};
     Provider provider; ///< null: the credentials are the program's
     std::atomic<int64_t> clock_offset_ms{0};
 
@@ -301,6 +302,10 @@ Driver::State::openTls(const Options &options) {
     aws_tls_ctx_options_clean_up(&tls_context);
     if (!status.ok() || !options.tls) return status;
     aws_tls_connection_options_init_from_ctx(&tls_options, tls.get());
+    const auto negotiated = [](aws_channel_handler *, aws_channel_slot *, int error, void *argument) {
+        if (error != 0) static_cast<State *>(argument)->tls_failure = error;
+    };
+    aws_tls_connection_options_set_callbacks(&tls_options, negotiated, nullptr, nullptr, this);
     const aws_byte_cursor name = cursorOf(host);
     if (aws_tls_connection_options_set_server_name(&tls_options, library(), &name) != AWS_OP_SUCCESS) {
         return failed(NIXL_ERR_INVALID_PARAM, "the host " + quoted(host) + " for TLS");
@@ -327,7 +332,8 @@ Driver::State::openManager(const Options &options) {
     manager_options.proxy_ev_settings = &proxy;
     manager_options.max_connections = options.connection_count;
     manager_options.max_connection_idle_in_milliseconds = kIdleMs;
-    manager.reset(aws_http_connection_manager_new(library(), &manager_options));
+    manager = aws_http_connection_manager_new(library(), &manager_options);
+    connects = manager != nullptr;
     return manager ? Status() : failed(NIXL_ERR_BACKEND, "connections to " + quoted(host) + " cannot be made");
 }
 
@@ -402,10 +408,20 @@ Driver::~Driver() {
 }
 
 void
+Driver::stopConnecting() noexcept {
+    if (state_->connects.exchange(false)) aws_http_connection_manager_release(state_->manager);
+}
+
+int
+Driver::takeTlsFailure() noexcept {
+    return state_->tls_failure.load(std::memory_order_relaxed) == 0 ? 0 : state_->tls_failure.exchange(0);
+}
+
+void
 Driver::close(std::chrono::steady_clock::time_point deadline) noexcept {
     State &state = *state_;
     state.provider.reset();
-    state.manager.reset();
+    stopConnecting();
     state.bootstrap.reset();
     state.resolver.reset();
     state.loops.reset();
@@ -551,7 +567,7 @@ Line::send(HttpRequest request) {
     }
     rest();
     aws_http_connection_manager_acquire_connection(
-        state.shared().manager.get(),
+        state.shared().manager,
         [](aws_http_connection *made, int error, void *argument) {
             static_cast<State *>(argument)->connected(made, error);
         },
@@ -569,6 +585,12 @@ Line::close() noexcept {
     return false;
 }
 
+bool
+Line::connects() const noexcept {
+    const MutexLock lock(state_->mutex);
+    return state_->phase == State::Phase::kConnecting;
+}
+
 void
 Line::rest() noexcept {
     State &state = *state_;
@@ -577,7 +599,7 @@ Line::rest() noexcept {
         const MutexLock lock(state.mutex);
         std::swap(given_back, state.connection);
     }
-    if (given_back) aws_http_connection_manager_release_connection(state.shared().manager.get(), given_back);
+    if (given_back) aws_http_connection_manager_release_connection(state.shared().manager, given_back);
 }
 
 void

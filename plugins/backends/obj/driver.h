@@ -85,6 +85,10 @@ public:
     bool
     close() noexcept;
 
+    /// A request waits for a connection.
+    bool
+    connects() const noexcept;
+
     /// Gives the connection back, for others.
     void
     rest() noexcept;
@@ -99,6 +103,15 @@ public:
     /// BACKEND, or INVALID_PARAM for certificates that cannot be read. Reaches nobody yet.
     static Result<std::unique_ptr<Driver>>
     open(const Options &options);
+
+    /// Nothing connects any more: who waits for a connection does not get one.
+    void
+    stopConnecting() noexcept;
+
+    /// The error of a TLS handshake since the last call; 0: there was none. It comes long before whoever waits for the
+    /// connection is told: s2n keeps those that failed, for up to half a minute, so that nobody can measure why.
+    int
+    takeTlsFailure() noexcept;
 
     /// Requires that no Line exists and nothing is to run. Waits until `deadline` for what the CRT still does; what is
     /// not done by then ends by itself.
