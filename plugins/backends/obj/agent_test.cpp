@@ -15,7 +15,7 @@
 
 #include <gtest/gtest.h>
 
-#include "obj_agent.h"
+#include "support/obj_agent.h"
 #include "support/faulty_s3.h"
 #include "support/s3_server.h"
 #include "support/temp_dir.h"
@@ -284,8 +284,7 @@ class Variables {
 public:
     explicit Variables(const std::vector<std::pair<std::string, std::string>> &values) {
         for (const auto &[name, value] : values) {
-            const char *const before = std::getenv(name.c_str());
-            before_.emplace_back(name, before ? std::optional<std::string>(before) : std::nullopt);
+            before_.emplace_back(name, nixlx::configValue(name));
             ::setenv(name.c_str(), value.c_str(), 1);
         }
     }

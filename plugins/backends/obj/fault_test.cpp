@@ -10,7 +10,7 @@
 
 #include <gtest/gtest.h>
 
-#include "obj_agent.h"
+#include "support/obj_agent.h"
 #include "support/faulty_s3.h"
 
 namespace nx::test {
