@@ -3,13 +3,18 @@
 """Fixtures. Tests that move data run once per backend; a backend without a plugin is skipped with that reason."""
 
 import os
+import pathlib
+import sys
 
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "tools"))
 
 # A machine's configuration must not change what is tested. Read when the first agent is made, so set before.
 os.environ["NIXL_CONFIG_FILE"] = os.devnull
 
 import nixl  # noqa: E402
+import s3_server  # noqa: E402
 import support  # noqa: E402
 
 
@@ -39,6 +44,19 @@ def pair(backend):
 def agent():
     """An agent with the backend that is always there."""
     return nixl.nixl_agent("alone", support.config("LOOPBACK"))
+
+
+@pytest.fixture
+def bucket(plugins, monkeypatch):
+    """The folder of a bucket, of a server that the environment names."""
+    if "OBJ" not in plugins:
+        pytest.skip("there is no plugin OBJ")
+    if s3_server.why_not():
+        pytest.skip(s3_server.why_not())
+    with s3_server.S3Server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server.bucket
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ LIMIT_S = 150
 sys.path.insert(0, str(ROOT / "tools"))
 
 import etcd_server  # noqa: E402  (needs the path above)
-import s3_server  # noqa: E402
 import two_processes  # noqa: E402
 
 
@@ -40,19 +39,6 @@ def environment(request, tmp_path, monkeypatch):
 
 def run(*command):
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=LIMIT_S)
-
-
-@pytest.fixture
-def bucket(plugins, monkeypatch):
-    """The folder of a bucket, of a server that the environment names."""
-    if "OBJ" not in plugins:
-        pytest.skip("there is no plugin OBJ")
-    if s3_server.why_not():
-        pytest.skip(s3_server.why_not())
-    with s3_server.S3Server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server.bucket
 
 
 def run_example(name, *arguments):

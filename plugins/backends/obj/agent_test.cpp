@@ -15,6 +15,7 @@
 
 #include <gtest/gtest.h>
 
+#include "nixlx/engine.h"
 #include "support/obj_agent.h"
 #include "support/faulty_s3.h"
 #include "support/s3_server.h"

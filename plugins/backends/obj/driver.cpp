@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "obj/driver.h"
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <ctime>
-#include <sys/stat.h>
 
 #include <aws/auth/auth.h>
 #include <aws/auth/credentials.h>
@@ -23,10 +22,10 @@
 #include <aws/http/connection_manager.h>
 #include <aws/http/proxy.h>
 #include <aws/http/request_response.h>
+#include <aws/io/channel.h>
 #include <aws/io/channel_bootstrap.h>
 #include <aws/io/event_loop.h>
 #include <aws/io/host_resolver.h>
-#include <aws/io/shared_library.h>
 #include <aws/io/socket.h>
 #include <aws/io/stream.h>
 #include <aws/io/tls_channel_handler.h>
@@ -39,8 +38,9 @@ namespace nx::obj {
 namespace {
 
 constexpr uint32_t kConnectMs = 3000;
-constexpr uint64_t kIdleMs = 15000;    // before a server may close
-constexpr uint64_t kCredentialsS = 60; // before they expire
+constexpr size_t kReadBytes = size_t{128} << 10; // at once from a socket; the CRT's own is 16 KiB
+constexpr uint64_t kIdleMs = 15000;              // before a server may close
+constexpr uint64_t kCredentialsS = 60;           // before they expire
 
 /// Once, for the life of the process: other engines of it use the library, and its threads may outlive an engine.
 aws_allocator *
@@ -48,6 +48,7 @@ library() {
     static aws_allocator *const allocator = [] {
         aws_allocator *made = aws_default_allocator();
         aws_auth_library_init(made); // and all that it needs
+        g_aws_channel_max_fragment_size = kReadBytes;
         return made;
     }();
     return allocator;
