@@ -55,7 +55,7 @@ Transfer::create(const nixlx::Plan &plan, uint64_t part_bytes) {
     const auto before = [&](const Piece &a, const Piece &b) {
         return a.object == b.object ? a.offset < b.offset : keyOf(a) < keyOf(b);
     };
-    if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::stable_sort(pieces.begin(), pieces.end(), before);
+    if (!std::is_sorted(pieces.begin(), pieces.end(), before)) std::sort(pieces.begin(), pieces.end(), before);
     for (const Piece &piece : pieces) {
         Stretch *const last = made->stretches_.empty() ? nullptr : &made->stretches_.back();
         const bool same =
