@@ -8,12 +8,14 @@ Runs the command with the server in NIXL_ETCD_ENDPOINTS, and exits with its stat
 
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = (ROOT / "build" / "etcd" / "etcd", pathlib.Path("/usr/bin/etcd"))
@@ -56,6 +58,11 @@ class EtcdServer:
     @property
     def environment(self):
         return {"NIXL_ETCD_ENDPOINTS": self.endpoint}
+
+    def watchers(self):
+        """How many watches etcd has now."""
+        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=PATIENCE_S) as answer:
+            return int(float(re.search(rb"^etcd_debugging_mvcc_watcher_total (\S+)", answer.read(), re.MULTILINE)[1]))
 
     def _starts(self):
         with socket.create_server(("127.0.0.1", 0)) as client, socket.create_server(("127.0.0.1", 0)) as peer:

@@ -52,8 +52,8 @@ def main():
     def send_half(number, with_connection):
         if options.etcd:
             label = f"half {number}"
-            initiator.fetch_remote_metadata("target", metadata_label=label)  # waits until it is there
-            target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], metadata_label=label)
+            initiator.fetch_remote_metadata("target", label=label)  # waits until it is there
+            target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], label=label)
         else:
             target.send_partial_agent_metadata(halves[number], with_connection, ["UCX"], "127.0.0.1",
                                                options.init_port)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes of both implementations: started, asked with a limit, and gone at the end, whatever happened."""
 
+import atexit
 import dataclasses
 import mmap
 import os
@@ -19,7 +20,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import python_env  # noqa: E402  (needs the path above)
+import etcd_server  # noqa: E402  (needs the path above)
+import python_env  # noqa: E402
 
 PYTHON = {"ours": python_env.PYTHON, "theirs": python_env.PEER_PYTHON}
 PARTY = pathlib.Path(__file__).with_name("party.py")
@@ -38,6 +40,12 @@ TALKS_FROM = (1, 19)
 AREA_FD = os.memfd_create("area")
 os.ftruncate(AREA_FD, MEMORY_BYTES)
 AREA = np.frombuffer(mmap.mmap(AREA_FD, MEMORY_BYTES), np.uint8)
+
+
+# Where both sides find each other without addresses.
+ETCD = None if etcd_server.why_not() else etcd_server.EtcdServer()
+if ETCD:
+    atexit.register(ETCD.close)
 
 
 class Broken(Exception):
@@ -80,7 +88,8 @@ def environment(whose, ucx, transport):
     # What somebody has set for this shell would change one side only, or what is tested.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("UCX_", "NIXL_"))}
     of_ours = ucx.environment() if whose == "ours" else {}
-    return kept | transport.environment | of_ours | {"NIXL_CONFIG_FILE": os.devnull}
+    directory = ETCD.environment if ETCD else {}
+    return kept | transport.environment | of_ours | directory | {"NIXL_CONFIG_FILE": os.devnull}
 
 
 class Party:

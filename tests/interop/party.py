@@ -93,6 +93,27 @@ class Party:
     def invalidates(self, ip, port):
         self.agent.invalidate_local_metadata(ip, port)
 
+    # ---- The same through etcd, without addresses ----
+
+    def publishes(self):
+        self.agent.send_local_metadata()
+        self.settles()
+
+    def publishes_partial(self, buffer, with_connection, label):
+        self.agent.send_partial_agent_metadata(self.buffers[buffer][1], with_connection, ["UCX"], label=label)
+        self.settles()
+
+    def settles(self):
+        """Waits for what was asked for. Theirs cannot; whoever looks for it waits."""
+        if hasattr(self.agent, "wait_metadata"):
+            self.agent.wait_metadata()
+
+    def looks_up(self, peer, label=""):
+        self.agent.fetch_remote_metadata(peer, label=label)
+
+    def withdraws(self):
+        self.agent.invalidate_local_metadata()
+
     # ---- Memory ----
 
     def allocates(self, name, size):

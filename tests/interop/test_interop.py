@@ -8,10 +8,12 @@ is skipped and says so. The processes are kept from test to test, and started ag
 
 import functools
 
+import etcd_server
 import numpy as np
 import pytest
 import two_processes
-from fleet import AREA, MEMORY_BYTES, ROOT
+from fleet import AREA, ETCD, MEMORY_BYTES, ROOT
+from party import eventually
 
 EXAMPLE = ROOT / "examples" / "python" / "basic_two_peers.py"
 SIZE = 1 << 18
@@ -116,6 +118,51 @@ def forget(initiator, target, *buffers):
         target.frees(buffer)
     initiator.remove(target.name)
     initiator.load(target.metadata())
+
+
+@pytest.fixture
+def etcd():
+    if not ETCD:
+        pytest.skip(etcd_server.why_not())
+
+
+@pytest.mark.transports("default")
+def test_metadata_through_etcd(pair, etcd):
+    initiator, target = pair
+    initiator.remove(target.name)
+    target.publishes()
+    watchers = ETCD.watchers()
+    initiator.looks_up(target.name)
+    initiator.learns_of(target.name, [(target.memory, SIZE)])
+    eventually(lambda: ETCD.watchers() > watchers, "watching")  # theirs begins when it has loaded what it found
+    Buffers(initiator, target).transfers("WRITE", [(0, 0, SIZE)], b"found")
+    assert target.hears(initiator.name, 1) == [b"found"]
+    target.withdraws()
+    initiator.forgets(target.name)
+
+    if initiator.whose == "ours":  # theirs takes the withdrawal for an answer if it is the last that happened in etcd
+        initiator.looks_up(target.name)  # waits
+    target.publishes()
+    initiator.looks_up(target.name)
+    initiator.learns_of(target.name, [(target.memory, SIZE)])
+    target.withdraws()
+    initiator.remove(target.name)
+    initiator.load(target.metadata())
+
+
+@pytest.mark.transports("default")
+def test_partial_metadata_through_etcd(pair, etcd):
+    initiator, target = pair
+    told, hidden = target.allocates("told", SIZE), target.allocates("hidden", SIZE)
+    initiator.remove(target.name)
+    target.publishes_partial("told", True, "a part")
+    initiator.looks_up(target.name, "a part")
+    initiator.learns_of(target.name, [(told, SIZE)])
+    assert not initiator.knows(target.name, [(hidden, SIZE)])
+    target.withdraws()
+    initiator.remove(target.name)
+    initiator.load(target.metadata())
+    forget(initiator, target, "told", "hidden")
 
 
 @pytest.mark.transports("default")
