@@ -4,15 +4,21 @@
 
 import base64
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import nixl
 import nixl._bindings as b
 from nixl import nixl_agent
 from support import config, run, whole
+
+PLUGINS = pathlib.Path(nixl.__file__).parent / "lib" / "plugins"
+pytestmark = pytest.mark.skipif(not list(PLUGINS.glob("libsecurity_*.so")),
+                                reason="no security plugin: the package was built without OpenSSL")
 
 PEER = """
 import sys

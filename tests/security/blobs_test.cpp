@@ -196,18 +196,24 @@ TEST_F(BrokenKey, LetsNothingPass) {
     EXPECT_THAT(nixlx::lastError(), Not(HasSubstr("qL3v")));
 }
 
-TEST_F(BrokenKey, WithoutThePluginNothingPassesEither) {
+TEST_F(BrokenKey, ExactlyOnePluginHasToBeThere) {
     GTEST_FLAG_SET(death_test_style, "threadsafe"); // a process in which no plugin has been looked for yet
-    EXPECT_EXIT(
-        {
-            const TempDir folder;
-            std::filesystem::copy_file(NX_PLUGIN_DIR "/libplugin_LOOPBACK.so", folder / "libplugin_LOOPBACK.so");
-            ::setenv("NIXL_PLUGIN_DIR", folder.path().c_str(), 1);
-            keys.use("ours");
-            expectSilence("no security plugin");
-            std::_Exit(HasFailure() ? 1 : 0);
-        },
-        testing::ExitedWithCode(0), "");
+    const auto silenceWith = [&](const std::vector<std::string> &names, const std::string &why) {
+        const TempDir folder;
+        std::filesystem::copy_file(NX_PLUGIN_DIR "/libplugin_LOOPBACK.so", folder / "libplugin_LOOPBACK.so");
+        for (const auto &name : names) {
+            std::filesystem::copy_file(NX_PLUGIN_DIR "/libsecurity_tls.so", folder / ("libsecurity_" + name + ".so"));
+        }
+        ::setenv("NIXL_PLUGIN_DIR", folder.path().c_str(), 1);
+        keys.use("ours");
+        expectSilence(why);
+        std::_Exit(HasFailure() ? 1 : 0);
+    };
+    using Names = std::vector<std::string>;
+    EXPECT_EXIT(silenceWith(Names{}, "no security plugin"), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(silenceWith((Names{"tls", "other"}), "there are several security plugins, 'other' and 'tls'"),
+                testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(silenceWith(Names{"other"}, "name is 'tls', expected 'other'"), testing::ExitedWithCode(0), "");
 }
 
 } // namespace
