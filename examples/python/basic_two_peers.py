@@ -8,7 +8,10 @@
 
 Both agents listen for metadata. The initiator asks the target's listener for metadata and sends its own there. The
 target answers with a notification that says where its tensor lies; the initiator reads it row by row and, with the
-same request, notifies the target that it is done.
+same request, notifies the target that it is done. With --by-name both meet by name, for example without any service,
+where one of them hosts the rendezvous:
+
+    export NIXL_METADATA_STORE=rendezvous://127.0.0.1:7000 NIXL_RENDEZVOUS_LISTEN=7000
 
 Exit status: 0 if every number arrived, 1 otherwise, 2 for wrong arguments.
 """

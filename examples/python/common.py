@@ -75,6 +75,8 @@ def two_peers_parser(description):
     parser.add_argument("--ip", type=ipv4_address, default="127.0.0.1",
                         help="where the target listens, as the initiator reaches it (default 127.0.0.1)")
     parser.add_argument("--port", type=port_number, default=5555, help="port the target listens on (default 5555)")
+    parser.add_argument("--by-name", action="store_true",
+                        help="meet at the directory that the environment names (docs/directory.md), without addresses")
     parser.add_argument("--timeout", type=seconds, default=TIMEOUT_S, metavar="SECONDS",
                         help=f"how long to wait for the other process (default {TIMEOUT_S:g})")
     return parser
@@ -86,24 +88,35 @@ def meet_target(agent, options, descs=None):
     With `descs`: until it knows this memory of the target. A target answers from the moment it listens, perhaps before
     it has registered anything.
     """
+    where = () if options.by_name else (options.ip, options.port)
+    place = "the directory" if options.by_name else f"{options.ip}:{options.port}"
+    meet(agent, "target", descs, where, f"an answer of the target at {place} (start this program with --mode target "
+         "there)", options.timeout)
+
+
+def meet(agent, peer, descs, where, what, timeout_s):
+    """Sends the own metadata to an address, or publishes it, and fetches the peer's there, until it is known."""
     next_try = 0.0
 
     def met():
         nonlocal next_try
-        if agent.check_remote_metadata("target", descs):
+        if agent.check_remote_metadata(peer, descs):
             return True
         if time.monotonic() >= next_try:
-            agent.fetch_remote_metadata("target", options.ip, options.port)
-            agent.send_local_metadata(options.ip, options.port)
+            agent.fetch_remote_metadata(peer, *where)
+            agent.send_local_metadata(*where)
             next_try = time.monotonic() + ASK_AGAIN_S
         return False
 
-    wait_for(f"an answer of the target at {options.ip}:{options.port} (start this program with --mode target there)",
-             met, options.timeout)
+    wait_for(what, met, timeout_s)
 
 
 def meet_initiator(agent, options):
-    """The target's first step: waits until an initiator has sent its metadata."""
+    """The target's first step: waits until an initiator has sent its metadata, or has published it."""
+    if options.by_name:
+        meet(agent, "initiator", None, (), "a visit of an initiator at the directory (start this program with --mode "
+             "initiator)", options.timeout)
+        return
     wait_for(f"a visit of an initiator at port {options.port} (start this program with --mode initiator)",
              lambda: agent.check_remote_metadata("initiator"), options.timeout)
 

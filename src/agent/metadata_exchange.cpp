@@ -148,7 +148,7 @@ MetadataExchange::service() {
         if (!status.ok()) return status;
         return blob;
     };
-    service.fetched = [this](const std::string &agent, const metadata::Endpoint &from) {
+    service.fetched = [this](const std::string &agent, const Endpoint &from) {
         const auto peer = peers_.find(agent);
         if (!peer) return;
         peer->origin.learn(from.text(), [this, agent, from](auto done) {

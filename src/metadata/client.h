@@ -12,7 +12,7 @@
 #include <random>
 
 #include "metadata/channel.h"
-#include "metadata/endpoint.h"
+#include "loop/endpoint.h"
 #include "metadata/ledger.h"
 #include "metadata/service.h"
 

@@ -9,7 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include "metadata/endpoint.h"
+#include "loop/endpoint.h"
 #include "utils/common/nixl_log.h"
 
 namespace nx::metadata {

@@ -12,7 +12,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "metadata/endpoint.h"
+#include "loop/endpoint.h"
 #include "nixlx/security.h"
 #include "wire/metadata.h"
 

@@ -116,6 +116,63 @@ tcpStoreDeviation(const std::string &claim) {
     return "";
 }
 
+const nixlx_store_t *
+storeOf(const std::string &name) {
+    const std::string file = NX_PLUGIN_DIR "/libstore_" + name + ".so";
+    void *library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); // as the agent loads it
+    if (!library) throw std::runtime_error(::dlerror());
+    const auto init = reinterpret_cast<const nixlx_store_t *(*)()>(::dlsym(library, "nixlx_plugin_store_init"));
+    if (!init) throw std::runtime_error(file + " is no store");
+    return init();
+}
+
+/// An agent in this process that hosts.
+class Rendezvous final : public Place {
+public:
+    static constexpr std::chrono::seconds kLease{2};
+
+    std::string
+    address() const override {
+        return address_;
+    }
+
+    void
+    lose() override {
+        host_.reset();
+    }
+
+    void
+    restore() override {
+        nixlx::DirectoryParams params;
+        params.agent = "the test's host";
+        params.incarnation = {2, ++starts_};
+        params.address = address_;
+        params.lease = kLease;
+        ::setenv("NIXL_RENDEZVOUS_LISTEN", address_.c_str(), 1);
+        host_.reset(storeOf("rendezvous")->open(&params));
+        ::unsetenv("NIXL_RENDEZVOUS_LISTEN");
+        std::string blob;
+        const auto patience = std::chrono::steady_clock::now() + kPatience;
+        if (host_->fetch("nobody", "metadata", blob, patience) == NIXL_ERR_NOT_FOUND) return;
+        throw std::runtime_error(sentence);
+    }
+
+    Rendezvous() {
+        restore();
+    }
+
+private:
+    /// Of 127.0.0.1, free a moment ago.
+    static std::string
+    freeAddress() {
+        return TcpStoreServer(TcpStoreServer::Kind::kOlder).endpoint();
+    }
+
+    const std::string address_ = freeAddress();
+    uint8_t starts_ = 0;
+    std::unique_ptr<nixlx::Directory> host_;
+};
+
 std::string
 storeName(const testing::TestParamInfo<StoreUnderTest> &info) {
     return info.param.name;
@@ -133,12 +190,7 @@ DirectoryContract::SetUp() {
     const std::string test = testing::UnitTest::GetInstance()->current_test_info()->name();
     const std::string deviation = GetParam().deviation(test.substr(0, test.find('/')));
     if (!deviation.empty()) GTEST_SKIP() << deviation;
-    const std::string file = NX_PLUGIN_DIR "/libstore_" + GetParam().name + ".so";
-    void *library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE); // as the agent loads it
-    ASSERT_TRUE(library) << ::dlerror();
-    const auto init = reinterpret_cast<const nixlx_store_t *(*)()>(::dlsym(library, "nixlx_plugin_store_init"));
-    ASSERT_TRUE(init) << file;
-    store_ = init();
+    store_ = storeOf(GetParam().name);
     place_ = GetParam().place();
 }
 
@@ -212,6 +264,10 @@ INSTANTIATE_TEST_SUITE_P(Stores,
                                                         .lease = std::chrono::seconds(1),
                                                         .kills = 2,
                                                         .deviation = etcdDeviation},
+                                         StoreUnderTest{.name = "rendezvous",
+                                                        .place = [] { return std::make_unique<Rendezvous>(); },
+                                                        .lease = Rendezvous::kLease,
+                                                        .kills = 5},
                                          StoreUnderTest{.name = "tcpstore",
                                                         .place = [] { return std::make_unique<TcpStore>(); },
                                                         .deviation = tcpStoreDeviation}),

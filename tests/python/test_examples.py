@@ -58,6 +58,15 @@ def test_basic_two_peers(environment):
     assert "target: the initiator has read the tensor" in output
 
 
+def test_basic_two_peers_without_any_service(monkeypatch):
+    port = two_processes.free_port()
+    monkeypatch.setenv("NIXL_METADATA_STORE", f"rendezvous://127.0.0.1:{port}")
+    monkeypatch.setenv("NIXL_RENDEZVOUS_LISTEN", f"127.0.0.1:{port}")
+    output = run_both("basic_two_peers.py", "--by-name")
+    assert "initiator: all 160 numbers arrived, over UCX" in output
+    assert "target: the initiator has read the tensor" in output
+
+
 def test_expanded_two_peers(environment):
     output = run_both("expanded_two_peers.py", "--backend", "UCX")
     assert output.count(": right\n") == 6

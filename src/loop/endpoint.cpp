@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
-#include "metadata/endpoint.h"
+#include "loop/endpoint.h"
 
 #include <arpa/inet.h>
 #include <csignal>
 #include <cstring>
 #include <netinet/in.h>
 
-namespace nx::metadata {
+namespace nx {
 
 namespace {
 
@@ -203,4 +203,4 @@ Lookup::poll() {
     done_(addressesOf(request->work.ar_result));
 }
 
-} // namespace nx::metadata
+} // namespace nx

@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "loop/loop.h"
 
-namespace nx::metadata {
+namespace nx {
 
 struct Endpoint {
     std::string host;
@@ -83,4 +83,4 @@ private:
     std::unique_ptr<Request> request_; ///< of a name
 };
 
-} // namespace nx::metadata
+} // namespace nx
