@@ -17,6 +17,7 @@
 #include "nixlx/report.h"
 #include "support/agent_pair.h"
 #include "support/eventually.h"
+#include "support/tcpstore_server.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -176,6 +177,39 @@ TEST_F(DirectoryAgents, PublishPartsUnderLabels) {
     ASSERT_EQ(b_->fetchRemoteMD("A", &args), NIXL_SUCCESS);
     settle(b_);
     EXPECT_EQ(b_->checkRemoteMD("A", listOf({memory_.desc()})), NIXL_SUCCESS);
+}
+
+TEST_F(DirectoryAgents, GoOnWhileAnotherOneHostsTheirRendezvous) {
+    const auto address = TcpStoreServer().endpoint(); // free now
+    use("rendezvous://" + address);
+    ::setenv("NIXL_RENDEZVOUS_LISTEN", address.c_str(), 1);
+    PairedAgent host("H", {}), c("C", {});
+    introduce(host, c);
+    ::setenv("NIXL_RENDEZVOUS_LISTEN", "127.0.0.1:0", 1);
+    Buffer local(4096);
+    memory_.fill(1);
+    require(a_->registerMem(registrationOf({memory_.desc()})), "register");
+    require(b_->registerMem(registrationOf({local.desc()})), "register");
+    introduce(a_, b_);
+    nixlXferReqH *request = nullptr;
+    require(b_->createXferReq(NIXL_READ, listOf({local.desc()}), listOf({memory_.desc()}), "A", request), "request");
+    const auto moves = [&] {
+        auto status = b_->postXferReq(request);
+        eventually([&] { return (status = b_->getXferStatus(request)) != NIXL_IN_PROG; });
+        return status == NIXL_SUCCESS;
+    };
+    ASSERT_TRUE(moves());
+    host.agent.reset();
+    EXPECT_TRUE(eventually([&] { // C has published again at the next host, which is one of those that listen
+        EXPECT_TRUE(moves() && knows(b_, "A"));
+        return c->sendLocalMD() == NIXL_SUCCESS && c->waitMetadata(kPatience) == NIXL_SUCCESS &&
+            b_->fetchRemoteMD("C") == NIXL_SUCCESS && b_->waitMetadata(kPatience) == NIXL_SUCCESS;
+    }));
+    EXPECT_TRUE(moves() && knows(b_, "A") && knows(b_, "C"));
+    EXPECT_TRUE(eventually([&] { return !knows(c, "H"); })) << "it has ended";
+    EXPECT_EQ(b_->releaseXferReq(request), NIXL_SUCCESS);
+    b_.agent.reset(); // before its memory
+    ::unsetenv("NIXL_RENDEZVOUS_LISTEN");
 }
 
 TEST_F(DirectoryAgents, AnAddressMeansTheListener) {
