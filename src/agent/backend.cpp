@@ -32,7 +32,7 @@ Backend::Backend(std::shared_ptr<const plugin::BackendPlugin> plugin,
       merges_ranges(plugin_->capabilities() & NIXLX_CAP_MERGE_RANGES),
       polled(!waiting()) {}
 
-Backend::Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep)
+Backend::Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, bool polled)
     : type(local.type + "+" + remote.type),
       leader(&remote.shown()),
       engine_(std::move(engine)),
@@ -43,7 +43,7 @@ Backend::Backend(const Backend &local, const Backend &remote, std::unique_ptr<ni
       to_self(remote.to_self),
       notif(remote.notif),
       merges_ranges(false),
-      polled(sleep == Sleep::kLikeBoth && (local.polled || remote.polled)) {}
+      polled(polled) {}
 
 std::shared_ptr<Backend>
 Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
@@ -64,8 +64,8 @@ Backend::create(std::shared_ptr<const plugin::BackendPlugin> plugin,
 }
 
 std::shared_ptr<Backend>
-Backend::joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep) {
-    return std::shared_ptr<Backend>(new Backend(local, remote, std::move(engine), sleep));
+Backend::joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, bool polled) {
+    return std::shared_ptr<Backend>(new Backend(local, remote, std::move(engine), polled));
 }
 
 } // namespace nx::agent

@@ -29,12 +29,10 @@ public:
            const nixlBackendInitParams &init,
            nixl_b_params_t params);
 
-    /// Whoever waits for a joined backend's transfers is woken, or has to look as for both of its backends.
-    enum class Sleep { kWoken, kLikeBoth };
     /// What stages between memory that `local` reaches and memory that `remote` reaches, which outlive it. It is in no
-    /// list of backends; callers see it as `remote`.
+    /// list of backends; callers see it as `remote`. `polled`: nobody wakes who waits for it.
     static std::shared_ptr<Backend>
-    joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep);
+    joining(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, bool polled);
 
     ~Backend() {
         (void)guarded("destroying the engine", [&] { engine_.reset(); });
@@ -153,7 +151,7 @@ private:
             nixl_b_params_t params,
             std::unique_ptr<nixlx::Engine> engine,
             const LegacyEngine *legacy);
-    Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, Sleep sleep);
+    Backend(const Backend &local, const Backend &remote, std::unique_ptr<nixlx::Engine> engine, bool polled);
 
     const std::shared_ptr<const plugin::BackendPlugin> plugin_; ///< null of a joined one
     const nixl_b_params_t params_;

@@ -2,15 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/bounce.h"
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <sys/mman.h>
+#include <utility>
 
 #include "agent/peer.h"
 
 namespace nx::agent {
 
 namespace {
+
+constexpr size_t kMapped = 2 * Bounce::kLargest;
 
 size_t
 unitsOf(uint64_t bytes) {
@@ -25,10 +29,11 @@ maskOf(size_t units) {
 } // namespace
 
 Bounce::~Bounce() {
+    if (small_ || large_) return;
     for (const auto &[backend, metadata] : registered_) {
         (void)backend->call("deregisterMem", [&](auto &engine) { return engine.deregisterMem(metadata); });
     }
-    if (memory_) ::munmap(memory_, kBytes);
+    if (memory_) ::munmap(memory_, kMapped);
 }
 
 Result<nixlBackendMD *>
@@ -39,17 +44,15 @@ Bounce::registrationWith(const std::shared_ptr<Backend> &backend) {
     }
     if (!memory_) {
         void *const mapped =
-            ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            ::mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapped == MAP_FAILED) {
             return {NIXL_ERR_NO_MEMORY,
-                    withErrno("mapping " + std::to_string(kBytes) + " bytes of memory to stage through", errno)};
+                    withErrno("mapping " + std::to_string(kMapped) + " bytes of memory to stage through", errno)};
         }
         memory_ = static_cast<std::byte *>(mapped);
-        const MutexLock base_lock(mutex_);
-        base_ = memory_;
     }
     auto &slot = registered_.emplace_back(Registered{backend, nullptr}); // before anything has to be undone
-    const nixlBlobDesc whole(reinterpret_cast<uintptr_t>(memory_), kBytes, 0, "");
+    const nixlBlobDesc whole(reinterpret_cast<uintptr_t>(memory_.load()), kMapped, 0, "");
     const auto status =
         backend->call("registerMem", [&](auto &engine) { return engine.registerMem(whole, DRAM_SEG, slot.metadata); });
     if (status < 0) {
@@ -62,45 +65,52 @@ Bounce::registrationWith(const std::shared_ptr<Backend> &backend) {
 }
 
 std::byte *
-Bounce::take(uint64_t bytes, const std::string &holder) {
-    const size_t units = unitsOf(bytes);
+Bounce::take(uint64_t bytes, const Asker &asker) {
     const MutexLock lock(mutex_);
-    auto &held = held_[holder];
-    const size_t free = kUnits - static_cast<size_t>(std::popcount(used_));
-    // Who holds some takes no more before those who hold none and wait, and leaves as much as it holds then.
-    const bool may = held == 0 ? units <= free : hungry_.empty() && held + 2 * units <= free;
-    if (may) {
-        for (size_t at = 0; at + units <= kUnits; ++at) {
+    if (bytes <= kUnit) {
+        auto &held = held_[asker.holder];
+        const size_t free = kUnits - static_cast<size_t>(std::popcount(small_));
+        if (asker.has_some ? held + 2 <= free : free > 0) {
+            const auto at = static_cast<size_t>(std::countr_one(small_));
+            small_ |= uint64_t{1} << at;
+            ++held;
+            return memory_ + at * kUnit;
+        }
+    } else {
+        if (std::find(turns_.begin(), turns_.end(), asker.who) == turns_.end()) turns_.push_back(asker.who);
+        const size_t units = unitsOf(bytes);
+        for (size_t at = 0; turns_.front() == asker.who && at + units <= kUnits; ++at) {
             const uint64_t mask = maskOf(units) << at;
-            if (used_ & mask) continue;
-            used_ |= mask;
-            held += units;
-            hungry_.erase(holder);
-            return base_ + at * kUnit;
+            if (large_ & mask) continue;
+            large_ |= mask;
+            turns_.pop_front();
+            return memory_ + kLargest + at * kUnit;
         }
     }
-    if (held == 0) hungry_.insert(holder);
+    refused_ = true;
     return nullptr;
 }
 
 bool
 Bounce::give(std::byte *memory, uint64_t bytes, const std::string &holder) noexcept {
-    const size_t units = unitsOf(bytes);
     const MutexLock lock(mutex_);
-    used_ &= ~(maskOf(units) << static_cast<size_t>(memory - base_) / kUnit);
-    const auto held = held_.find(holder);
-    held->second -= units;
-    if (held->second == 0) held_.erase(held);
-    moves_.fetch_add(1, std::memory_order_relaxed);
-    return !hungry_.empty();
+    const size_t at = static_cast<size_t>(memory - memory_) / kUnit;
+    if (at < kUnits) {
+        small_ &= ~(uint64_t{1} << at);
+        const auto held = held_.find(holder);
+        if (--held->second == 0) held_.erase(held);
+    } else {
+        large_ &= ~(maskOf(unitsOf(bytes)) << (at - kUnits));
+    }
+    moved();
+    return std::exchange(refused_, false);
 }
 
 void
-Bounce::forget(const std::string &holder) noexcept {
+Bounce::forget(const void *who) noexcept {
     const MutexLock lock(mutex_);
-    hungry_.erase(holder);
-    const auto held = held_.find(holder);
-    if (held != held_.end() && held->second == 0) held_.erase(held);
+    turns_.remove(who);
+    std::erase_if(held_, [](const auto &held) { return held.second == 0; });
 }
 
 } // namespace nx::agent

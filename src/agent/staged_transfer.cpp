@@ -55,24 +55,28 @@ public:
             backend().call("preparing a leg", [&](auto &engine) { return engine.prepare(plan_, &args, handle_); });
         if (prepared < 0) {
             handle_ = nullptr;
-            sentence_ = backendFailure("preparing the transfer", prepared);
-            return prepared;
+            return told(prepared);
         }
         return told(backend().call("posting a leg", [&](auto &engine) { return engine.post(handle_, nullptr); }));
     }
 
     nixl_status_t
     check() {
+        if (status_ != NIXL_IN_PROG) return status_;
         return told(backend().call("asking for a leg's status", [&](auto &engine) { return engine.check(handle_); }));
     }
 
+    /// One of a backend of 1.4 is waited for: what that says to be cancelled may still move, and the memory in between
+    /// serves others next.
     void
-    cancel() {
-        if (running_) (void)backend().call("cancelling a leg", [&](auto &engine) { engine.cancel(handle_); });
+    cancel() noexcept {
+        if (status_ != NIXL_IN_PROG || backend().legacy()) return;
+        (void)backend().call("cancelling a leg", [&](auto &engine) { engine.cancel(handle_); });
     }
 
     bool
     force() {
+        if (status_ != NIXL_IN_PROG) return false;
         bool forced = false;
         (void)backend().call<nixlx::ForcedQuiet>("forcing a leg to its end",
                                                  [&](auto &engine) { forced = engine.forceQuiet(handle_); });
@@ -87,11 +91,13 @@ public:
 
     std::optional<uint64_t>
     pathMark() const {
+        if (!handle_) return 0;
         return backend().ask([&](auto &engine) { return engine.pathMark(handle_); });
     }
 
     std::string
     path() const {
+        if (!handle_) return {};
         return backend().ask([&](auto &engine) { return engine.describe(handle_).path; });
     }
 
@@ -114,9 +120,10 @@ private:
 
     nixl_status_t
     told(nixl_status_t status) {
-        running_ = status == NIXL_IN_PROG;
+        status_ = status;
         if (status >= 0) return status;
         sentence_ = backendFailure("the transfer", status);
+        if (!handle_) return status;
         auto info = backend().ask([&](auto &engine) { return engine.describe(handle_); });
         if (!info.error.empty()) sentence_ = std::move(info.error);
         return status;
@@ -147,9 +154,24 @@ private:
     std::vector<nixlx::Run> runs_;
     nixlx::Plan plan_{};
     nixlBackendReqH *handle_ = nullptr;
-    bool running_ = false;
+    nixl_status_t status_ = NIXL_ERR_NO_MEMORY; ///< until it is started
     std::string sentence_;
 };
+
+memory::PortionLimits
+StagedTransfer::limitsOf(const nixlx::Plan &plan) noexcept {
+    using Whole = memory::PortionLimits::Whole;
+    // An object is written by one request, or what was written last would be all of it; one that is read by several
+    // could be another one meanwhile.
+    const bool into_remote = plan.operation == NIXL_WRITE;
+    const bool remote = plan.remote_memory == OBJ_SEG && (into_remote || plan.local_memory != OBJ_SEG);
+    const bool local = plan.local_memory == OBJ_SEG && !remote;
+    return {kPortionBytes, kPortionBlocks,
+            remote      ? Whole::kRemoteSegments
+                : local ? Whole::kLocalSegments
+                        : Whole::kNothing,
+            Bounce::kLargest};
+}
 
 StagedTransfer::StagedTransfer(const nixlx::Plan &plan,
                                const StagedEnd &local,
@@ -158,17 +180,22 @@ StagedTransfer::StagedTransfer(const nixlx::Plan &plan,
                                const std::string &custom_param,
                                Bounce &bounce)
     : plan_(plan),
-      // An object is written whole, or what was written last is all of it.
-      limits_{kPortionBytes, kPortionBlocks,
-              (plan.operation == NIXL_READ ? plan.local_memory : plan.remote_memory) == OBJ_SEG},
+      limits_(limitsOf(plan)),
+      ordered_(plan.runs.begin(), plan.runs.end()),
       holder_(plan.remote_agent),
       bounce_(bounce),
       polled_(local.backend->polled || remote.backend->polled),
       local_{local, true, agent},
       remote_{remote, false, std::string(plan.remote_agent)},
-      portions_(plan.runs, limits_) {
+      portions_(ordered_, limits_) {
     leg_args_.customParam = custom_param;
     passages_.reserve(kPortionsInFlight);
+    using Whole = memory::PortionLimits::Whole;
+    if (limits_.whole == Whole::kNothing) return;
+    std::stable_sort(ordered_.begin(), ordered_.end(), [&](const nixlx::Run &a, const nixlx::Run &b) {
+        return limits_.whole == Whole::kLocalSegments ? a.local_segment < b.local_segment
+                                                      : a.remote_segment < b.remote_segment;
+    });
 }
 
 StagedTransfer::~StagedTransfer() = default;
@@ -177,73 +204,85 @@ void
 StagedTransfer::start(const std::string *notification) {
     const MutexLock lock(mutex_);
     notification_ = notification ? std::optional(*notification) : std::nullopt;
+    portions_ = memory::Portions(ordered_, limits_);
+    next_ = portions_.next();
     local_.bytes = remote_.bytes = 0;
     error_.clear();
     outcome_ = NIXL_SUCCESS;
     status_ = NIXL_IN_PROG;
     running_ = true;
-    portions_ = memory::Portions(plan_.runs, limits_);
-    nextLocked();
     bytes_done_ = 0;
     publishLocked();
 }
 
-StagedTransfer::Advanced
-StagedTransfer::advance() {
-    const MutexLock lock(mutex_);
-    return advanceLocked();
-}
-
 std::optional<StagedTransfer::Advanced>
-StagedTransfer::tryAdvance() {
+StagedTransfer::tryAdvance() noexcept {
     if (!mutex_.try_lock()) return {};
     const MutexLock lock(mutex_, std::adopt_lock);
-    return advanceLocked();
+    Advanced advanced;
+    if (status_ == NIXL_IN_PROG) {
+        try {
+            advanceLocked(advanced);
+        }
+        catch (const std::bad_alloc &) {
+            failLocked(NIXL_ERR_NO_MEMORY, {});
+            advanced.more = true;
+        }
+        publishLocked();
+    }
+    advanced.status = status_;
+    return advanced;
 }
 
-StagedTransfer::Advanced
-StagedTransfer::advanceLocked() {
-    if (status_ != NIXL_IN_PROG) return {status_, false, false};
+/// Where it throws it can be called again, and then neither counts anything twice nor needs memory to end.
+void
+StagedTransfer::advanceLocked(Advanced &advanced) {
     const auto until = Clock::now() + kTurn;
-    bool moved = false, stirs = false;
     for (size_t i = 0; i < passages_.size();) {
         Passage &passage = passages_[i];
-        const auto status = passage.leg->check();
-        moved |= status != NIXL_IN_PROG;
+        const auto status = passage.leg ? passage.leg->check() : NIXL_ERR_NO_MEMORY;
+        if (status == NIXL_IN_PROG) {
+            ++i;
+            continue;
+        }
         if (overLocked(passage, status)) {
-            stirs |= leaveLocked(i);
+            advanced.stirs |= leaveLocked(i);
         } else {
             ++i;
         }
+        advanced.more = true;
+        if (Clock::now() >= until) return;
     }
-    do {
-        if (!admitLocked(stirs)) break;
-        moved = true;
-    } while (Clock::now() < until);
-    if (passages_.empty() && (outcome_ != NIXL_SUCCESS || next_.bytes == 0)) {
-        endLocked();
-        stirs = true;
+    while (admitLocked(advanced)) {
+        advanced.more = true;
+        if (Clock::now() >= until) return;
     }
-    publishLocked();
-    return {status_, moved && status_ == NIXL_IN_PROG, stirs};
+    if (passages_.empty() && (outcome_ != NIXL_SUCCESS || next_.bytes == 0)) endLocked();
+    if (status_ == NIXL_IN_PROG) return;
+    advanced.more = false;
+    advanced.stirs = true;
 }
 
 /// Begins with the next portion. False: not now.
 bool
-StagedTransfer::admitLocked(bool &stirs) {
+StagedTransfer::admitLocked(Advanced &advanced) {
     if (outcome_ != NIXL_SUCCESS || next_.bytes == 0 || passages_.size() == kPortionsInFlight) return false;
-    std::byte *const memory = bounce_.take(next_.bytes, holder_);
-    if (!memory) return false;
-    passages_.push_back({std::move(next_), memory, nullptr});
-    nextLocked();
-    if (overLocked(passages_.back(), beginLegLocked(passages_.back(), true))) {
-        stirs |= leaveLocked(passages_.size() - 1);
+    std::byte *const memory = bounce_.take(next_.bytes, {this, holder_, !passages_.empty()});
+    if (!memory) {
+        advanced.refused = true;
+        return false;
     }
+    passages_.push_back({std::move(next_), memory, nullptr});
+    next_ = {};
+    const size_t index = passages_.size() - 1;
+    if (overLocked(passages_[index], beginLegLocked(passages_[index], true))) advanced.stirs |= leaveLocked(index);
+    next_ = portions_.next();
     return true;
 }
 
+/// True: others want the memory that it leaves.
 bool
-StagedTransfer::leaveLocked(size_t index) {
+StagedTransfer::leaveLocked(size_t index) noexcept {
     Passage &passage = passages_[index];
     passage.leg.reset();
     const bool wanted = bounce_.give(passage.memory, passage.portion.bytes, holder_);
@@ -256,11 +295,18 @@ StagedTransfer::leaveLocked(size_t index) {
 bool
 StagedTransfer::overLocked(Passage &passage, nixl_status_t status) {
     while (status != NIXL_IN_PROG) {
-        if (!passage.leg) return true; // for lack of memory
+        if (!passage.leg) return true;
         auto &leg = *passage.leg;
-        leg.half.bytes += status == NIXL_SUCCESS ? passage.portion.bytes : leg.bytesDone();
-        if (leg.half.path.empty()) leg.half.path = leg.path();
-        if (status < 0) failLocked(status, leg);
+        Half &half = leg.half;
+        const bool first = outcome_ == NIXL_SUCCESS;
+        if (first && half.path.empty()) half.path = leg.path();
+        std::string sentence = first && status < 0 ? leg.sentence() : std::string();
+        half.bytes += status == NIXL_SUCCESS ? passage.portion.bytes : leg.bytesDone();
+        if (status < 0) {
+            // Only the peer's own leg says that it is lost.
+            const bool own = half.agent == local_.agent && status == NIXL_ERR_REMOTE_DISCONNECT;
+            failLocked(own ? NIXL_ERR_BACKEND : status, std::move(sentence));
+        }
         if (!leg.reads || outcome_ != NIXL_SUCCESS) return true;
         status = beginLegLocked(passage, false);
     }
@@ -270,90 +316,65 @@ StagedTransfer::overLocked(Passage &passage, nixl_status_t status) {
 nixl_status_t
 StagedTransfer::beginLegLocked(Passage &passage, bool reads) {
     passage.leg.reset();
-    try {
-        passage.leg = std::make_unique<Leg>(reads ? source() : sink(), reads, plan_, passage);
-    }
-    catch (const std::bad_alloc &) {
-        failLocked(NIXL_ERR_NO_MEMORY, "beginning a portion", "no memory");
-        return NIXL_ERR_NO_MEMORY;
-    }
+    passage.leg = std::make_unique<Leg>(reads ? source() : sink(), reads, plan_, passage);
     return passage.leg->start(leg_args_);
 }
 
+/// The first failure counts, but for the loss of the peer, which is never kept from it.
 void
-StagedTransfer::nextLocked() noexcept {
-    next_ = {};
-    try {
-        next_ = portions_.next();
-    }
-    catch (const std::bad_alloc &) {
-        failLocked(NIXL_ERR_NO_MEMORY, "cutting off a portion", "no memory");
-    }
-}
-
-void
-StagedTransfer::failLocked(nixl_status_t status, const Leg &leg) {
-    if (outcome_ != NIXL_SUCCESS) return; // it is cancelled, or failed before
-    // Only the peer's own leg says that it is lost.
-    const bool loses = status == NIXL_ERR_REMOTE_DISCONNECT && leg.half.agent == local_.agent;
-    failLocked(loses ? NIXL_ERR_BACKEND : status, "", leg.sentence());
-}
-
-/// The first one counts.
-void
-StagedTransfer::failLocked(nixl_status_t status, const char *what, const std::string &why) noexcept {
-    if (outcome_ != NIXL_SUCCESS) return;
+StagedTransfer::failLocked(nixl_status_t status, std::string &&sentence) noexcept {
+    const bool first = outcome_ == NIXL_SUCCESS;
+    if (!first && status != NIXL_ERR_REMOTE_DISCONNECT) return;
     outcome_ = status;
-    try {
-        error_ = std::string(what) + (*what ? ": " : "") + why;
-    }
-    catch (const std::bad_alloc &) {
-        error_.clear();
-    }
-    cancelLegsLocked();
-}
-
-void
-StagedTransfer::cancelLegsLocked() {
+    if (!first) return;
+    error_ = std::move(sentence);
     for (const auto &passage : passages_) {
         if (passage.leg) passage.leg->cancel();
     }
 }
 
+/// Nothing is under way any more. It stays IN_PROG while the peer has no place for the notification.
 void
 StagedTransfer::endLocked() {
     if (outcome_ == NIXL_SUCCESS && notification_) {
         const auto &backend = *remote_.end.backend;
         const auto sent = backend.call<nixlx::Notifications>(
             "genNotif", [&](auto &messages) { return messages.genNotif(remote_.agent, *notification_); });
-        if (sent < 0)
-            failLocked(sent, "all bytes have arrived, but the notification was not sent",
-                       backend.type + ": " + backendFailure("genNotif", sent));
+        inbox_full_ = sent == NIXL_ERR_REPOST_ACTIVE;
+        if (inbox_full_) return;
+        if (sent < 0) {
+            failLocked(sent,
+                       "all bytes have arrived, but the notification was not sent: " + backend.type + ": " +
+                           backendFailure("genNotif", sent));
+        }
     }
-    bounce_.forget(holder_);
+    inbox_full_ = false;
+    bounce_.forget(this);
     status_ = outcome_;
     running_ = false;
 }
 
 void
-StagedTransfer::publishLocked() {
-    uint64_t done = sink().bytes, mark = bounce_.moves() * 2 + 1;
+StagedTransfer::publishLocked() noexcept {
+    uint64_t done = sink().bytes, mark = source().bytes + sink().bytes;
     bool known = true;
     for (const auto &passage : passages_) {
+        if (!passage.leg) continue;
         if (!passage.leg->reads) done += passage.leg->bytesDone();
         const auto at = passage.leg->pathMark();
         known = known && at;
         mark = (mark ^ at.value_or(0)) * 0x9e3779b97f4a7c15u;
     }
     bytes_done_.store(std::max(done, bytes_done_.load(std::memory_order_relaxed)), std::memory_order_relaxed);
-    path_mark_.store(known ? mark | 1 : 0, std::memory_order_relaxed);
+    if (mark != std::exchange(seen_mark_, mark)) bounce_.moved();
+    if (passages_.empty()) mark = bounce_.moves(); // it waits behind others
+    path_mark_.store(known ? mark << 1 | 1 : 0, std::memory_order_relaxed);
 }
 
 void
 StagedTransfer::cancel() {
     const MutexLock lock(mutex_);
-    if (status_ != NIXL_IN_PROG) return;
-    failLocked(NIXL_ERR_CANCELED, "", "the transfer was cancelled");
+    if (status_ == NIXL_IN_PROG) failLocked(NIXL_ERR_CANCELED, "the transfer was cancelled");
 }
 
 bool
@@ -361,6 +382,7 @@ StagedTransfer::force() {
     const MutexLock lock(mutex_);
     bool forced = false;
     for (const auto &passage : passages_) {
+        if (!passage.leg) continue;
         const Half &half = passage.leg->half;
         if (&half == &remote_ || remote_.agent == local_.agent) forced |= passage.leg->force();
     }

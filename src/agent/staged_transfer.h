@@ -23,20 +23,28 @@
 
 namespace nx::agent {
 
-/// One end of a staged transfer and the backend that reaches it.
+/// One end of staged transfers and the backend that reaches it.
 struct StagedEnd {
-    std::shared_ptr<Backend> backend;
+    const Backend *backend;
     nixlBackendMD *bounce; ///< the bounce memory's, with this backend
 };
 
 class StagedTransfer {
 public:
-    /// So many bytes are on their way together at most.
     static constexpr uint64_t kPortionBytes = Bounce::kUnit, kPortionBlocks = 1024;
     static constexpr size_t kPortionsInFlight = 16;
 
-    /// `plan` and what else is named here outlives it. The plan's local segments are such as the local end's backend
-    /// takes for the remote side of transfers to oneself.
+    /// The kind of memory that the bytes go to.
+    static nixl_mem_t
+    sinkOf(const nixlx::Plan &plan) noexcept {
+        return plan.operation == NIXL_READ ? plan.local_memory : plan.remote_memory;
+    }
+    /// How its plan is cut.
+    static memory::PortionLimits
+    limitsOf(const nixlx::Plan &plan) noexcept;
+
+    /// `plan` and what else is named here is there while it runs. The plan's local segments are such as the local end's
+    /// backend takes for the remote side of transfers to oneself.
     StagedTransfer(const nixlx::Plan &plan,
                    const StagedEnd &local,
                    const StagedEnd &remote,
@@ -54,16 +62,14 @@ public:
     start(const std::string *notification);
 
     struct Advanced {
-        nixl_status_t status;
-        bool more;  ///< there is something to do at once
-        bool stirs; ///< others who wait may go on
+        nixl_status_t status = NIXL_IN_PROG;
+        bool more = false;    ///< there is something to do at once
+        bool stirs = false;   ///< others who wait may go on
+        bool refused = false; ///< it waits for bounce memory
     };
-    /// Moves it on for about a millisecond at most.
-    Advanced
-    advance();
-    /// Nothing: another thread is at it.
+    /// Moves it on for about a millisecond. Nothing: another thread is at it.
     std::optional<Advanced>
-    tryAdvance();
+    tryAdvance() noexcept;
 
     /// It was started and is not over.
     bool
@@ -71,10 +77,10 @@ public:
         return running_.load();
     }
 
-    /// A backend of it cannot be slept on.
+    /// What it waits for now cannot be slept on.
     bool
     polled() const noexcept {
-        return polled_;
+        return polled_ || inbox_full_.load(std::memory_order_relaxed);
     }
 
     void
@@ -115,28 +121,22 @@ private:
         std::string path = {};   ///< how, once that is known
     };
 
-    Advanced
-    advanceLocked() NX_REQUIRES(mutex_);
+    void
+    advanceLocked(Advanced &advanced) NX_REQUIRES(mutex_);
     bool
-    admitLocked(bool &stirs) NX_REQUIRES(mutex_);
+    admitLocked(Advanced &advanced) NX_REQUIRES(mutex_);
     bool
-    leaveLocked(size_t index) NX_REQUIRES(mutex_);
+    leaveLocked(size_t index) noexcept NX_REQUIRES(mutex_);
     bool
     overLocked(Passage &passage, nixl_status_t status) NX_REQUIRES(mutex_);
     nixl_status_t
     beginLegLocked(Passage &passage, bool reads) NX_REQUIRES(mutex_);
     void
-    failLocked(nixl_status_t status, const Leg &leg) NX_REQUIRES(mutex_);
-    void
-    failLocked(nixl_status_t status, const char *what, const std::string &why) noexcept NX_REQUIRES(mutex_);
-    void
-    cancelLegsLocked() NX_REQUIRES(mutex_);
-    void
-    nextLocked() noexcept NX_REQUIRES(mutex_);
+    failLocked(nixl_status_t status, std::string &&sentence) noexcept NX_REQUIRES(mutex_);
     void
     endLocked() NX_REQUIRES(mutex_);
     void
-    publishLocked() NX_REQUIRES(mutex_);
+    publishLocked() noexcept NX_REQUIRES(mutex_);
     Half &
     source() NX_REQUIRES(mutex_) {
         return plan_.operation == NIXL_READ ? remote_ : local_;
@@ -148,7 +148,8 @@ private:
 
     const nixlx::Plan &plan_;
     const memory::PortionLimits limits_;
-    const std::string holder_; ///< of bounce memory
+    std::vector<nixlx::Run> ordered_; ///< the plan's runs, in the order of segments where these stay whole
+    const std::string holder_;        ///< of bounce memory
     nixl_opt_b_args_t leg_args_;
     Bounce &bounce_;
     const bool polled_;
@@ -164,7 +165,10 @@ private:
     nixl_status_t outcome_ NX_GUARDED_BY(mutex_) = NIXL_SUCCESS; ///< what it will end with
     std::string error_ NX_GUARDED_BY(mutex_);
 
+    uint64_t seen_mark_ NX_GUARDED_BY(mutex_) = 0; ///< of the legs
+
     std::atomic<bool> running_{false};
+    std::atomic<bool> inbox_full_{false};
     std::atomic<uint64_t> bytes_done_{0};
     std::atomic<uint64_t> path_mark_{0}; ///< 0: a backend cannot tell
 };

@@ -3,7 +3,7 @@
 #include "agent/staging.h"
 
 #include <algorithm>
-#include <system_error>
+#include <unordered_map>
 
 #include "agent/peer.h"
 #include "utils/common/nixl_log.h"
@@ -12,18 +12,18 @@ namespace nx::agent {
 
 namespace {
 
-// Without memory it tries again so soon.
-constexpr std::chrono::milliseconds kPatience{10};
+// What was in the way is tried again so soon: the lack of memory, another thread.
+constexpr std::chrono::milliseconds kPatience{2};
 
 } // namespace
 
 /// Makes a backend of two. The memory of its plans is registered with those.
 class Staging::Engine final : public nixlx::Engine, public nixlx::ForcedQuiet {
 public:
-    Engine(Staging &staging, StagedEnd local, StagedEnd remote)
+    Engine(Staging &staging, const StagedEnd &local, const StagedEnd &remote)
         : staging_(staging),
-          local_(std::move(local)),
-          remote_(std::move(remote)) {}
+          local_(local),
+          remote_(remote) {}
 
     nixl_status_t
     registerMem(const nixlBlobDesc &, nixl_mem_t, nixlBackendMD *&) override {
@@ -32,13 +32,8 @@ public:
 
     nixl_status_t
     prepare(const nixlx::Plan &plan, const nixl_opt_b_args_t *args, nixlBackendReqH *&request) override {
-        const nixl_mem_t sink = plan.operation == NIXL_READ ? plan.local_memory : plan.remote_memory;
-        for (const auto &run : plan.runs) {
-            if (sink != OBJ_SEG || run.length <= Bounce::kBytes) continue;
-            return nixlx::fail(NIXL_ERR_NOT_SUPPORTED,
-                               "an object of " + std::to_string(run.length) +
-                                   " bytes is written whole, and the memory in between has " +
-                                   std::to_string(Bounce::kBytes) + "; make smaller objects of it");
+        if (StagedTransfer::sinkOf(plan) == OBJ_SEG) {
+            if (const auto status = checkObjects(plan); status < 0) return status;
         }
         auto made = std::make_unique<Request>();
         made->transfer = std::make_shared<StagedTransfer>(plan, local_, remote_, staging_.agent_, args->customParam,
@@ -50,20 +45,30 @@ public:
     nixl_status_t
     post(nixlBackendReqH *request, const std::string *notification) override {
         const auto &transfer = of(request);
+        std::list<Shared> place{transfer};
         transfer->start(notification);
-        if (staging_.driven_) {
-            staging_.began(transfer);
-            return NIXL_IN_PROG;
-        }
-        return check(request);
+        staging_.began(std::move(place));
+        return staging_.driven_ ? NIXL_IN_PROG : check(request);
     }
 
     nixl_status_t
     check(nixlBackendReqH *request) override {
-        const auto advanced = of(request)->tryAdvance();
+        const auto &transfer = of(request);
+        auto advanced = transfer->tryAdvance();
+        if (advanced && advanced->refused && !staging_.driven_) {
+            staging_.advanceOthers();
+            advanced = transfer->tryAdvance();
+        }
         if (!advanced) return NIXL_IN_PROG;
         staging_.told(*advanced);
+        if (advanced->status != NIXL_IN_PROG) staging_.ended(transfer);
         return advanced->status;
+    }
+
+    void
+    release(nixlBackendReqH *request) override {
+        staging_.ended(of(request));
+        delete request;
     }
 
     void
@@ -97,6 +102,21 @@ public:
     }
 
 private:
+    static nixl_status_t
+    checkObjects(const nixlx::Plan &plan) {
+        std::unordered_map<uint32_t, uint64_t> sizes;
+        for (const auto &run : plan.runs) {
+            auto &size = sizes[plan.operation == NIXL_READ ? run.local_segment : run.remote_segment];
+            size += run.length * run.count;
+            if (size <= Bounce::kLargest) continue;
+            return nixlx::fail(NIXL_ERR_NOT_SUPPORTED,
+                               "an object is written all at once, and one of " + std::to_string(size) +
+                                   " bytes or more does not fit into the " + std::to_string(Bounce::kLargest) +
+                                   " bytes of host memory in between; make smaller objects of it");
+        }
+        return NIXL_SUCCESS;
+    }
+
     struct Request : nixlBackendReqH {
         Shared transfer; ///< the thread may be the last to look at it
     };
@@ -116,37 +136,54 @@ Staging::backendFor(const std::shared_ptr<Backend> &local, const std::shared_ptr
     const MutexLock lock(making_);
     auto &known = backends_[{local.get(), remote.get()}];
     if (known) return known;
-    StagedEnd ends[2] = {{local, nullptr}, {remote, nullptr}};
-    for (auto &end : ends) {
-        auto registered = bounce_.registrationWith(end.backend);
+    StagedEnd ends[2] = {{local.get(), nullptr}, {remote.get(), nullptr}};
+    for (const auto &backend : {local, remote}) {
+        auto registered = bounce_.registrationWith(backend);
         if (!registered.ok()) return std::move(registered).status();
-        end.bounce = *registered;
+        (backend == local ? ends[0] : ends[1]).bounce = *registered;
     }
-    known = Backend::joining(*local, *remote, std::make_unique<Engine>(*this, ends[0], ends[1]),
-                             driven_ ? Backend::Sleep::kWoken : Backend::Sleep::kLikeBoth);
+    if (local == remote) ends[1].bounce = ends[0].bounce;
+    startThread();
+    known = Backend::joining(*local, *remote, std::make_unique<Engine>(*this, ends[0], ends[1]), !driven_);
     return known;
 }
 
 void
-Staging::began(const Shared &transfer) {
+Staging::startThread() {
+    const MutexLock lock(mutex_);
+    if (!driven_ || thread_.joinable()) return;
+    try {
+        thread_ = Thread("nixl-staging", [this] { run(); });
+    }
+    catch (const std::exception &error) {
+        driven_ = false;
+        NIXL_WARN << "agent " << quoted(agent_) << ": starting a thread failed: " << error.what()
+                  << "; staged transfers move on only while the program asks for their status";
+    }
+}
+
+void
+Staging::began(std::list<Shared> &&transfer) noexcept {
     {
         const MutexLock lock(mutex_);
-        if (!driven_) return;
-        if (std::find(running_.begin(), running_.end(), transfer) == running_.end()) running_.push_back(transfer);
-        if (!thread_.joinable()) {
-            try {
-                thread_ = Thread("nixl-staging", [this] { run(); });
-            }
-            catch (const std::system_error &error) {
-                driven_ = false;
-                running_.clear();
-                NIXL_WARN << "agent " << quoted(agent_) << ": starting a thread failed: " << error.what()
-                          << "; staged transfers move on only while the program asks for their status";
-            }
+        if (std::find(running_.begin(), running_.end(), transfer.front()) == running_.end()) {
+            running_.splice(running_.end(), transfer);
         }
     }
     wake_.notifyOne();
     waiting_.changed();
+}
+
+void
+Staging::ended(const Shared &transfer) noexcept {
+    const MutexLock lock(mutex_);
+    if (!transfer->running()) running_.remove(transfer); // else it was posted again meanwhile
+}
+
+std::vector<Staging::Shared>
+Staging::running() {
+    const MutexLock lock(mutex_);
+    return {running_.begin(), running_.end()};
 }
 
 /// Others who wait may go on now, or whoever moves it on has more to do.
@@ -187,29 +224,38 @@ Staging::run() {
     }
 }
 
+/// Those who have the memory may not be looked at by anybody else.
+void
+Staging::advanceOthers() noexcept {
+    try {
+        for (const auto &other : running()) (void)other->tryAdvance();
+    }
+    catch (const std::bad_alloc &) {
+        // Their owners will look.
+    }
+}
+
 /// Until nothing moves without waiting. False: nothing is left to be moved on.
 bool
 Staging::advanceAll(Waiting::Again &again) {
-    for (;;) {
-        std::vector<Shared> running;
-        {
-            const MutexLock lock(mutex_);
-            if (stop_) return false;
-            running = running_;
-        }
-        if (running.empty()) return false;
+    while (driven_) {
+        const auto all = running();
+        if (all.empty()) return false;
         bool more = false;
-        for (const auto &transfer : running) {
-            const auto advanced = transfer->advance();
-            more |= advanced.more;
+        for (const auto &transfer : all) {
+            const auto advanced = transfer->tryAdvance();
+            if (!advanced) { // by somebody who may leave it as it is then
+                again.every = std::min(again.every, kPatience);
+                continue;
+            }
+            more |= advanced->more;
             again.polled |= transfer->polled();
-            told(advanced);
-            if (advanced.status == NIXL_IN_PROG) continue;
-            const MutexLock lock(mutex_);
-            if (!transfer->running()) std::erase(running_, transfer); // else it was posted again meanwhile
+            told(*advanced);
+            if (advanced->status != NIXL_IN_PROG) ended(transfer);
         }
         if (!more) return true;
     }
+    return false;
 }
 
 } // namespace nx::agent

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -49,14 +50,23 @@ private:
     class Engine;
     using Shared = std::shared_ptr<StagedTransfer>;
 
+    /// To be advanced with the others until it is over. Before: a place for it in that list.
     void
-    began(const Shared &transfer);
+    began(std::list<Shared> &&transfer) noexcept;
+    void
+    ended(const Shared &transfer) noexcept;
     void
     told(const StagedTransfer::Advanced &advanced) noexcept;
+    void
+    startThread();
     void
     run();
     bool
     advanceAll(Waiting::Again &again);
+    void
+    advanceOthers() noexcept;
+    std::vector<Shared>
+    running();
 
     const std::string &agent_;
     Waiting &waiting_;
@@ -69,7 +79,7 @@ private:
 
     Mutex mutex_; ///< held for a few instructions; no call out of it
     CondVar wake_;
-    std::vector<Shared> running_ NX_GUARDED_BY(mutex_);
+    std::list<Shared> running_ NX_GUARDED_BY(mutex_);
     bool stop_ NX_GUARDED_BY(mutex_) = false;
     Thread thread_; ///< made with mutex_ held, and not once stop_ is set
 };

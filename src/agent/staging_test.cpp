@@ -239,6 +239,12 @@ TEST_P(Staging, ANotificationFollowsAllBytes) {
     EXPECT_EQ(arrived["A"], std::vector<nixl_blob_t>{"all of it"});
     EXPECT_EQ(finish(made), NIXL_SUCCESS);
 
+    arrived.clear();
+    gated().fail(EngineCall::kNotify, NIXL_ERR_REPOST_ACTIVE, 5); // the peer has no place for it
+    EXPECT_EQ(run(made, &args), NIXL_SUCCESS) << nixlx::lastError();
+    ASSERT_TRUE(eventually([&] { return b->getNotifs(arrived) == NIXL_SUCCESS && !arrived.empty(); }));
+    EXPECT_EQ(arrived["A"].size(), 1u);
+
     gated().fail(EngineCall::kNotify, NIXL_ERR_BACKEND);
     EXPECT_EQ(run(made, &args), NIXL_ERR_BACKEND);
     EXPECT_THAT(nixlx::lastError(), AllOf(HasSubstr("notification was not sent"), HasSubstr("the test ordered")));
@@ -368,37 +374,91 @@ TEST_P(Staging, DeregisteringEitherSideEndsIt) {
 
 // ---- What is staged and what is not
 
-TEST_P(Staging, ObjectsAreWrittenWhole) {
-    const Buffer own(3 * kMiB + 1), object(3 * kMiB + 1), big(70 * kMiB), far(70 * kMiB);
-    addOwn(own);
-    addOwn(big);
-    nixl_opt_args_t args;
-    args.backends = {gate};
-    for (const Buffer *each : {&object, &far}) {
-        ASSERT_EQ(a->registerMem(registrationOf({each->desc()}, OBJ_SEG), &args), NIXL_SUCCESS) << nixlx::lastError();
+class StagedObjects : public Staging {
+protected:
+    /// An object of A that GATED alone reaches.
+    void
+    addObject(uint64_t device, size_t size) const {
+        nixl_opt_args_t args;
+        args.backends = {gate};
+        require(a->registerMem(registrationOf({{0, size, device}}, OBJ_SEG), &args), "register an object");
     }
-    own.fill(9);
-    auto *const made = request(NIXL_WRITE, listOf({own.desc()}, VRAM_SEG), listOf({object.desc()}, OBJ_SEG), "A");
-    recording().reset();
-    const auto before = gated().count(EngineCall::kPost);
-    ASSERT_EQ(run(made), NIXL_SUCCESS) << nixlx::lastError();
-    EXPECT_EQ(gated().count(EngineCall::kPost), before + 1);
-    ASSERT_EQ(recordedCalls("prepare").size(), 1u);
-    EXPECT_EQ(recordedCalls("prepare")[0].runs[0].length, own.size());
-    own.clear();
-    auto *const back = request(NIXL_READ, listOf({own.desc()}, VRAM_SEG), listOf({object.desc()}, OBJ_SEG), "A");
-    ASSERT_EQ(run(back), NIXL_SUCCESS) << nixlx::lastError();
-    EXPECT_TRUE(own.holds(9));
 
-    nixlXferReqH *too_large = nullptr;
-    EXPECT_EQ(
-        a->createXferReq(NIXL_WRITE, listOf({big.desc()}, VRAM_SEG), listOf({far.desc()}, OBJ_SEG), "A", too_large),
-        NIXL_ERR_NOT_SUPPORTED);
-    EXPECT_THAT(nixlx::lastError(), HasSubstr("an object of 73400320 bytes"));
-    EXPECT_EQ(
-        a->createXferReq(NIXL_READ, listOf({big.desc()}, VRAM_SEG), listOf({far.desc()}, OBJ_SEG), "A", too_large),
-        NIXL_SUCCESS)
+    nixlXferReqH *
+    request(nixl_xfer_op_t operation, const nixl_xfer_dlist_t &own, const nixl_xfer_dlist_t &objects) const {
+        return Staging::request(operation, own, objects, "A");
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(, StagedObjects, testing::Bool(), [](const auto &info) {
+    return info.param ? "Threaded" : "Polled";
+});
+
+TEST_P(StagedObjects, AreWrittenAndReadAllAtOnce) {
+    // Each of several descriptors, not in order, small ones and large ones.
+    constexpr size_t kSizes[] = {kMiB * 3 + 64, 4096, 65536, kMiB * 40, 8192};
+    constexpr size_t kPieces = 32;
+    std::vector<std::unique_ptr<Buffer>> own;
+    nixl_xfer_dlist_t local(VRAM_SEG), remote(OBJ_SEG);
+    for (const size_t size : kSizes) {
+        addOwn(*own.emplace_back(std::make_unique<Buffer>(size)));
+        addObject(size, size);
+        own.back()->fill(size);
+    }
+    for (size_t piece = 0; piece < kPieces; ++piece) {
+        for (size_t i = 0; i < own.size(); ++i) {
+            const size_t length = kSizes[i] / kPieces;
+            local.addDesc(own[i]->desc(piece * length, length));
+            remote.addDesc({piece * length, length, kSizes[i]});
+        }
+    }
+    auto *const write = request(NIXL_WRITE, local, remote);
+    const auto posts = gated().count(EngineCall::kPost);
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(gated().count(EngineCall::kPost), posts + 4) << "two small neighbours share one";
+    for (const auto &each : own) each->clear();
+    auto *const read = request(NIXL_READ, local, remote);
+    ASSERT_EQ(run(read), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(gated().count(EngineCall::kPost), posts + 8);
+    for (size_t i = 0; i < own.size(); ++i) EXPECT_TRUE(own[i]->holds(kSizes[i])) << kSizes[i];
+}
+
+TEST_P(StagedObjects, OneThatIsTooLargeIsRefusedBeforeAnythingIsWritten) {
+    const Buffer own(70 * kMiB);
+    addOwn(own);
+    addObject(1, own.size());
+    nixlXferReqH *made = nullptr;
+    const auto local = listOf({own.desc(0, 35 * kMiB), own.desc(35 * kMiB, 35 * kMiB)}, VRAM_SEG);
+    const auto remote = listOf({{0, 35 * kMiB, 1}, {35 * kMiB, 35 * kMiB, 1}}, OBJ_SEG);
+    EXPECT_EQ(a->createXferReq(NIXL_WRITE, local, remote, "A", made), NIXL_ERR_NOT_SUPPORTED);
+    EXPECT_THAT(nixlx::lastError(), AllOf(HasSubstr("one of 73400320 bytes"), HasSubstr("make smaller objects")));
+    EXPECT_EQ(a->createXferReq(NIXL_READ, local, remote, "A", made), NIXL_SUCCESS)
         << "what is read may be cut: " << nixlx::lastError();
+}
+
+TEST_P(StagedObjects, LargeOnesGetTheirTurnBesideManySmall) {
+    const Buffer large(64 * kMiB), small(16 * kMiB), far(16 * kMiB);
+    addOwn(large);
+    addOwn(small);
+    addObject(1, 40 * kMiB);
+    addObject(2, large.size());
+    addFar("B", far);
+    std::atomic<bool> over{false};
+    std::thread others([&] {
+        auto *const made = Staging::request(NIXL_WRITE, listOf({small.desc()}, VRAM_SEG), listOf({far.desc()}));
+        while (!over) EXPECT_EQ(run(made), NIXL_SUCCESS) << nixlx::lastError();
+    });
+    auto *const one =
+        request(NIXL_WRITE, listOf({large.desc(0, 40 * kMiB)}, VRAM_SEG), listOf({{0, 40 * kMiB, 1}}, OBJ_SEG));
+    auto *const two = request(NIXL_WRITE, listOf({large.desc()}, VRAM_SEG), listOf({{0, large.size(), 2}}, OBJ_SEG));
+    for (int round = 0; round < 3; ++round) {
+        (void)a->postXferReq(one);
+        (void)a->postXferReq(two);
+        EXPECT_EQ(finish(one), NIXL_SUCCESS) << nixlx::lastError();
+        EXPECT_EQ(finish(two), NIXL_SUCCESS) << nixlx::lastError();
+    }
+    over = true;
+    others.join();
 }
 
 TEST_P(Staging, MemoryOfTheHostIsNot) {
@@ -462,7 +522,7 @@ TEST_P(Staging, APeerThatStandsStillLeavesRoomForOthers) {
     }));
     for (auto *const each : stuck) EXPECT_EQ(a->getXferStatus(each), NIXL_IN_PROG);
     const auto held = gated().count(EngineCall::kPost);
-    EXPECT_LE(held, 33u) << "half of the memory";
+    EXPECT_LE(held, 48u) << "half of the memory, and one portion each";
     auto *const other = request(NIXL_WRITE, listOf({own.desc()}, VRAM_SEG), listOf({other_far.desc()}), "C");
     ASSERT_EQ(a->postXferReq(other), NIXL_IN_PROG);
     uint64_t next = held;
@@ -475,6 +535,49 @@ TEST_P(Staging, APeerThatStandsStillLeavesRoomForOthers) {
     gated().finishAll();
     for (auto *const each : stuck) EXPECT_EQ(finish(each), NIXL_SUCCESS) << nixlx::lastError();
     EXPECT_TRUE(far.holds(5));
+}
+
+TEST_P(Staging, WhoeverIsLookedAfterGoesOnThoughTheOthersAreNot) {
+    const Buffer own(40 * kMiB), far(40 * kMiB);
+    addOwn(own);
+    addFar("B", far);
+    own.fill(8);
+    std::vector<nixlXferReqH *> all;
+    for (size_t i = 0; i < 80; ++i) {
+        const size_t size = kMiB / 2;
+        all.push_back(
+            request(NIXL_WRITE, listOf({own.desc(i * size, size)}, VRAM_SEG), listOf({far.desc(i * size, size)})));
+        ASSERT_GE(a->postXferReq(all.back()), 0) << nixlx::lastError();
+    }
+    ASSERT_TRUE(eventually([&] { return a->getXferStatus(all.back()) != NIXL_IN_PROG; }));
+    EXPECT_EQ(a->getXferStatus(all.back()), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_EQ(std::memcmp(far.data() + 79 * kMiB / 2, own.data() + 79 * kMiB / 2, kMiB / 2), 0);
+    for (auto *const each : all) EXPECT_EQ(a->releaseXferReq(each), NIXL_SUCCESS) << nixlx::lastError();
+}
+
+TEST_P(Staging, OneThatStandsStillIsSeenThoughOthersMove) {
+    const Buffer own(4 * kMiB), far(4 * kMiB), other_far(4 * kMiB);
+    peer("C");
+    auto *const stuck = request(NIXL_WRITE, own, far);
+    addFar("C", other_far);
+    auto *const moving = request(NIXL_WRITE, listOf({own.desc()}, VRAM_SEG), listOf({other_far.desc()}), "C");
+    ASSERT_EQ(a->setXferLimits(stuck, {.stall = milliseconds(100)}), NIXL_SUCCESS);
+    gated().holdTransfers();
+    ASSERT_EQ(a->postXferReq(stuck), NIXL_IN_PROG);
+    ASSERT_TRUE(begun(stuck, 4));
+    uint64_t next = gated().count(EngineCall::kPost);
+    nixl_status_t status = NIXL_IN_PROG;
+    ASSERT_TRUE(eventually([&] {
+        for (; next < gated().count(EngineCall::kPost); ++next) gated().finish(next);
+        if (a->getXferStatus(moving) != NIXL_IN_PROG) {
+            (void)a->postXferReq(moving);
+        }
+        return (status = a->getXferStatus(stuck)) != NIXL_IN_PROG;
+    }));
+    EXPECT_EQ(status, NIXL_ERR_TIMEOUT);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("no byte moved for 100 ms"));
+    gated().finishAll();
+    (void)finish(moving);
 }
 
 TEST_P(Staging, ManyThreadsPostCancelAndRelease) {
@@ -515,6 +618,46 @@ TEST_P(Staging, AnAgentThatGoesLeavesNothingRunning) {
     a.reset();
     gated().finishAll();
     EXPECT_TRUE(far.isZero());
+}
+
+TEST_P(Staging, AnAgentThatGoesWithALegThatIsNotQuietLeavesItsMemoryThere) {
+    const Buffer own(4 * kMiB), far(4 * kMiB);
+    auto *const made = request(NIXL_READ, own, far);
+    far.fill(1);
+    gated().holdTransfers();
+    gated().holdCancelled();
+    gated().fail(EngineCall::kForceQuiet, NIXL_ERR_NOT_SUPPORTED, 100);
+    ASSERT_EQ(a->postXferReq(made), NIXL_IN_PROG);
+    ASSERT_TRUE(begun(made, 4));
+    const auto deregistered = recordedCalls("deregisterMem").size();
+    a.reset();
+    EXPECT_EQ(recordedCalls("deregisterMem").size(), deregistered) << "neither the program's nor what is in between";
+    EXPECT_TRUE(own.isZero());
+}
+
+TEST_P(Staging, BackendsOf14CarryALeg) {
+    nixlBackendH *legacy = nullptr;
+    ASSERT_EQ(a->createBackend("LEGACY", {}, legacy), NIXL_SUCCESS) << nixlx::lastError();
+    const Buffer own(20 * kMiB + 7), far(20 * kMiB + 7);
+    nixl_opt_args_t args;
+    args.backends = {legacy};
+    ASSERT_EQ(a->registerMem(registrationOf({own.desc()}, VRAM_SEG), &args), NIXL_SUCCESS) << nixlx::lastError();
+    addFar("B", far);
+    own.fill(1);
+    auto *const write = request(NIXL_WRITE, listOf({own.desc()}, VRAM_SEG), listOf({far.desc()}));
+    ASSERT_EQ(run(write), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(far.holds(1));
+    EXPECT_THAT(report(write).path, HasSubstr("LEGACY+GATED"));
+    far.fill(2);
+    auto *const read = request(NIXL_READ, listOf({own.desc()}, VRAM_SEG), listOf({far.desc()}));
+    ASSERT_EQ(run(read), NIXL_SUCCESS) << nixlx::lastError();
+    EXPECT_TRUE(own.holds(2));
+    for (int round = 0; round < 10; ++round) {
+        (void)a->postXferReq(write);
+        (void)a->cancelXferReq(write);
+        const auto status = finish(write);
+        EXPECT_TRUE(status == NIXL_SUCCESS || status == NIXL_ERR_CANCELED) << nixlx::lastError();
+    }
 }
 
 } // namespace

@@ -156,7 +156,7 @@ planOf(const Draft &draft, const Leg &leg) {
     auto plan = draft.local_indices.empty()
         ? nx::memory::planAll(draft.move, leg.local, leg.remote)
         : nx::memory::planIndexed(draft.move, leg.local, draft.local_indices, leg.remote, draft.remote_indices);
-    if (plan.ok() && draft.staged) (*plan)->faceLocalToSelf();
+    if (plan.ok() && draft.staged) (*plan)->plan.local_segments = leg.local->segmentsToSelf();
     return plan;
 }
 

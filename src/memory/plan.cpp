@@ -170,17 +170,6 @@ outside(const char *which, int index, size_t position, const Side &side) {
 
 } // namespace
 
-void
-OwnedPlan::faceLocalToSelf() {
-    const auto &windows = local->windows();
-    const auto &segments = local->segments();
-    faces_.reserve(segments.size());
-    for (size_t i = 0; i < segments.size(); ++i) {
-        faces_.push_back({windows[i]->mapping->remote_face, segments[i].device_id});
-    }
-    plan.local_segments = faces_;
-}
-
 Result<std::unique_ptr<OwnedPlan>>
 planAll(const PlanRequest &request, std::shared_ptr<const Side> local_side, std::shared_ptr<const Side> remote_side) {
     const Side &local = *local_side, &remote = *remote_side;

@@ -24,17 +24,10 @@ struct OwnedPlan {
     std::string remote_agent;
     nixlx::Plan plan{};
 
-    /// The plan names its local memory as the remote side of transfers to oneself does. For who moves it that way.
-    void
-    faceLocalToSelf();
-
     OwnedPlan() = default;
     OwnedPlan(const OwnedPlan &) = delete; // `plan` points into the vectors
     OwnedPlan &
     operator=(const OwnedPlan &) = delete;
-
-private:
-    std::vector<nixlx::Segment> faces_; ///< of faceLocalToSelf()
 };
 
 struct PlanRequest {

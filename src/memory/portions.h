@@ -20,13 +20,18 @@ struct Portion {
 };
 
 struct PortionLimits {
-    uint64_t bytes;            ///< not 0
-    uint64_t blocks;           ///< not 0
-    bool whole_blocks = false; ///< a block that is larger is a portion by itself; else it is cut
+    /// The blocks that lie in one segment of that side are one portion, or share one with others that are whole.
+    enum class Whole { kNothing, kLocalSegments, kRemoteSegments };
+
+    uint64_t bytes;  ///< not 0
+    uint64_t blocks; ///< not 0
+    Whole whole = Whole::kNothing;
+    uint64_t whole_bytes_max = 0; ///< what has more is cut all the same
 };
 
 class Portions {
 public:
+    /// To keep segments whole the runs stand in the order of these.
     Portions(std::span<const nixlx::Run> runs, const PortionLimits &limits) : runs_(runs), limits_(limits) {}
 
     /// Empty at the end. Blocks without bytes are left out. A block that does not fit begins the next portion, so that
@@ -35,6 +40,14 @@ public:
     next();
 
 private:
+    struct Group {
+        size_t runs = 0;
+        uint64_t bytes = 0, blocks = 0;
+    };
+
+    Group
+    group() const;
+
     std::span<const nixlx::Run> runs_; ///< what is left of them
     PortionLimits limits_;
     uint64_t block_ = 0;  ///< of the first run

@@ -53,11 +53,21 @@ TEST(Portions, ALargeBlockIsCutFromItsBeginning) {
     EXPECT_EQ(portions[2].bytes, 20u);
 }
 
-TEST(Portions, WholeBlocksAreNeverCut) {
-    const auto portions = cut({run(0, 0, 10), run(100, 100, 100), run(300, 300, 10)}, {40, 100, true});
+TEST(Portions, SegmentsStayWholeAndSmallOnesShare) {
+    std::vector<nixlx::Run> runs;
+    for (uint32_t segment : {0, 1, 1, 1, 2, 3, 3}) {
+        runs.push_back(run(runs.size() * 1000, 0, segment == 1 ? 30 : 10));
+        runs.back().remote_segment = segment;
+    }
+    PortionLimits limits{40, 100, PortionLimits::Whole::kRemoteSegments, 1000};
+    const auto portions = cut(runs, limits);
     ASSERT_EQ(portions.size(), 3u);
-    EXPECT_EQ(portions[1].bytes, 100u);
-    EXPECT_EQ(portions[1].runs.size(), 1u);
+    EXPECT_EQ(portions[0].bytes, 10u);
+    EXPECT_EQ(portions[1].bytes, 90u) << "all of segment 1, though it is more than a portion has";
+    EXPECT_EQ(portions[1].runs.size(), 3u);
+    EXPECT_EQ(portions[2].bytes, 30u) << "segments 2 and 3 together";
+    limits.whole_bytes_max = 80;
+    EXPECT_EQ(cut(runs, limits)[0].bytes, 40u) << "segment 1 is cut";
 }
 
 TEST(Portions, BlocksAreBounded) {
@@ -91,7 +101,9 @@ TEST(Portions, CoverEveryByteOnceAndInOrder) {
                 for (uint64_t i = 0; i < each.length; ++i) wanted.push_back(each.local + b * each.local_stride + i);
             }
         }
-        const PortionLimits limits{1 + random() % 150, 1 + random() % 8, random() % 2 == 0};
+        const PortionLimits limits{1 + random() % 150, 1 + random() % 8,
+                                   random() % 2 ? PortionLimits::Whole::kLocalSegments : PortionLimits::Whole::kNothing,
+                                   random() % 2000};
         for (const auto &portion : cut(runs, limits)) {
             uint64_t bytes = 0, blocks = 0;
             for (const auto &each : portion.runs) {
@@ -104,9 +116,9 @@ TEST(Portions, CoverEveryByteOnceAndInOrder) {
                 }
             }
             EXPECT_EQ(bytes, portion.bytes);
-            EXPECT_LE(blocks, limits.blocks);
-            if (portion.bytes > limits.bytes) {
-                EXPECT_TRUE(limits.whole_blocks && blocks == 1);
+            if (limits.whole == PortionLimits::Whole::kNothing) {
+                EXPECT_LE(blocks, limits.blocks);
+                EXPECT_LE(portion.bytes, limits.bytes);
             }
         }
         ASSERT_EQ(got, wanted) << "round " << round;

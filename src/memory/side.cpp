@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstdio>
 
+#include "base/mutex.h"
+
 namespace nx::memory {
 
 namespace {
@@ -264,6 +266,21 @@ Side::bytesOf(std::span<const int> indices) const noexcept {
         if (index < size_) bytes += element(runOf(index, hint), index).length;
     }
     return bytes;
+}
+
+std::span<const nixlx::Segment>
+Side::segmentsToSelf() const {
+    static Mutex mutex;
+    const MutexLock lock(mutex);
+    if (!segments_to_self_) {
+        std::vector<nixlx::Segment> made;
+        made.reserve(segments_.size());
+        for (size_t i = 0; i < segments_.size(); ++i) {
+            made.push_back({windows_[i]->mapping->remote_face, segments_[i].device_id});
+        }
+        segments_to_self_ = std::make_shared<const std::vector<nixlx::Segment>>(std::move(made));
+    }
+    return *segments_to_self_;
 }
 
 bool

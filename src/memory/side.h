@@ -81,6 +81,10 @@ public:
         return segments_;
     }
 
+    /// The same as the remote side of transfers to oneself. Made when first asked for, and kept.
+    std::span<const nixlx::Segment>
+    segmentsToSelf() const;
+
     /// Requires index < size(). `hint` remembers the run between calls; start with 0.
     const Run &
     runOf(uint64_t index, size_t &hint) const noexcept {
@@ -147,6 +151,7 @@ private:
     RangeIndex index_; ///< keeps the windows
     std::vector<const Window *> windows_;
     std::vector<nixlx::Segment> segments_;
+    mutable std::shared_ptr<const std::vector<nixlx::Segment>> segments_to_self_; ///< under a mutex of all sides
     std::vector<uint32_t> starts_; // of many runs: which one holds element i << bucket_shift_
     int bucket_shift_ = 0;
     uint64_t size_ = 0;
