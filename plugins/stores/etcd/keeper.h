@@ -90,7 +90,6 @@ private:
     // Confined to the thread:
     Time next_beat_{}, next_stream_{};
     std::chrono::milliseconds stream_pause_{0};
-    bool stream_lives_ = false;
 
     mutable Mutex mutex_;
     bool ending_ NX_GUARDED_BY(mutex_) = false;
