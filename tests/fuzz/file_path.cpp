@@ -23,12 +23,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         NX_INVARIANT(text.find(':') >= text.find('/'));
         return 0;
     }
-    const auto &[flags, path] = **file;
+    const auto &[flags, atomic, path] = **file;
     NX_INVARIANT(flags & O_CLOEXEC);
     NX_INVARIANT(!(flags & ~(O_RDWR | O_CLOEXEC | O_DIRECT | O_SYNC | O_NOATIME | O_CREAT)));
     NX_INVARIANT(!path.empty() && path.find('\0') == path.npos);
     NX_INVARIANT(text.ends_with(":" + path));
     NX_INVARIANT(text.starts_with(flags & O_RDWR ? "rw" : "ro"));
+    NX_INVARIANT(!atomic || (flags & O_RDWR && text.substr(0, text.find(':')).find(",atomic") != text.npos));
     NX_INVARIANT(!nx::kit::parseFilePath(std::string(text.substr(0, 2)) + ",x" + std::string(text.substr(2))).ok());
     return 0;
 }

@@ -20,8 +20,14 @@ opcodeOf(Operation::Kind kind) noexcept {
     case Operation::Kind::kRead: return IOCB_CMD_PREADV;
     case Operation::Kind::kWrite: return IOCB_CMD_PWRITEV;
     case Operation::Kind::kSync: return IOCB_CMD_FDSYNC;
+    case Operation::Kind::kSyncFolder: return IOCB_CMD_FSYNC;
     }
     return IOCB_CMD_NOOP;
+}
+
+bool
+syncs(const Operation &operation) noexcept {
+    return operation.kind == Operation::Kind::kSync || operation.kind == Operation::Kind::kSyncFolder;
 }
 
 } // namespace
@@ -59,7 +65,7 @@ AioQueue::submit(std::span<const Operation> operations) noexcept {
         block.aio_data = operation.tag;
         block.aio_lio_opcode = opcodeOf(operation.kind);
         block.aio_fildes = static_cast<uint32_t>(operation.fd);
-        if (operation.kind != Operation::Kind::kSync) {
+        if (!syncs(operation)) {
             block.aio_buf = reinterpret_cast<uint64_t>(operation.vectors);
             block.aio_nbytes = operation.vector_count;
             block.aio_offset = static_cast<int64_t>(operation.offset);
@@ -81,9 +87,7 @@ AioQueue::submit(std::span<const Operation> operations) noexcept {
         // It is about the first of them.
         const Operation &operation = operations[taken++];
         int64_t result = -error;
-        if (error == EINVAL && operation.kind == Operation::Kind::kSync) { // not every file system has it
-            result = ::fdatasync(operation.fd) == 0 ? 0 : -errno;
-        }
+        if (error == EINVAL && syncs(operation)) result = perform(operation); // not every file system has it
         done_.push_back({operation.tag, result});
     }
     in_flight_ += taken;

@@ -8,6 +8,7 @@
 
 #include "kit/files/file_path.h"
 #include "kit/files/file_plan.h"
+#include "kit/files/file_version.h"
 #include "kit/params.h"
 #include "posix/aio_queue.h"
 #include "posix/cached_writes.h"
@@ -136,10 +137,11 @@ Engine::registerMem(const nixlBlobDesc &mem, nixl_mem_t memory, nixlBackendMD *&
     }
     auto file = files_.add(mem);
     if (!file.ok()) return report(file.status());
-    const auto alignment = alignmentOf(**file);
+    const auto trial = (*file)->version(true, nullptr); // shows that there can be one
+    const auto alignment = alignmentOf(trial ? *trial : **file);
     if (!alignment.ok()) return report(alignment.status());
     const auto path = kit::parseFilePath(mem.metaInfo);
-    if (durable_ && path.ok() && *path && (*path)->flags & O_CREAT) {
+    if (durable_ && !trial && path.ok() && *path && (*path)->flags & O_CREAT) {
         if (const Status synced = syncFolderOf(**file); !synced.ok()) return report(synced);
     }
     out = new FileMemory(*std::move(file), *alignment);

@@ -31,9 +31,11 @@ public:
     FileMemory(std::shared_ptr<kit::File> file, Alignment alignment)
         : nixlBackendMD(true),
           file(std::move(file)),
+          atomic(this->file->atomic()),
           alignment(alignment) {}
 
     const std::shared_ptr<kit::File> file;
+    const bool atomic; ///< the file's; known without a look at it
     const Alignment alignment;
 };
 

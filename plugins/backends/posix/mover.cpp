@@ -69,6 +69,7 @@ Mover::post(Transfer &transfer, bool later) noexcept {
     }
     if (later && transfer.isSmallRead()) {
         if (readCached(transfer)) {
+            transfer.dropVersions();
             transfer.finish(true);
             bell_.ring();
             return false;
@@ -96,7 +97,7 @@ Mover::readCached(Transfer &transfer) noexcept {
     while (!transfer.pieces.atEnd()) {
         const Piece piece = transfer.pieces.next(vectors);
         if (piece.length == 0) continue; // what was left were blocks of nothing
-        kit::File &file = *piece.file->file;
+        kit::File &file = *transfer.fileOf(*piece.file);
         ssize_t count = -1;
         try {
             const Result<int> fd = file.use();
@@ -211,7 +212,7 @@ Mover::takeTurnLocked(Transfer &transfer) noexcept {
     constexpr size_t kOperations = 16;
     const uint64_t bytes_before = bytes_in_flight_;
     for (size_t i = 0; i < kOperations && bytes_in_flight_ < bytes_before + kPieceBytes; ++i) {
-        if (transfer.stopping() || !transfer.hasMore()) return Turn::kNothingMore;
+        if (transfer.isOver() || !transfer.hasMore()) return Turn::kNothingMore;
         // It comes back when something of it has ended.
         if (transfer.in_flight >= operations_max_ || transfer.bytes_in_flight >= kBytesInFlightMax / 2) {
             return Turn::kNothingMore;
@@ -228,27 +229,35 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     Slot &slot = *free_slots_.back();
     Piece piece;
     kit::File *file = nullptr;
-    const bool sync = transfer.stage == Transfer::Stage::kSync;
+    if (transfer.stage == Transfer::Stage::kPublish) {
+        publishLocked(transfer);
+        return Turn::kMore;
+    }
+    const bool sync = transfer.stage > Transfer::Stage::kDirect;
     if (sync) {
-        file = transfer.to_sync[transfer.synced];
+        file = transfer.nextToSync();
+        if (!file) ++transfer.begun;
+        if (!file) return Turn::kMore;
     } else {
         piece = transfer.pieces.next(slot.vectors);
         if (piece.length == 0 || !transfer.wants(piece)) return Turn::kMore; // 0: what was left were blocks of nothing
-        file = piece.file->file.get();
+        file = transfer.fileOf(*piece.file);
     }
     const bool bounces = piece.direct && !isAligned(slot.vectors, piece.vector_count, piece.file->alignment);
     slot.bounce = bounces ? bounce_.take() : nullptr;
     slot.open = bounces && !slot.bounce ? nullptr : openLocked(transfer, *file);
     if (!slot.open) {
         if (slot.bounce) bounce_.give(slot.bounce);
-        if (transfer.stopping()) return Turn::kNothingMore;
+        if (transfer.isOver()) return Turn::kNothingMore;
         if (!sync) transfer.pieces.putBack();
         return Turn::kStarved;
     }
     free_slots_.pop_back();
-    slot.operation.kind = sync ? Operation::Kind::kSync
-        : transfer.writes()    ? Operation::Kind::kWrite
-                               : Operation::Kind::kRead;
+    const bool folder = transfer.stage == Transfer::Stage::kSyncFolder;
+    slot.operation.kind = folder ? Operation::Kind::kSyncFolder
+        : sync                   ? Operation::Kind::kSync
+        : transfer.writes()      ? Operation::Kind::kWrite
+                                 : Operation::Kind::kRead;
     slot.transfer = &transfer;
     slot.memory = {slot.vectors, piece.vector_count};
     slot.operation.vectors = slot.vectors;
@@ -265,13 +274,28 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     slot.page = piece.direct ? piece.file->alignment.page : 0;
     slot.fruitless = 0;
     slot.operation.cached = !piece.direct;
-    slot.operation.fd = piece.direct || sync ? slot.open->fd : bufferedOf(slot); // refused at submission if negative
-    if (sync) ++transfer.synced;
+    slot.operation.fd = folder ? transfer.nextVersion().folder()
+        : piece.direct || sync ? slot.open->fd
+                               : bufferedOf(slot); // refused at submission if negative
+    if (sync) ++transfer.begun;
     ++transfer.in_flight;
     transfer.bytes_in_flight += piece.length;
     bytes_in_flight_ += piece.length;
     ready_.push_back(&slot);
     return Turn::kMore;
+}
+
+/// In this thread, as files are opened: a rename is no more than that.
+void
+Mover::publishLocked(Transfer &transfer) noexcept {
+    try {
+        const Status status = transfer.nextVersion().publish();
+        if (!status.ok()) transfer.failNow(status.code(), status.message());
+    }
+    catch (const std::bad_alloc &) {
+        transfer.failNow(NIXL_ERR_NO_MEMORY, "out of memory");
+    }
+    ++transfer.begun;
 }
 
 /// Null: the request has failed, or all that may be open are in use.
@@ -307,7 +331,7 @@ Mover::submitLocked() noexcept {
     // What was short or interrupted may belong to a request that has failed since.
     size_t kept = 0;
     for (Slot *slot : ready_) {
-        if (!slot->transfer->stopping()) {
+        if (!slot->transfer->isOver()) {
             ready_[kept++] = slot;
             continue;
         }
@@ -347,7 +371,7 @@ Mover::accountLocked(Slot &slot, int64_t result) noexcept {
                           withErrno("the system says", error) +
                               (misaligned ? "; it refuses direct I/O there, register the file without" : ""));
         }
-    } else if (operation.kind == Operation::Kind::kSync) {
+    } else if (operation.kind == Operation::Kind::kSync || operation.kind == Operation::Kind::kSyncFolder) {
         return false;
     } else if (result == 0) {
         return failed(slot, NIXL_ERR_BACKEND,
@@ -378,8 +402,8 @@ Mover::accountLocked(Slot &slot, int64_t result) noexcept {
             operation.fd = bufferedOf(slot);
         }
     }
-    transfer.left_out = transfer.left_out || transfer.stopping();
-    return !transfer.stopping();
+    transfer.left_out = transfer.left_out || transfer.isOver();
+    return !transfer.isOver();
 }
 
 bool
@@ -389,14 +413,16 @@ Mover::failed(Slot &slot, nixl_status_t status, const std::string &why) noexcept
         std::string what = slot.open->file->name();
         if (slot.operation.kind == Operation::Kind::kSync) {
             what += " could not be made durable: ";
+        } else if (slot.operation.kind == Operation::Kind::kSyncFolder) {
+            what += " is replaced, but its name could not be made durable: ";
         } else {
             what += std::string(transfer.writes() ? ": writing " : ": reading ") + std::to_string(slot.length) +
                 " bytes at offset " + std::to_string(slot.offset) + " ended after " + std::to_string(slot.done) + ": ";
         }
-        transfer.fail(status, what + why);
+        transfer.failNow(status, what + why);
     }
     catch (const std::bad_alloc &) {
-        transfer.fail(status, "out of memory"); // short enough to need none
+        transfer.failNow(status, "out of memory"); // short enough to need none
     }
     return false;
 }
@@ -461,7 +487,7 @@ void
 Mover::settleLocked(Transfer &transfer) noexcept {
     if (transfer.is_active) return;
     const bool has_more = transfer.hasMore();
-    if (has_more && !transfer.stopping()) {
+    if (has_more && !transfer.isOver()) {
         if (transfer.in_flight < operations_max_ && transfer.bytes_in_flight < kBytesInFlightMax / 2) {
             pushLocked(transfer);
         }
@@ -474,7 +500,7 @@ void
 Mover::endStoppedLocked() noexcept {
     for (size_t i = active_.size; i > 0; --i) {
         Transfer &transfer = popLocked();
-        if (transfer.stopping()) {
+        if (transfer.isOver()) {
             settleLocked(transfer);
         } else {
             pushLocked(transfer);
@@ -484,6 +510,7 @@ Mover::endStoppedLocked() noexcept {
 
 void
 Mover::finishLocked(Transfer &transfer) noexcept {
+    transfer.dropVersions();
     transfer.finish(transfer.stage == Transfer::Stage::kEnd && !transfer.left_out);
     bell_.ring();
 }

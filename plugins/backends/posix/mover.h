@@ -123,6 +123,8 @@ private:
     takeTurnLocked(Transfer &transfer) noexcept NX_REQUIRES(mutex_);
     Turn
     beginLocked(Transfer &transfer) noexcept NX_REQUIRES(mutex_);
+    void
+    publishLocked(Transfer &transfer) noexcept NX_REQUIRES(mutex_);
     OpenFile *
     openLocked(Transfer &transfer, kit::File &file) noexcept NX_REQUIRES(mutex_);
     void

@@ -18,6 +18,7 @@ perform(const Operation &operation) noexcept {
     case Operation::Kind::kRead: result = ::preadv(operation.fd, operation.vectors, count, offset); break;
     case Operation::Kind::kWrite: result = ::pwritev(operation.fd, operation.vectors, count, offset); break;
     case Operation::Kind::kSync: result = ::fdatasync(operation.fd); break;
+    case Operation::Kind::kSyncFolder: result = ::fsync(operation.fd); break;
     }
     return result < 0 ? -errno : result;
 }

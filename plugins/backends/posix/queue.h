@@ -20,7 +20,8 @@ struct Operation {
     enum class Kind : uint8_t {
         kRead,
         kWrite,
-        kSync, ///< what was written is on the device, as fdatasync(2)
+        kSync,       ///< what was written is on the device, as fdatasync(2)
+        kSyncFolder, ///< likewise the names in a folder, as fsync(2)
     };
     Kind kind = Kind::kRead;
     int fd = -1;

@@ -9,6 +9,7 @@ namespace nx::posix {
 Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     : pieces(plan),
       writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()) {
+    std::vector<kit::File *> files; // that it writes to, or has versions of
     for (const nixlx::Run &run : plan.runs) {
         const FileMemory &memory = pieces.fileOf(run);
         const uint64_t page = memory.alignment.page;
@@ -16,19 +17,34 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
         has_direct_ = has_direct_ || page > 0;
         has_buffered_ = has_buffered_ || !whole(pieces.offsetOf(run)) || !whole(run.length) ||
             (run.count > 1 && !whole(pieces.strideOf(run)));
-        if (!writes_) continue;
+        if (!writes_ && !memory.atomic) continue;
         kit::File *const file = memory.file.get();
-        if (!to_sync.empty() && to_sync.back() == file) continue;
-        if (file->readOnly() && refusal_.ok()) {
+        if (!files.empty() && files.back() == file) continue;
+        if (writes_ && file->readOnly() && refusal_.ok()) {
             refusal_ = {NIXL_ERR_NOT_ALLOWED, file->name() + " is open for reading only; register it for writing"};
         }
-        to_sync.push_back(file);
+        files.push_back(file);
     }
     is_small_read_ =
         !writes_ && !has_direct_ && plan.total_bytes <= kSmallReadBytes && plan.block_count <= kSmallReadBlocks;
-    if (!durable) to_sync.clear();
-    std::sort(to_sync.begin(), to_sync.end());
-    to_sync.erase(std::unique(to_sync.begin(), to_sync.end()), to_sync.end());
+    std::sort(files.begin(), files.end());
+    files.erase(std::unique(files.begin(), files.end()), files.end());
+    const kit::FileVersion *beside = nullptr;
+    for (kit::File *const file : files) {
+        auto version = file->version(writes_, beside);
+        if (durable && writes_) to_sync_.push_back(version ? version.get() : file);
+        if (!version) continue;
+        beside = version.get();
+        syncs_folders_ = syncs_folders_ || (writes_ && (durable || version->lasts()));
+        versions_.push_back({file, std::move(version)});
+    }
+}
+
+kit::FileVersion *
+Transfer::versionOf(const kit::File *file) const noexcept {
+    const auto found = std::lower_bound(versions_.begin(), versions_.end(), file,
+                                        [](const Version &each, const kit::File *file) { return each.file < file; });
+    return found->version.get();
 }
 
 void
@@ -36,9 +52,9 @@ Transfer::rewind() noexcept {
     pieces.restart();
     stage = has_buffered_ ? Stage::kBuffered : Stage::kDirect;
     in_flight = bytes_in_flight = 0;
-    synced = 0;
+    begun = 0;
     open = nullptr;
-    is_active = left_out = false;
+    is_active = left_out = has_failed_ = false;
 }
 
 bool
@@ -51,10 +67,27 @@ Transfer::hasMore() noexcept {
             pieces.restart();
             return true;
         }
-        stage = to_sync.empty() ? Stage::kEnd : Stage::kSync;
+        stage = Stage::kSync;
     }
-    if (stage == Stage::kSync && synced == to_sync.size() && in_flight == 0) stage = Stage::kEnd;
-    return stage == Stage::kSync && synced < to_sync.size();
+    while (stage != Stage::kEnd) {
+        if (begun < countOf(stage)) return true;
+        if (in_flight > 0) return false;
+        const Stage next = static_cast<Stage>(static_cast<uint8_t>(stage) + 1);
+        if (next == Stage::kPublish && countOf(next) > 0 && stopping()) return false; // nobody sees anything of it
+        stage = next;
+        begun = 0;
+    }
+    return false;
+}
+
+size_t
+Transfer::countOf(Stage stage) const noexcept {
+    switch (stage) {
+    case Stage::kSync: return to_sync_.size();
+    case Stage::kPublish: return writes_ ? versions_.size() : 0;
+    case Stage::kSyncFolder: return syncs_folders_ ? versions_.size() : 0;
+    default: return 0;
+    }
 }
 
 } // namespace nx::posix

@@ -89,6 +89,7 @@ UringQueue::submit(std::span<const Operation> operations) noexcept {
             else io_uring_prep_writev(entry, operation.fd, vectors, operation.vector_count, operation.offset);
             break;
         case Operation::Kind::kSync: io_uring_prep_fsync(entry, operation.fd, IORING_FSYNC_DATASYNC); break;
+        case Operation::Kind::kSyncFolder: io_uring_prep_fsync(entry, operation.fd, 0); break;
         }
         io_uring_sqe_set_data64(entry, operation.tag);
         ++in_flight_, ++unsubmitted_, ++taken;

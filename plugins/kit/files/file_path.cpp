@@ -11,8 +11,9 @@ namespace nx::kit {
 namespace {
 
 constexpr std::array<std::pair<std::string_view, int>, 2> kModes = {{{"ro", O_RDONLY}, {"rw", O_RDWR}}};
-constexpr std::array<std::pair<std::string_view, int>, 4> kWords = {
-    {{"direct", O_DIRECT}, {"sync", O_SYNC}, {"noatime", O_NOATIME}, {"create", O_CREAT}}};
+constexpr std::string_view kAtomic = "atomic";
+constexpr std::array<std::pair<std::string_view, int>, 5> kWords = {
+    {{"direct", O_DIRECT}, {"sync", O_SYNC}, {"noatime", O_NOATIME}, {"create", O_CREAT}, {kAtomic, 0}}};
 
 template<class Table>
 const int *
@@ -32,7 +33,7 @@ refused(std::string_view text, const std::string &why) {
     return {
         NIXL_ERR_INVALID_PARAM,
         quoted(text) + " names no file: " + why +
-            "; say <ro|rw>[,direct|sync|noatime|create]:<path>, or nothing where the device id is an open descriptor"};
+            "; say <ro|rw>[,direct|sync|noatime|create|atomic]:<path>, or nothing where the device id is an open descriptor"};
 }
 
 } // namespace
@@ -51,13 +52,17 @@ parseFilePath(std::string_view meta_info) {
     const auto mode = next();
     const int *const access = find(kModes, mode);
     if (!access) return refused(meta_info, "the mode " + quoted(mode) + " is neither ro nor rw");
-    FilePath file{.flags = O_CLOEXEC | *access, .path = std::string(meta_info.substr(colon + 1))};
+    FilePath file{.flags = O_CLOEXEC | *access, .atomic = false, .path = std::string(meta_info.substr(colon + 1))};
     for (bool more = mode.size() < colon; more;) {
         more = words.find(',') != words.npos;
         const auto word = next();
         const int *const flag = find(kWords, word);
         if (!flag) return refused(meta_info, "the word " + quoted(word) + " is unknown");
         file.flags |= *flag;
+        file.atomic = file.atomic || word == kAtomic;
+    }
+    if (file.atomic && *access == O_RDONLY) {
+        return refused(meta_info, "'atomic' is about what is written, it goes with rw");
     }
     if (file.path.empty()) return refused(meta_info, "the path is empty");
     if (file.path.find('\0') != file.path.npos) return refused(meta_info, "there is a zero byte in the path");

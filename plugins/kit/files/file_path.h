@@ -12,9 +12,10 @@
 
 namespace nx::kit {
 
-/// `<ro|rw>[,direct|sync|noatime|create]*:<path>`, what the metaInfo of a FILE registration may say.
+/// `<ro|rw>[,direct|sync|noatime|create|atomic]*:<path>`, what the metaInfo of a FILE registration may say.
 struct FilePath {
-    int flags = 0; ///< of open(2); always O_CLOEXEC
+    int flags = 0;       ///< of open(2); always O_CLOEXEC
+    bool atomic = false; ///< with rw: each WRITE replaces the file as a whole; "create": the first one makes it
     std::string path;
 };
 

@@ -19,71 +19,14 @@
 #include "base/fd.h"
 #include "base/mutex.h"
 #include "kit/files/fd_cache.h"
+#include "kit/files/file_kind.h"
 #include "kit/files/file_path.h"
 #include "kit/files/file_query.h"
 #include "kit/files/file_root.h"
+#include "kit/files/file_version.h"
 
 namespace nx::kit {
 namespace {
-
-/// Of a path in a sentence: more than the usual name has.
-constexpr size_t kPathQuotedMax = 300;
-
-/// Which file it is, though another one takes its name or its inode's number.
-struct Identity {
-    uint64_t device = 0;
-    uint64_t inode = 0;
-    int64_t born_s = 0; ///< both 0: the file system does not tell
-    uint32_t born_ns = 0;
-
-    /// When it was born counts where it is known for both: a network file system may have it at one time only.
-    bool
-    operator==(const Identity &other) const noexcept {
-        const bool known = (born_s != 0 || born_ns != 0) && (other.born_s != 0 || other.born_ns != 0);
-        return device == other.device && inode == other.inode &&
-            (!known || (born_s == other.born_s && born_ns == other.born_ns));
-    }
-};
-
-struct Kind {
-    Identity identity;
-    mode_t mode = 0;
-};
-
-/// Nothing: errno says why. What does not change needs no round trip to a server.
-std::optional<Kind>
-kindOf(int fd) noexcept {
-    struct statx info;
-    if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO | STATX_BTIME, &info) != 0)
-        return {};
-    Kind kind{.identity = {.device = uint64_t{info.stx_dev_major} << 32 | info.stx_dev_minor, .inode = info.stx_ino},
-              .mode = info.stx_mode};
-    if (info.stx_mask & STATX_BTIME) {
-        kind.identity.born_s = info.stx_btime.tv_sec;
-        kind.identity.born_ns = info.stx_btime.tv_nsec;
-    }
-    return kind;
-}
-
-/// Why it has no offsets to read and write at; null: it has.
-const char *
-noFile(mode_t mode) noexcept {
-    switch (mode & S_IFMT) {
-    case S_IFDIR: return "is a directory";
-    case S_IFIFO: return "is a pipe";
-    case S_IFSOCK: return "is a socket";
-    case S_IFLNK: return "is a symbolic link";
-    case S_IFREG:
-    case S_IFBLK:
-    case S_IFCHR: return nullptr;
-    default: return "is something of the kernel's"; // an eventfd, for example
-    }
-}
-
-Status
-notAFile(const std::string &name, const char *why) {
-    return {NIXL_ERR_INVALID_PARAM, name + " " + why + ", not a file or a block device"};
-}
 
 /// With these flags writes do not go where they should.
 bool
@@ -95,53 +38,6 @@ Status
 appendRefused(const std::string &name) {
     return {NIXL_ERR_INVALID_PARAM,
             name + " has O_APPEND, with which every write goes to the end of the file; open it without"};
-}
-
-bool
-isShortage(int error) noexcept {
-    return error == EMFILE || error == ENFILE || error == ENOMEM;
-}
-
-/// "'/x' cannot be opened: No such file or directory (errno 2); ..."
-Status
-notOpened(const std::string &name, int error, int flags, const FileRoot &root) {
-    const auto status = [&](nixl_status_t code, const std::string &advice = {}) -> Status {
-        return {code, withErrno(name + " cannot be opened", error) + advice};
-    };
-    switch (error) {
-    case ENOENT: return status(NIXL_ERR_NOT_FOUND, "; make it first, or register it with 'create'");
-    case ENOTDIR: return status(NIXL_ERR_NOT_FOUND);
-    case EACCES: return status(NIXL_ERR_NOT_ALLOWED);
-    case EROFS: return status(NIXL_ERR_NOT_ALLOWED, "; 'ro:' can read it");
-    case EPERM: return status(NIXL_ERR_NOT_ALLOWED, flags & O_NOATIME ? "; 'noatime' is for its owner" : "");
-    case ELOOP:
-    case EXDEV:
-        if (root.folder().empty()) return status(NIXL_ERR_BACKEND);
-        return status(NIXL_ERR_NOT_ALLOWED,
-                      "; it has to be beneath the root " + quoted(root.folder()) + ", without symbolic links");
-    case ENAMETOOLONG: return status(NIXL_ERR_INVALID_PARAM);
-    case EISDIR: return notAFile(name, noFile(S_IFDIR));
-    case ENXIO: return notAFile(name, "is a socket, or a device that is not there");
-    case EINVAL:
-        if (!(flags & O_DIRECT)) return status(NIXL_ERR_INVALID_PARAM);
-        return status(NIXL_ERR_NOT_SUPPORTED, "; its file system does no direct I/O, leave out 'direct'");
-    case EOPNOTSUPP: return status(NIXL_ERR_NOT_SUPPORTED);
-    case EMFILE: return status(NIXL_ERR_NO_MEMORY, "; all of them are in use, allow more (ulimit -n)");
-    default: return status(isShortage(error) ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND);
-    }
-}
-
-/// Another descriptor of the file behind `fd`, without O_DIRECT.
-Result<Fd>
-reopen(FdCache &cache, int fd, int flags, const std::string &name) {
-    char path[32];
-    std::snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    const int kept = (flags & (O_ACCMODE | O_SYNC | O_DSYNC | O_NOATIME)) | O_CLOEXEC;
-    Fd file = cache.open([&] { return Fd(::open(path, kept)); });
-    if (file) return file;
-    const int error = errno;
-    return {isShortage(error) ? NIXL_ERR_NO_MEMORY : NIXL_ERR_BACKEND,
-            withErrno(name + " cannot be opened once more, without O_DIRECT, by way of " + path, error)};
 }
 
 } // namespace
@@ -166,6 +62,14 @@ public:
     /// May take over the device id of another live file.
     virtual bool
     supersedes(const RegisteredFile &other) const noexcept = 0;
+
+    /// It can be used, and is open if it stays so: at its registration.
+    virtual Status
+    tryOpen() {
+        const Result<int> fd = use();
+        if (fd.ok()) done();
+        return {fd.code(), fd.message()};
+    }
 
     void
     done() noexcept override;
@@ -196,6 +100,12 @@ public:
     void
     forget(const RegisteredFile &file) noexcept;
 
+    /// What is known of a path, shared by all who ask while one of them has it, and forgotten by the last.
+    std::shared_ptr<KnownVersion>
+    knownAt(const std::string &path);
+    void
+    forgetKnown(const std::string &path) noexcept;
+
     const FileRoot root;
     FdCache cache;
 
@@ -214,7 +124,13 @@ private:
 
     Mutex mutex_;
     std::unordered_map<uint64_t, Owner> owners_ NX_GUARDED_BY(mutex_);
+    std::unordered_map<std::string, std::weak_ptr<KnownVersion>> known_ NX_GUARDED_BY(mutex_);
 };
+
+std::unique_ptr<FileVersion>
+File::version(bool, const FileVersion *) {
+    return nullptr;
+}
 
 RegisteredFile::~RegisteredFile() {
     table_->cache.drop(slot_);
@@ -261,6 +177,22 @@ FileTable::forget(const RegisteredFile &file) noexcept {
     if (owner != owners_.end() && owner->second.file == &file) owners_.erase(owner);
 }
 
+std::shared_ptr<KnownVersion>
+FileTable::knownAt(const std::string &path) {
+    const MutexLock lock(mutex_);
+    std::weak_ptr<KnownVersion> &known = known_[path];
+    std::shared_ptr<KnownVersion> live = known.lock();
+    if (!live) known = live = std::make_shared<KnownVersion>();
+    return live;
+}
+
+void
+FileTable::forgetKnown(const std::string &path) noexcept {
+    const MutexLock lock(mutex_);
+    const auto known = known_.find(path);
+    if (known != known_.end() && known->second.use_count() <= 1) known_.erase(known);
+}
+
 namespace {
 
 /// A file that is opened by its path, and closed and opened again as the cache needs it.
@@ -305,7 +237,7 @@ public:
 
     std::string
     name() const override {
-        return quoted(path_, kPathQuotedMax);
+        return quotedPath(path_);
     }
 
 private:
@@ -322,36 +254,85 @@ private:
 
     Status
     openLocked() NX_REQUIRES(mutex_) {
-        int flags = (known_ ? flags_ & ~O_CREAT : flags_) | O_NOCTTY;
-        if (readOnly()) flags |= O_NONBLOCK; // not to wait for a pipe's writer
-        Fd fd = table_->cache.open([&] { return table_->root.open(path_, flags); });
-        if (!fd) {
-            const int error = errno;
-            if (known_ && error == ENOENT) {
-                return {NIXL_ERR_NOT_FOUND, name() + " is not there any more, it was removed since it was registered"};
-            }
-            return notOpened(name(), error, flags, table_->root);
-        }
-        const auto kind = kindOf(fd.get());
-        if (!kind) return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be looked at", errno)};
-        if (const char *const why = noFile(kind->mode)) return notAFile(name(), why);
-        if (known_ && *known_ != kind->identity) {
-            return {NIXL_ERR_STALE,
-                    name() +
-                        " is another file than the one that was registered; somebody replaced it, register it again"};
-        }
-        // io_uring takes O_NONBLOCK of a file to heart.
-        if (readOnly() && ::fcntl(fd.get(), F_SETFL, flags_ & (O_DIRECT | O_NOATIME)) != 0) {
-            return {NIXL_ERR_BACKEND, withErrno(name() + " cannot be made to wait for its data", errno)};
-        }
-        known_ = kind->identity;
-        table_->cache.fill(slot_, std::move(fd));
+        auto fd = openPath(path_, flags_, table_->root, table_->cache, known_);
+        if (!fd.ok()) return std::move(fd).status();
+        table_->cache.fill(slot_, *std::move(fd));
         return {};
     }
 
     const int flags_;
     const std::string path_;
     std::optional<Identity> known_ NX_GUARDED_BY(mutex_); ///< since it was opened for the first time
+};
+
+/// A file that is replaced as a whole.
+class AtomicFile : public RegisteredFile {
+public:
+    AtomicFile(const std::shared_ptr<FileTable> &table, uint64_t device_id, FilePath file)
+        : RegisteredFile(table, device_id),
+          at_(std::make_shared<AtomicPath>(AtomicPath{.path = file.path,
+                                                      .flags = file.flags,
+                                                      .root = {table, &table->root},
+                                                      .cache = {table, &table->cache},
+                                                      .known = table->knownAt(file.path)})) {}
+    ~AtomicFile() override {
+        table_->forgetKnown(at_->path);
+    }
+
+    bool
+    isSame(const RegisteredFile &other) const noexcept override {
+        const auto *const file = dynamic_cast<const AtomicFile *>(&other);
+        return file && file->at_->path == at_->path && file->at_->flags == at_->flags;
+    }
+
+    bool
+    supersedes(const RegisteredFile &) const noexcept override {
+        return false;
+    }
+
+    Status
+    tryOpen() override {
+        return FileVersion::check(at_);
+    }
+
+    Result<int>
+    use() override {
+        return {NIXL_ERR_NOT_SUPPORTED,
+                name() + ": this backend cannot replace a file as a whole ('atomic'), POSIX can"};
+    }
+
+    Result<int>
+    buffered() override {
+        return use();
+    }
+
+    bool
+    direct() const noexcept override {
+        return at_->flags & O_DIRECT;
+    }
+
+    bool
+    readOnly() const noexcept override {
+        return false;
+    }
+
+    bool
+    atomic() const noexcept override {
+        return true;
+    }
+
+    std::unique_ptr<FileVersion>
+    version(bool writes, const FileVersion *beside) override {
+        return std::make_unique<FileVersion>(at_, writes, beside);
+    }
+
+    std::string
+    name() const override {
+        return quotedPath(at_->path);
+    }
+
+private:
+    const std::shared_ptr<const AtomicPath> at_; ///< versions have it, too
 };
 
 /// A file behind a descriptor of the program's, which may close it, or use its number for another file, at any time.
@@ -458,7 +439,7 @@ private:
         const std::string number = "descriptor " + std::to_string(fd_);
         std::error_code error;
         const auto path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), error);
-        return error ? number : number + " (" + quoted(path.native(), kPathQuotedMax) + ")";
+        return error ? number : number + " (" + quotedPath(path.native()) + ")";
     }
 
     const int fd_;
@@ -506,12 +487,13 @@ Files::add(const nixlBlobDesc &registration) {
         const auto folder = std::filesystem::current_path(error);
         if (!error) (*path)->path = (folder / (*path)->path).native();
     }
-    auto file = table_->claim(std::make_shared<FileByPath>(table_, registration.devId, std::move(**path)));
+    std::shared_ptr<RegisteredFile> fresh;
+    if ((*path)->atomic) fresh = std::make_shared<AtomicFile>(table_, registration.devId, std::move(**path));
+    else fresh = std::make_shared<FileByPath>(table_, registration.devId, std::move(**path));
+    auto file = table_->claim(fresh);
     if (!file.ok()) return std::move(file).status();
     // Of two that register it at once, both open it: who comes second finds it open, or the reason.
-    auto opened = (*file)->use();
-    if (!opened.ok()) return std::move(opened).status();
-    (*file)->done();
+    if (Status opened = (*file)->tryOpen(); !opened.ok()) return opened;
     return std::shared_ptr<File>(std::move(*file));
 }
 

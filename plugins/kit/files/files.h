@@ -17,6 +17,8 @@
 
 namespace nx::kit {
 
+class FileVersion;
+
 /// A file that registrations name. Any thread; each pair of use() and done() by one that holds it meanwhile.
 class File {
 public:
@@ -43,6 +45,16 @@ public:
     /// Opened for reading only.
     virtual bool
     readOnly() const noexcept = 0;
+
+    /// Replaced as a whole by each request that writes to it: it has no use(), but requests have versions of it
+    /// (file_version.h).
+    virtual bool
+    atomic() const noexcept {
+        return false;
+    }
+    /// The one that a request reads or writes, null unless it is atomic(). `beside`: another one of the request, or null.
+    virtual std::unique_ptr<FileVersion>
+    version(bool writes, const FileVersion *beside);
 
     /// For sentences: "'/data/cache.bin'", "descriptor 7 ('/data/cache.bin')".
     virtual std::string
