@@ -58,8 +58,7 @@ notOpened(const std::string &name, int error, int flags, const FileRoot &root, c
 
 /// Opens a path for the first time, or the file that is `known` again. `known` is the file that is returned.
 Result<Fd>
-openPath(
-    const std::string &path, int flags, const FileRoot &root, FdCache &cache, std::optional<Identity> &known);
+openPath(const std::string &path, int flags, const FileRoot &root, FdCache &cache, std::optional<Identity> &known);
 
 /// Another descriptor of the file behind `fd`, without O_DIRECT.
 Result<Fd>

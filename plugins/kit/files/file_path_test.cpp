@@ -19,10 +19,24 @@ TEST(FilePath, IsAModeWordsAndThePathBehindTheFirstColon) {
     ASSERT_TRUE(file.ok() && *file) << file.message();
     EXPECT_EQ((*file)->path, "/data/a b:c,d");
     EXPECT_EQ((*file)->flags, O_RDWR | O_DIRECT | O_SYNC | O_NOATIME | O_CREAT | O_CLOEXEC);
+    EXPECT_FALSE((*file)->atomic);
     const auto plain = parseFilePath("ro:x");
     ASSERT_TRUE(plain.ok() && *plain) << plain.message();
     EXPECT_EQ((*plain)->path, "x");
     EXPECT_EQ((*plain)->flags, O_RDONLY | O_CLOEXEC);
+}
+
+TEST(FilePath, AtomicIsAWordOfWhatIsWrittenAndImpliesNoOther) {
+    for (const auto *const text : {"rw,atomic:/x", "rw,atomic,atomic:/x"}) {
+        const auto file = parseFilePath(text);
+        ASSERT_TRUE(file.ok() && *file) << file.message();
+        EXPECT_TRUE((*file)->atomic);
+        EXPECT_EQ((*file)->flags, O_RDWR | O_CLOEXEC);
+    }
+    const auto all = parseFilePath("rw,direct,atomic,create:/x");
+    ASSERT_TRUE(all.ok() && *all) << all.message();
+    EXPECT_TRUE((*all)->atomic);
+    EXPECT_EQ((*all)->flags, O_RDWR | O_DIRECT | O_CREAT | O_CLOEXEC);
 }
 
 TEST(FilePath, EmptyTextsAndLabelsNameNone) {
@@ -40,6 +54,8 @@ TEST(FilePath, WhatLooksLikeOneAndIsNoneIsAnErrorThatNamesTheFault) {
         {"rw,DIRECT:/x", "the word 'DIRECT' is unknown"},
         {"rw, direct:/x", "the word ' direct' is unknown"},
         {"rw,rw:/x", "the word 'rw' is unknown"},
+        {"ro,atomic:/x", "'atomic' is about what is written, it goes with rw"},
+        {"rw,atomics:/x", "the word 'atomics' is unknown"},
         {"wr:/x", "the mode 'wr' is neither ro nor rw"},
         {"RW:/x", "the mode 'RW' is neither ro nor rw"},
         {":/x", "the mode '' is neither ro nor rw"},
@@ -56,7 +72,7 @@ TEST(FilePath, WhatLooksLikeOneAndIsNoneIsAnErrorThatNamesTheFault) {
         const auto file = parseFilePath(text);
         EXPECT_EQ(file.code(), NIXL_ERR_INVALID_PARAM) << text;
         EXPECT_THAT(file.message(), HasSubstr(why)) << text;
-        EXPECT_THAT(file.message(), HasSubstr("<ro|rw>[,direct|sync|noatime|create]:<path>")) << text;
+        EXPECT_THAT(file.message(), HasSubstr("<ro|rw>[,direct|sync|noatime|create|atomic]:<path>")) << text;
     }
 }
 

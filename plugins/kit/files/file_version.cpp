@@ -115,7 +115,7 @@ FileVersion::make() {
     const bool replaces = ::fstatat(folder(), base_.c_str(), &old, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(old.st_mode);
     const mode_t mode = replaces ? old.st_mode & 07777 : kNewFileMode;
     int error = EEXIST;
-    for (unsigned number = 0; error == EEXIST && number < kWritersMax; ++number) tryName(number, mode, error);
+    for (unsigned number = 0; error == EEXIST && number < kWritersMax; ++number) error = tryName(number, mode);
     if (error == EEXIST) {
         return {NIXL_ERR_BACKEND,
                 name() + " is being replaced by " + std::to_string(kWritersMax) +
@@ -132,28 +132,26 @@ FileVersion::make() {
     return {};
 }
 
-bool
-FileVersion::tryName(unsigned number, mode_t mode, int &error) {
-    const int flags = (at_->flags & ~O_CREAT) | O_CREAT | O_EXCL | O_NOFOLLOW;
+int
+FileVersion::tryName(unsigned number, mode_t mode) {
     std::string name = nameOf(number);
     const auto made = [&] {
+        const int flags = at_->flags | O_CREAT | O_EXCL | O_NOFOLLOW;
         fd_ = at_->cache->open([&] { return Fd(::openat(folder(), name.c_str(), flags, mode)); });
-        error = fd_ ? 0 : errno;
-        return !error;
+        return fd_ ? 0 : errno;
     };
-    if (!made() && (error != EEXIST || !removeLeft(name) || !made())) {
-        if (error == EINVAL) removeLeft(name); // made, and then refused for direct I/O
-        return false;
-    }
-    // Somebody may have taken it for left over, or have it, in the moment before. Where there are no locks nobody does.
+    int error = made();
+    if (error == EEXIST && removeLeft(name)) error = made();
+    if (error == EINVAL) removeLeft(name); // made, and then refused for direct I/O
+    if (error) return error;
+    // In the moment before the lock somebody may have taken it for left over. Where there are no locks nobody does.
     const bool is_lost = ::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (is_lost || !leadsTo(name, fd_.get())) {
         fd_.reset();
-        error = EEXIST;
-        return false;
+        return EEXIST;
     }
     made_ = std::move(name);
-    return true;
+    return 0;
 }
 
 bool
@@ -200,8 +198,8 @@ FileVersion::publish() {
 Status
 FileVersion::check(const std::shared_ptr<const AtomicPath> &at) {
     FileVersion present(at, false, nullptr), next(at, true, nullptr);
-    const Result<int> fd = present.use();
-    if (!fd.ok() && (fd.code() != NIXL_ERR_NOT_FOUND || !(at->flags & O_CREAT))) return {fd.code(), fd.message()};
+    Result<int> fd = present.use();
+    if (!fd.ok() && (fd.code() != NIXL_ERR_NOT_FOUND || !(at->flags & O_CREAT))) return std::move(fd).status();
     if (next.base_.empty()) return notAFile(next.name(), noFile(S_IFDIR));
     struct stat info;
     if (fd.ok() && ::fstat(*fd, &info) == 0 && !S_ISREG(info.st_mode)) {

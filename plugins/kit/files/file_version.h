@@ -108,9 +108,9 @@ private:
     useFolder();
     void
     dropFolder() noexcept;
-    /// False: another one has it, or error says why not.
-    bool
-    tryName(unsigned number, mode_t mode, int &error);
+    /// 0 or an errno; EEXIST: another one has it.
+    int
+    tryName(unsigned number, mode_t mode);
     bool
     leadsTo(const std::string &name, int fd) const noexcept;
     bool
@@ -125,7 +125,7 @@ private:
     bool uses_folder_ = false;
     Fd fd_;
     Fd buffered_;
-    std::string made_; ///< the new version's name while it is not published
+    std::string made_;  ///< the new version's name while it is not published
     Identity identity_; ///< of the new version
 };
 

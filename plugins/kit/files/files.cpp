@@ -66,9 +66,10 @@ public:
     /// It can be used, and is open if it stays so: at its registration.
     virtual Status
     tryOpen() {
-        const Result<int> fd = use();
-        if (fd.ok()) done();
-        return {fd.code(), fd.message()};
+        Result<int> fd = use();
+        if (!fd.ok()) return std::move(fd).status();
+        done();
+        return {};
     }
 
     void
