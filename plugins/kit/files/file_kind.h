@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the system says of a file: which one it is, what it is, and why it cannot be opened, for people. Plain functions.
+// What the system says of a file: which one it is, what it is, and why it cannot be opened. Plain functions.
 #pragma once
 
 #include <cstdint>

@@ -30,10 +30,10 @@ looksLikePath(std::string_view text) {
 
 Status
 refused(std::string_view text, const std::string &why) {
-    return {
-        NIXL_ERR_INVALID_PARAM,
-        quoted(text) + " names no file: " + why +
-            "; say <ro|rw>[,direct|sync|noatime|create|atomic]:<path>, or nothing where the device id is an open descriptor"};
+    return {NIXL_ERR_INVALID_PARAM,
+            quoted(text) + " names no file: " + why +
+                "; say <ro|rw>[,direct|sync|noatime|create|atomic]:<path>, or nothing where the device id is an open "
+                "descriptor"};
 }
 
 } // namespace

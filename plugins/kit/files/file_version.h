@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: The nixl authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Files that are replaced as a whole ("atomic"), as objects are. What a request writes is a new file beside the old one,
-// which takes its name when it is whole; what a request reads is one version from its first byte to its last.
+// Files that are replaced as a whole ("atomic"), as objects are. What a request writes is a new file beside the old
+// one, which takes its name when it is whole; what a request reads is one version from its first byte to its last.
 //
 //   new version      .NAME.nixl-N, with flock, in the folder of NAME, N below kWritersMax
 //   of who crashed   the same without flock: whoever writes or registers the path next removes it
 //
-// A name that is tried, not a random one, so that what was left is found without reading the folder; not O_TMPFILE, which
-// network file systems do not have, and which needs a name to replace another file, too.
+// A name that is tried, not a random one, so that what was left is found without reading the folder; not O_TMPFILE,
+// which network file systems do not have, and which needs a name to replace another file, too.
 #pragma once
 
 #include <memory>

@@ -52,7 +52,8 @@ public:
     atomic() const noexcept {
         return false;
     }
-    /// The one that a request reads or writes, null unless it is atomic(). `beside`: another one of the request, or null.
+    /// The one that a request reads or writes, null unless it is atomic(). `beside`: another one of that request, or
+    /// null.
     virtual std::unique_ptr<FileVersion>
     version(bool writes, const FileVersion *beside);
 
