@@ -55,6 +55,8 @@ struct Plan {
     std::span<const Run> runs;
     uint64_t total_bytes;
     uint64_t block_count; ///< sum of the runs' counts
+    /// Of a transfer that comes in several plans, because it goes through memory in between.
+    bool is_part = false;
 };
 
 // ---- The engine ----------------------------------------------------------------------------------------------------

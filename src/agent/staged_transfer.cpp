@@ -38,6 +38,7 @@ public:
         plan_.remote_segments = half.is_local ? whole.local_segments : whole.remote_segments;
         plan_.runs = runs_;
         plan_.total_bytes = passage.portion.bytes;
+        plan_.is_part = passage.portion.bytes < whole.total_bytes;
         for (const auto &run : runs_) plan_.block_count += run.count;
     }
 

@@ -115,6 +115,50 @@ def test_pages_by_path_with_ids_of_their_own(agent, tmp_path):
     assert (tmp_path / "page-7").read_bytes() == copy[7 * PAGE:8 * PAGE].tobytes()
 
 
+def test_pages_that_are_replaced_as_a_whole(agent, tmp_path):
+    """What another program reads at a path is a page that was written as a whole, or was there before."""
+    pages, size = 5, 50 * PAGE
+    host = np.zeros(pages * size, np.uint8)
+    agent.register_memory([(*whole(host), "")], "DRAM")
+    host_descs = agent.get_xfer_descs([(address(host) + i * size, size, 0) for i in range(pages)], "DRAM")
+    registered = agent.register_memory(
+        [(0, size, i, f"rw,create,atomic:{tmp_path}/page-{i}") for i in range(pages)], "FILE")
+    assert os.listdir(tmp_path) == []
+    stop, seen, errors = threading.Event(), set(), []
+
+    def look():
+        while not stop.is_set():
+            for name in os.listdir(tmp_path):
+                if name.startswith("."):
+                    continue
+                page = np.fromfile(tmp_path / name, np.uint8)
+                if page.size != size or (page != page[0]).any():
+                    errors.append((name, page.size))
+                seen.add(int(page[0]))
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for version in range(1, 41):
+        host[:] = version
+        move(agent, "WRITE", host_descs, registered.trim())
+        host[:] = 0
+        move(agent, "READ", host_descs, registered.trim())
+        assert (host == version).all()
+    eventually(lambda: 40 in seen)
+    stop.set()
+    looker.join()
+    assert not errors
+    assert sorted(os.listdir(tmp_path)) == [f"page-{i}" for i in range(pages)]
+    # A folder has taken a name.
+    os.unlink(tmp_path / "page-3")
+    os.mkdir(tmp_path / "page-3")
+    with pytest.raises(bindings.nixlBackendError, match="page-3' cannot take its place"):
+        move(agent, "WRITE", host_descs, registered.trim())
+    assert sorted(os.listdir(tmp_path)) == [f"page-{i}" for i in range(pages)]
+    with pytest.raises(bindings.nixlBackendError, match="'atomic' is about what is written, it goes with rw"):
+        agent.register_memory([(0, size, 77, f"ro,atomic:{tmp_path}/page-0")], "FILE")
+
+
 def test_slots_of_files_by_descriptor_with_prepared_lists(agent, tmp_path):
     """A pool of pages and a pool of slots in files, prepared once; each request picks some of both by index."""
     slots, files = 64, 4

@@ -474,16 +474,17 @@ TEST_P(FilesUnderWay, ADescriptorClosedDuringAWriteLeavesOtherFilesAlone) {
 constexpr size_t kRecord = 64 << 10;
 constexpr size_t kRecords = 32; // in the file, written again and again
 
-/// Writes record after record, durable, and tells of each that is done, until it is killed.
+/// Writes record after record, durable, and tells of each that is done, until it is killed. One place after the other,
+/// or, if the words say "atomic", each in place of the one before.
 [[noreturn]] void
-writeUntilKilled(const How &how, const std::string &path, int tell) {
+writeUntilKilled(const How &how, const std::string &words, const std::string &path, int tell) {
     const Buffer memory(kRecord);
     const FileAgent agent(how, {{"durable", "yes"}});
     agent.add(memory);
-    require(agent.addFile(900, "rw,create:" + path), "register");
+    require(agent.addFile(900, "rw,create" + words + ":" + path), "register");
     for (uint64_t i = 0;; ++i) {
         memory.fill(i + 1);
-        const Outcome outcome = agent.move(NIXL_WRITE, memory, 900, i % kRecords * kRecord);
+        const Outcome outcome = agent.move(NIXL_WRITE, memory, 900, words.empty() ? i % kRecords * kRecord : 0);
         if (outcome.status != NIXL_SUCCESS) throw std::runtime_error(outcome.report.error);
         if (::write(tell, &i, sizeof i) != sizeof i) throw std::runtime_error("nobody listens");
     }
@@ -491,14 +492,14 @@ writeUntilKilled(const How &how, const std::string &path, int tell) {
 
 /// Starts a writer, kills it after `count` records were done, and returns how many those were in the end.
 uint64_t
-killAfter(uint64_t count, const How &how, const std::string &path) {
+killAfter(uint64_t count, const How &how, const std::string &path, const std::string &words = "") {
     int fds[2];
     if (::pipe2(fds, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
     std::fflush(nullptr);
     const pid_t pid = ::fork();
     if (pid == 0) {
         try {
-            writeUntilKilled(how, path, fds[1]);
+            writeUntilKilled(how, words, path, fds[1]);
         }
         catch (const std::exception &error) {
             std::fprintf(stderr, "the writer: %s\n", error.what());
@@ -531,6 +532,19 @@ expectRecords(const std::string &path, uint64_t done) {
         ASSERT_EQ(std::memcmp(contents.data() + i % kRecords * kRecord, record.data(), kRecord), 0)
             << "record " << i << " of " << done << " is lost";
     }
+}
+
+/// The last version that was said to be there, or the one that was being written then, is, as a whole.
+void
+expectVersion(const std::string &path, uint64_t done) {
+    const std::string contents = contentsOf(path);
+    ASSERT_EQ(contents.size(), kRecord);
+    const Buffer record(kRecord);
+    const auto holds = [&](uint64_t seed) {
+        record.fill(seed);
+        return std::memcmp(contents.data(), record.data(), kRecord) == 0;
+    };
+    EXPECT_TRUE(holds(done) || holds(done + 1)) << "version " << done << " is lost, or the file is torn";
 }
 
 TEST_P(FileFaults, DurableWritesAreOutOfThePageCacheWhenTheyAreDone) {
@@ -730,6 +744,11 @@ TEST_P(FileFaults, DurableWritesOutliveALossOfPower) {
             disk->cut();
             ASSERT_TRUE(std::filesystem::exists(path));
             expectRecords(path, done);
+            const std::string whole = dir / "mounted/whole" + std::to_string(count);
+            const uint64_t versions = killAfter(count, GetParam(), whole, ",atomic");
+            disk->cut();
+            ASSERT_TRUE(std::filesystem::exists(whole));
+            expectVersion(whole, versions);
         }
         disk.reset();
     };

@@ -3,14 +3,16 @@
 //
 // Goal: a file that is registered with "atomic" is, to whoever looks at its path at any moment, a version that one
 // request has written as a whole, whatever becomes of the others; none leaves anything beside it. Method: each way in
-// which a request can end, over each queue; readers that look all the time; writers that are killed.
+// which a request can end, over each queue; readers that look all the time; writers that are killed; the program's own
+// renameat() and the like, which stand in for those of the C library, in plugins too, and can fail.
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <poll.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <thread>
+#include <sys/syscall.h>
 
 #include "support/child.h"
 #include "support/temp_dir.h"
@@ -42,6 +44,46 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Posix, FilesAtomic, testing::ValuesIn(kHows), nameOf);
+
+// ---- Calls that stand in for the C library's ------------------------------------------------------------------------
+
+/// What is done with names and the device while it exists, in order. One at a time; calls may come from any thread.
+class Calls {
+public:
+    explicit Calls(std::string failing = "") : failing_(std::move(failing)) {
+        current = this;
+    }
+    ~Calls() {
+        current = nullptr;
+    }
+    Calls(const Calls &) = delete;
+    Calls &
+    operator=(const Calls &) = delete;
+
+    std::string
+    all() const {
+        const std::lock_guard lock(mutex_);
+        return all_;
+    }
+
+    /// True: it fails, with errno.
+    static bool
+    note(const std::string &call) {
+        Calls *const calls = current;
+        if (!calls) return false;
+        const std::lock_guard lock(calls->mutex_);
+        calls->all_ += (calls->all_.empty() ? "" : " ") + call;
+        errno = EIO;
+        return call == calls->failing_;
+    }
+
+private:
+    static inline std::atomic<Calls *> current{nullptr};
+
+    const std::string failing_;
+    mutable std::mutex mutex_;
+    std::string all_;
+};
 
 /// So many of this one byte; empty, or where it is not so.
 std::string
@@ -561,6 +603,54 @@ TEST_P(FilesAtomic, AProcessThatIsKilledLeavesTheOldVersionAndAFileThatTheNextRe
     EXPECT_GT(left, 0u) << "the test has not killed one in the middle";
 }
 
+/// Over threads, whose calls are those that stand in.
+class FilesAtomicCalls : public FilesAtomic {};
+
+INSTANTIATE_TEST_SUITE_P(Posix, FilesAtomicCalls, testing::Values(kHows[4], kHows[5]), nameOf);
+
+TEST_P(FilesAtomicCalls, DurableIsTheFileBeforeItsNameAndTheFolderAfterIt) {
+    const Buffer memory(1000);
+    for (const bool durable : {false, true}) {
+        const FileAgent agent(GetParam(), {{"durable", durable ? "yes" : "no"}});
+        agent.add(memory);
+        for (const std::string words : {"", "sync,"}) {
+            const std::string other = dir / "other"; // of the same folder, which is synced once
+            ASSERT_EQ(agent.addFile(900, "rw,create,atomic," + words + "noatime:" + path), NIXL_SUCCESS);
+            ASSERT_EQ(agent.addFile(901, "rw,create,atomic," + words + "noatime:" + other), NIXL_SUCCESS);
+            const Calls calls;
+            expectSuccess(agent.move(NIXL_WRITE, listOf({memory.desc(0, 10), memory.desc(10, 10)}),
+                                     listOf({{0, 10, 900}, {0, 10, 901}}, FILE_SEG)));
+            EXPECT_EQ(calls.all(),
+                      durable             ? "fdatasync fdatasync renameat renameat fsync"
+                          : words.empty() ? "renameat renameat"
+                                          : "renameat renameat fsync");
+            ASSERT_EQ(agent.removeFile(900), NIXL_SUCCESS);
+            ASSERT_EQ(agent.removeFile(901), NIXL_SUCCESS);
+        }
+    }
+}
+
+TEST_P(FilesAtomicCalls, EachStepThatFailsIsNamed) {
+    const Buffer &memory = this->memory(1000);
+    agent({{"durable", "yes"}}).add(memory);
+    dir.write("data", "old");
+    ASSERT_EQ(agent().addFile(900, "rw,atomic:" + path), NIXL_SUCCESS) << nixlx::lastError();
+    const std::pair<std::string, std::string> steps[] = {
+        {"fdatasync", "'" + path + "' could not be made durable"},
+        {"renameat", "the new file '.data.nixl-0' for '" + path + "' cannot be put in its place"},
+        {"fsync", "'" + path + "' is replaced, but its name could not be made durable"},
+    };
+    for (const auto &[step, sentence] : steps) {
+        SCOPED_TRACE(step);
+        const Calls calls(step);
+        expectFailure(agent().move(NIXL_WRITE, memory, 900), NIXL_ERR_BACKEND, 1000, {sentence, std::strerror(EIO)});
+        EXPECT_EQ(contentsOf(path).size(), step == "fsync" ? 1000u : 3u);
+        EXPECT_EQ(names(), Names{"data"});
+    }
+    expectSuccess(agent().move(NIXL_WRITE, memory, 900));
+    expectSuccess(agent().move(NIXL_READ, memory, 900));
+}
+
 // ---- What cannot be -------------------------------------------------------------------------------------------------
 
 TEST_P(FilesAtomic, WhatItWouldReplaceWronglyIsRefused) {
@@ -620,4 +710,29 @@ TEST_P(FilesAtomic, ARootIsNotLeft) {
 }
 
 } // namespace
+
+bool
+noteCall(const char *call) {
+    return Calls::note(call);
+}
+
 } // namespace nx::test
+
+/// Instead of the C library's.
+extern "C" __attribute__((visibility("default"))) int
+renameat(int from_folder, const char *from, int to_folder, const char *to) noexcept {
+    if (nx::test::noteCall("renameat")) return -1;
+    return static_cast<int>(::syscall(SYS_renameat2, from_folder, from, to_folder, to, 0));
+}
+
+/// Likewise.
+extern "C" __attribute__((visibility("default"))) int
+fdatasync(int fd) {
+    return nx::test::noteCall("fdatasync") ? -1 : static_cast<int>(::syscall(SYS_fdatasync, fd));
+}
+
+/// Likewise.
+extern "C" __attribute__((visibility("default"))) int
+fsync(int fd) {
+    return nx::test::noteCall("fsync") ? -1 : static_cast<int>(::syscall(SYS_fsync, fd));
+}

@@ -4,6 +4,7 @@
 // Goal: memory of a peer and a file of this agent, which no backend joins, exchange bytes exactly, whatever happens to
 // the file, and as one request. Method: POSIX with SHM, with UCX as programs ask for it (its companion serves the host)
 // and with UCX over its own way; real files that are there, short, read-only or full.
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -122,6 +123,26 @@ TEST_P(StagedFiles, AFileThatCannotBeWrittenSaysSo) {
     memory.fill(1);
     expectFailure(run(request(NIXL_READ, 7)), NIXL_ERR_NOT_ALLOWED, 0, {"over POSIX", path});
     EXPECT_EQ(contentsOf(path), "x");
+}
+
+TEST_P(StagedFiles, AFileThatIsReplacedAsAWholeIsNotInParts) {
+    const std::string path = dir.write("data", std::string(kSize, 'x'));
+    add(7, "rw,atomic:" + path);
+    memory.fill(1);
+    for (const auto operation : {NIXL_READ, NIXL_WRITE}) {
+        expectFailure(run(request(operation, 7)), NIXL_ERR_NOT_SUPPORTED, 0,
+                      {"over POSIX", path, "this transfer comes in parts"});
+        EXPECT_TRUE(memory.holds(1));
+        EXPECT_EQ(contentsOf(path), std::string(kSize, 'x'));
+    }
+    // What is one part is whole.
+    nixlXferReqH *small = nullptr;
+    ASSERT_EQ(
+        pair->a->createXferReq(NIXL_READ, listOf({{0, 1000, 7}}, FILE_SEG), listOf({memory.desc(0, 1000)}), "B", small),
+        NIXL_SUCCESS);
+    expectSuccess(run(small));
+    EXPECT_EQ(std::filesystem::file_size(path), 1000u);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 1);
 }
 
 TEST_P(StagedFiles, OneThatIsCancelledEndsAsSuchOrWasDone) {

@@ -220,6 +220,14 @@ TEST_F(Hf3fs, MemoryThat3fsCanMapIsNotCopiedAndOtherIs) {
     for (nixlXferReqH *each : {straight, copied}) EXPECT_EQ(agent->releaseXferReq(each), NIXL_SUCCESS);
 }
 
+TEST_F(Hf3fs, ReplacesNoFilesAsAWhole) {
+    ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
+    open("a");
+    EXPECT_EQ(agent->registerMem(fileOf(1000, "rw,atomic:" + (folder / "a"))), NIXL_ERR_BACKEND);
+    EXPECT_THAT(nixlx::lastError(), HasSubstr("cannot replace a file as a whole ('atomic'), POSIX can"));
+    EXPECT_EQ(agent->registerMem(fileOf(1000, "rw:" + (folder / "a"))), NIXL_SUCCESS) << nixlx::lastError();
+}
+
 TEST_F(Hf3fs, WhatIsLentInVainIsCopied) {
     ASSERT_EQ(create(), NIXL_SUCCESS) << nixlx::lastError();
     const SharedPages shared(8192);

@@ -275,7 +275,6 @@ TEST(PosixSides, TheFileMayBeTheLocalSide) {
     ASSERT_EQ(moving.agent->waitXfer(to_memory), NIXL_SUCCESS);
     EXPECT_TRUE(moving.memory.holds(1));
     nixlXferReqH *none = nullptr;
-    EXPECT_LT(moving.agent->createXferReq(NIXL_READ, file, file, "A", none), 0) << "a file to a file";
     EXPECT_LT(moving.agent->createXferReq(NIXL_READ, memory, memory, "A", none), 0) << "memory to memory";
 }
 

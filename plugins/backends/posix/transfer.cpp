@@ -10,6 +10,7 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     : pieces(plan),
       writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()) {
     std::vector<kit::File *> files; // that it writes to, or has versions of
+    bool has_atomic = false;
     for (const nixlx::Run &run : plan.runs) {
         const FileMemory &memory = pieces.fileOf(run);
         const uint64_t page = memory.alignment.page;
@@ -17,16 +18,25 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
         has_direct_ = has_direct_ || page > 0;
         has_buffered_ = has_buffered_ || !whole(pieces.offsetOf(run)) || !whole(run.length) ||
             (run.count > 1 && !whole(pieces.strideOf(run)));
+        has_atomic = has_atomic || memory.atomic;
         if (!writes_ && !memory.atomic) continue;
         kit::File *const file = memory.file.get();
         if (!files.empty() && files.back() == file) continue;
         if (writes_ && file->readOnly() && refusal_.ok()) {
             refusal_ = {NIXL_ERR_NOT_ALLOWED, file->name() + " is open for reading only; register it for writing"};
         }
+        if (plan.is_part && memory.atomic && refusal_.ok()) {
+            refusal_ = {NIXL_ERR_NOT_SUPPORTED,
+                        file->name() +
+                            " is read and replaced as a whole ('atomic'), and this transfer comes in parts, as no "
+                            "backend joins the two memories; register it without, or move it from and to memory of "
+                            "the host"};
+        }
         files.push_back(file);
     }
     is_small_read_ =
         !writes_ && !has_direct_ && plan.total_bytes <= kSmallReadBytes && plan.block_count <= kSmallReadBlocks;
+    if (!durable && !has_atomic) return;
     std::sort(files.begin(), files.end());
     files.erase(std::unique(files.begin(), files.end()), files.end());
     const kit::FileVersion *beside = nullptr;

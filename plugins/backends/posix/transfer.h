@@ -49,7 +49,7 @@ public:
         return is_small_read_;
     }
 
-    /// Why it cannot be posted: it would write to what was opened for reading.
+    /// Why it cannot be posted: it would write to what was opened for reading, or is a part of what has to be whole.
     const Status &
     refusal() const noexcept {
         return refusal_;

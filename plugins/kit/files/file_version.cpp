@@ -113,7 +113,7 @@ FileVersion::make() {
     constexpr mode_t kNewFileMode = 0644;
     struct stat old;
     const bool replaces = ::fstatat(folder(), base_.c_str(), &old, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(old.st_mode);
-    const mode_t mode = replaces ? old.st_mode & 07777 : kNewFileMode;
+    const mode_t mode = replaces ? old.st_mode & 0777 : kNewFileMode; // not what it may do as its owner
     int error = EEXIST;
     for (unsigned number = 0; error == EEXIST && number < kWritersMax; ++number) error = tryName(number, mode);
     if (error == EEXIST) {

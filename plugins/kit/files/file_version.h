@@ -79,7 +79,7 @@ public:
     /// Of the path's folder, to be synced for a published version to last; -1: nothing was written.
     int
     folder() const noexcept {
-        return folder_->fd.get();
+        return uses_folder_ ? folder_->fd.get() : -1;
     }
 
     /// Registered with "sync": bytes are on the device when they are written, and so should the name be.

@@ -105,7 +105,7 @@ public:
     std::shared_ptr<KnownVersion>
     knownAt(const std::string &path);
     void
-    forgetKnown(const std::string &path) noexcept;
+    forgetKnown(std::shared_ptr<const AtomicPath> at) noexcept;
 
     const FileRoot root;
     FdCache cache;
@@ -188,10 +188,11 @@ FileTable::knownAt(const std::string &path) {
 }
 
 void
-FileTable::forgetKnown(const std::string &path) noexcept {
+FileTable::forgetKnown(std::shared_ptr<const AtomicPath> at) noexcept {
     const MutexLock lock(mutex_);
-    const auto known = known_.find(path);
-    if (known != known_.end() && known->second.use_count() <= 1) known_.erase(known);
+    const auto known = known_.find(at->path);
+    at.reset();
+    if (known != known_.end() && known->second.expired()) known_.erase(known);
 }
 
 namespace {
@@ -277,7 +278,7 @@ public:
                                                       .cache = {table, &table->cache},
                                                       .known = table->knownAt(file.path)})) {}
     ~AtomicFile() override {
-        table_->forgetKnown(at_->path);
+        table_->forgetKnown(std::move(at_));
     }
 
     bool
@@ -333,7 +334,7 @@ public:
     }
 
 private:
-    const std::shared_ptr<const AtomicPath> at_; ///< versions have it, too
+    std::shared_ptr<const AtomicPath> at_; ///< versions have it, too
 };
 
 /// A file behind a descriptor of the program's, which may close it, or use its number for another file, at any time.
