@@ -617,13 +617,19 @@ TEST_P(FilesAtomicCalls, DurableIsTheFileBeforeItsNameAndTheFolderAfterIt) {
             const std::string other = dir / "other"; // of the same folder, which is synced once
             ASSERT_EQ(agent.addFile(900, "rw,create,atomic," + words + "noatime:" + path), NIXL_SUCCESS);
             ASSERT_EQ(agent.addFile(901, "rw,create,atomic," + words + "noatime:" + other), NIXL_SUCCESS);
-            const Calls calls;
-            expectSuccess(agent.move(NIXL_WRITE, listOf({memory.desc(0, 10), memory.desc(10, 10)}),
-                                     listOf({{0, 10, 900}, {0, 10, 901}}, FILE_SEG)));
-            EXPECT_EQ(calls.all(),
-                      durable             ? "fdatasync fdatasync renameat renameat fsync"
-                          : words.empty() ? "renameat renameat"
-                                          : "renameat renameat fsync");
+            {
+                const Calls calls;
+                expectSuccess(agent.move(NIXL_WRITE, listOf({memory.desc(0, 10), memory.desc(10, 10)}),
+                                         listOf({{0, 10, 900}, {0, 10, 901}}, FILE_SEG)));
+                EXPECT_EQ(calls.all(),
+                          durable             ? "fdatasync fdatasync renameat renameat fsync"
+                              : words.empty() ? "renameat renameat"
+                                              : "renameat renameat fsync");
+            }
+            const Calls none;
+            expectSuccess(agent.move(NIXL_WRITE, listOf({memory.desc(0, 0)}), listOf({{0, 0, 900}}, FILE_SEG)));
+            EXPECT_EQ(none.all(), "");
+            EXPECT_EQ(std::filesystem::file_size(path), 10u) << "no byte was written";
             ASSERT_EQ(agent.removeFile(900), NIXL_SUCCESS);
             ASSERT_EQ(agent.removeFile(901), NIXL_SUCCESS);
         }

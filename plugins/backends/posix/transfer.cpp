@@ -8,7 +8,8 @@ namespace nx::posix {
 
 Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     : pieces(plan),
-      writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()) {
+      writes_((plan.operation == NIXL_WRITE) != pieces.filesAreLocal()),
+      durable_(durable && writes_) {
     std::vector<kit::File *> files; // that it writes to, or has versions of
     bool has_atomic = false;
     for (const nixlx::Run &run : plan.runs) {
@@ -36,16 +37,16 @@ Transfer::Transfer(const nixlx::Plan &plan, bool durable)
     }
     is_small_read_ =
         !writes_ && !has_direct_ && plan.total_bytes <= kSmallReadBytes && plan.block_count <= kSmallReadBlocks;
-    if (!durable && !has_atomic) return;
+    if (!durable_ && !has_atomic) return;
     std::sort(files.begin(), files.end());
     files.erase(std::unique(files.begin(), files.end()), files.end());
     const kit::FileVersion *beside = nullptr;
     for (kit::File *const file : files) {
         auto version = file->version(writes_, beside);
-        if (durable && writes_) to_sync_.push_back(version ? version.get() : file);
+        if (!version && durable_) to_sync_.push_back(file);
         if (!version) continue;
         beside = version.get();
-        syncs_folders_ = syncs_folders_ || (writes_ && (durable || version->lasts()));
+        syncs_folders_ = syncs_folders_ || durable_ || (writes_ && version->lasts());
         versions_.push_back({file, std::move(version)});
     }
 }
@@ -90,10 +91,21 @@ Transfer::hasMore() noexcept {
     return false;
 }
 
+kit::File *
+Transfer::nextToSync() const noexcept {
+    const bool folders = stage == Stage::kSyncFolder;
+    if (!folders && begun < to_sync_.size()) return to_sync_[begun];
+    const size_t which = folders ? begun : begun - to_sync_.size();
+    kit::FileVersion *const version = versions_[which].version.get();
+    if (version->folder() < 0) return nullptr; // no byte was written
+    const bool again = folders && which > 0 && versions_[which - 1].version->folder() == version->folder();
+    return again ? nullptr : version;
+}
+
 size_t
 Transfer::countOf(Stage stage) const noexcept {
     switch (stage) {
-    case Stage::kSync: return to_sync_.size();
+    case Stage::kSync: return to_sync_.size() + (durable_ ? versions_.size() : 0);
     case Stage::kPublish: return writes_ ? versions_.size() : 0;
     case Stage::kSyncFolder: return syncs_folders_ ? versions_.size() : 0;
     default: return 0;

@@ -87,18 +87,14 @@ public:
         return memory.atomic ? versionOf(memory.file.get()) : memory.file.get();
     }
 
-    /// Of the stages that move nothing: what is next.
+    /// What is next in the stages behind kSync.
     kit::FileVersion &
     nextVersion() const noexcept {
         return *versions_[begun].version;
     }
-    /// Null: it is done with the one before.
+    /// Likewise in those that sync. Null: there is nothing to be synced.
     kit::File *
-    nextToSync() const noexcept {
-        if (stage == Stage::kSync) return to_sync_[begun];
-        const bool same = begun > 0 && versions_[begun - 1].version->folder() == nextVersion().folder();
-        return same || nextVersion().folder() < 0 ? nullptr : &nextVersion();
-    }
+    nextToSync() const noexcept;
 
     /// Versions are not used any more; those that were not published are gone.
     void
@@ -134,10 +130,11 @@ private:
     versionOf(const kit::File *file) const noexcept;
 
     const bool writes_;
+    const bool durable_; ///< and writes
     bool syncs_folders_ = false;
-    bool has_failed_ = false; ///< since it was posted
-    std::vector<kit::File *> to_sync_;
-    std::vector<Version> versions_; ///< by file
+    bool has_failed_ = false;          ///< since it was posted
+    std::vector<kit::File *> to_sync_; ///< but for versions
+    std::vector<Version> versions_;    ///< by file
     bool has_buffered_ = false, has_direct_ = false;
     bool is_small_read_ = false;
     Status refusal_;
