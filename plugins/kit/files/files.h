@@ -77,12 +77,12 @@ public:
     ~Files();
 
     /// The file that a registration names (file_path.h); the same one for the same device id and path again. A path is
-    /// opened here, and closed when the last who holds the file lets go; "create" makes the file here or never, but for
-    /// one that is atomic, which who writes makes.
-    /// INVALID_PARAM: not a file's name, another live file has this device id, the device id is no descriptor that is
-    /// open, or what it names is a directory, pipe or socket, or writes at its end only (O_APPEND). NOT_FOUND: no such
-    /// file. NOT_ALLOWED: permissions, a read-only file system, or a path that leaves the root. NO_MEMORY: no
-    /// descriptor is free. NOT_SUPPORTED: no direct I/O there. BACKEND: it cannot be opened for another reason.
+    /// opened here, and closed when the last who holds the file lets go; "create" makes the file here or never, but
+    /// for one that is atomic, which the first version makes. INVALID_PARAM: not a file's name, another live file has
+    /// this device id, the device id is no descriptor that is open, or what it names is a directory, pipe or socket,
+    /// or writes at its end only (O_APPEND), or is atomic and a link or device. NOT_FOUND: no such file. NOT_ALLOWED:
+    /// permissions, a read-only file system, or a path that leaves the root. NO_MEMORY: no descriptor is free.
+    /// NOT_SUPPORTED: no direct I/O there. BACKEND: it cannot be opened for another reason.
     Result<std::shared_ptr<File>>
     add(const nixlBlobDesc &registration);
 
