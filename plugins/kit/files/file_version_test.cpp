@@ -121,7 +121,9 @@ TEST_F(FileVersionTest, OnlyWhatIsLeftAndOursIsRemoved) {
     ASSERT_EQ(::flock(held.get(), LOCK_EX), 0);
     folder_.write(".a.nixl-5", "of another user");
     const bool is_root = ::geteuid() == 0;
-    if (is_root) ASSERT_EQ(::chown((folder_ / ".a.nixl-5").c_str(), 65534, 65534), 0);
+    if (is_root) {
+        ASSERT_EQ(::chown((folder_ / ".a.nixl-5").c_str(), 65534, 65534), 0);
+    }
     const auto file = add(1, "rw,atomic:" + path_);
     Names expected{".a.nixl-1", ".a.nixl-16", ".a.nixl-2", ".a.nixl-3", ".a.nixl-4", ".b.nixl-0", "a", "precious"};
     if (is_root) expected.insert(expected.begin() + 5, ".a.nixl-5");
@@ -197,7 +199,9 @@ TEST_F(FileVersionTest, ThreadsThatReplaceOnePathSeeAlwaysAWholeOne) {
             for (size_t round = 0; round < kRounds; ++round) {
                 const auto next = file->version(true, nullptr), read = file->version(false, nullptr);
                 write(*next, std::string(kSize, static_cast<char>('a' + i)));
-                if (round % 3) ASSERT_TRUE(next->publish().ok());
+                if (round % 3) {
+                    ASSERT_TRUE(next->publish().ok());
+                }
                 const auto fd = read->use();
                 ASSERT_TRUE(fd.ok()) << fd.message();
                 std::string found(kSize, '\0');
