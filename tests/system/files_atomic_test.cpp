@@ -637,8 +637,8 @@ TEST_P(FilesAtomicCalls, DurableIsTheFileBeforeItsNameAndTheFolderAfterIt) {
 }
 
 TEST_P(FilesAtomicCalls, EachStepThatFailsIsNamed) {
+    agent({{"durable", "yes"}});
     const Buffer &memory = this->memory(1000);
-    agent({{"durable", "yes"}}).add(memory);
     dir.write("data", "old");
     ASSERT_EQ(agent().addFile(900, "rw,atomic:" + path), NIXL_SUCCESS) << nixlx::lastError();
     const std::pair<std::string, std::string> steps[] = {
