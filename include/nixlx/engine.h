@@ -55,7 +55,7 @@ struct Plan {
     std::span<const Run> runs;
     uint64_t total_bytes;
     uint64_t block_count; ///< sum of the runs' counts
-    /// Of a transfer that comes in several plans, because it goes through memory in between.
+    /// Since 3.2: of a transfer that comes in several plans, because it goes through memory in between.
     bool is_part = false;
 };
 
@@ -402,7 +402,7 @@ configValue(const std::string &name);
 #define NIXLX_PLUGIN_MAGIC 0x584c584eu
 /// Another major version is another interface. A minor version only appends fields.
 #define NIXLX_PLUGIN_API_MAJOR 3u
-#define NIXLX_PLUGIN_API_MINOR 1u
+#define NIXLX_PLUGIN_API_MINOR 2u
 #define NIXLX_PLUGIN_API_VERSION (NIXLX_PLUGIN_API_MAJOR << 16 | NIXLX_PLUGIN_API_MINOR)
 
 // Properties of a backend, the bits of `capabilities`:

@@ -387,7 +387,7 @@ TEST(PluginIdentity, NamesTheFieldThatDiffersAndBothValues) {
     EXPECT_THAT(sentence([](Identity &i) { i.magic = 5; }), HasSubstr("magic is 5, expected 1481398350"));
     EXPECT_THAT(sentence([](Identity &i) { i.struct_size = 8; }), HasSubstr("struct_size is 8, expected at least"));
     EXPECT_THAT(sentence([](Identity &i) { i.api_version = 9; }),
-                HasSubstr("api_version is 0.9, expected 3.1 or another with the same first number"));
+                HasSubstr("api_version is 0.9, expected 3.2 or another with the same first number"));
     EXPECT_THAT(sentence([](Identity &i) { i.kind = "store"; }), HasSubstr("kind is 'store', expected 'backend'"));
     EXPECT_THAT(sentence([](Identity &i) { i.name = "Y"; }), HasSubstr("name is 'Y', expected 'X'"));
 }
