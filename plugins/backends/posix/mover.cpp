@@ -200,6 +200,7 @@ Mover::fillLocked() noexcept {
             continue;
         }
         pushLocked(transfer);
+        if (turn == Turn::kEnough) return true;
         starved = turn == Turn::kStarved ? starved + 1 : 0;
         starved_ = starved >= active_.size;
     }
@@ -231,7 +232,7 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     kit::File *file = nullptr;
     if (transfer.stage == Transfer::Stage::kPublish) {
         publishLocked(transfer);
-        return Turn::kMore;
+        return Turn::kEnough;
     }
     const bool sync = transfer.stage > Transfer::Stage::kDirect;
     if (sync) {
@@ -285,7 +286,8 @@ Mover::beginLocked(Transfer &transfer) noexcept {
     return Turn::kMore;
 }
 
-/// In this thread, as files are opened: a rename is no more than that.
+/// In this thread, as files are opened. It may take as long as a write to the device (ext4 allocates what was written
+/// before it replaces a file), so others have their turn in between.
 void
 Mover::publishLocked(Transfer &transfer) noexcept {
     try {

@@ -97,7 +97,7 @@ private:
         uint64_t page = 0;   ///< direct I/O: what the rest has to be a multiple of; 0: through the page cache
         unsigned fruitless = 0;
     };
-    enum class Turn { kMore, kNothingMore, kStarved };
+    enum class Turn { kMore, kNothingMore, kStarved, kEnough };
 
     struct List {
         Transfer *first = nullptr, *last = nullptr;
