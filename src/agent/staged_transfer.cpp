@@ -16,6 +16,12 @@ using Clock = std::chrono::steady_clock;
 // Some backends move the bytes in the calls that begin a transfer.
 constexpr std::chrono::milliseconds kTurn{1};
 
+nixl_status_t
+notify(const Backend &backend, const std::string &agent, const std::string &message) {
+    return backend.call<nixlx::Notifications>("genNotif",
+                                              [&](auto &messages) { return messages.genNotif(agent, message); });
+}
+
 } // namespace
 
 /// A backend's transfer between the bounce memory and one end. Not destroyed while it runs.
@@ -193,10 +199,12 @@ StagedTransfer::StagedTransfer(const nixlx::Plan &plan,
     passages_.reserve(kPortionsInFlight);
     using Whole = memory::PortionLimits::Whole;
     if (limits_.whole == Whole::kNothing) return;
-    std::stable_sort(ordered_.begin(), ordered_.end(), [&](const nixlx::Run &a, const nixlx::Run &b) {
-        return limits_.whole == Whole::kLocalSegments ? a.local_segment < b.local_segment
-                                                      : a.remote_segment < b.remote_segment;
-    });
+    const auto placeOf = [&](const nixlx::Run &run) {
+        return limits_.whole == Whole::kLocalSegments ? std::pair(run.local_segment, run.local)
+                                                      : std::pair(run.remote_segment, run.remote);
+    };
+    std::sort(ordered_.begin(), ordered_.end(),
+              [&](const nixlx::Run &a, const nixlx::Run &b) { return placeOf(a) < placeOf(b); });
 }
 
 StagedTransfer::~StagedTransfer() = default;
@@ -339,8 +347,7 @@ void
 StagedTransfer::endLocked() {
     if (outcome_ == NIXL_SUCCESS && notification_) {
         const auto &backend = *remote_.end.backend;
-        const auto sent = backend.call<nixlx::Notifications>(
-            "genNotif", [&](auto &messages) { return messages.genNotif(remote_.agent, *notification_); });
+        const auto sent = notify(backend, remote_.agent, *notification_);
         inbox_full_ = sent == NIXL_ERR_REPOST_ACTIVE;
         if (inbox_full_) return;
         if (sent < 0) {

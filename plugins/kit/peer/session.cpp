@@ -52,7 +52,7 @@ Session::Session(SessionOptions options, Inbox &inbox, uint64_t now)
       inbox_(inbox),
       streams_(options_.stream_count),
       heard_at_(now),
-      spoken_at_(now) {
+      pinged_at_(now) {
     for (Stream &stream : streams_) {
         const bool control = &stream == &streams_.front();
         stream.carries_data = !control || streams_.size() == 1;
@@ -95,7 +95,6 @@ Session::output(size_t index, std::span<Piece> pieces) {
 void
 Session::sent(size_t index, size_t bytes) {
     Stream &stream = streams_[index];
-    spoken_ |= bytes > 0;
     if (stream.head_left + stream.out_left == 0) { // control
         control_at_ += bytes;
         if (control_at_ < control_.size()) return;
@@ -925,7 +924,7 @@ uint64_t
 Session::deadline() const noexcept {
     if (state_ == State::kEnded) return std::numeric_limits<uint64_t>::max();
     const uint64_t dead = later(heard_at_, options_.dead_after);
-    return running() ? std::min(dead, later(spoken_at_, options_.ping_after)) : dead;
+    return running() ? std::min(dead, later(pinged_at_, options_.ping_after)) : dead;
 }
 
 void
@@ -934,14 +933,14 @@ Session::tick(uint64_t now) {
     // Who comes too late has not listened meanwhile: that is no silence of the peer.
     const uint64_t due = deadline();
     heard_at_ = heard_ ? now : later(heard_at_, now > due ? now - due : 0);
-    if (spoken_) spoken_at_ = now;
-    heard_ = spoken_ = false;
+    heard_ = false;
     if (now >= later(heard_at_, options_.dead_after)) {
         return end(State::kEnded, NIXL_ERR_REMOTE_DISCONNECT, peerName() + " has been silent for too long");
     }
-    if (!running() || now < later(spoken_at_, options_.ping_after)) return;
+    if (!running() || now < later(pinged_at_, options_.ping_after)) return;
+    // Whatever was said meanwhile, for it is not known when: the peer would wait twice as long for who comes late.
     if (control_.empty() && pending_.empty()) encodeEmpty(pending_, FrameType::kPing);
-    spoken_at_ = now;
+    pinged_at_ = now;
 }
 
 std::string

@@ -73,10 +73,10 @@ struct Request : Transfer {
 };
 
 struct SessionOptions {
-    Hello hello;                ///< the own name and incarnation
-    size_t stream_count = 2;    ///< 1 to kStreamsMax, the same at both ends
-    uint64_t ping_after = 1000; ///< silence after which this side says that it is alive, in the caller's unit of time
-    uint64_t dead_after = 3000; ///< silence after which the peer is dead
+    Hello hello;                           ///< the own name and incarnation
+    size_t stream_count = 2;               ///< 1 to kStreamsMax, the same at both ends
+    uint64_t ping_after = 1000;            ///< this side says that it is alive so often, in the caller's unit of time
+    uint64_t dead_after = 3000;            ///< silence after which the peer is dead
     CreditReceiver::Question question = 0; ///< comes back from Inbox::takeAll; then call notesFetched
 };
 
@@ -411,9 +411,8 @@ private:
 
     uint64_t path_mark_ = 0;
     uint64_t heard_at_;
-    uint64_t spoken_at_;
+    uint64_t pinged_at_;
     bool heard_ = false; ///< since the last tick
-    bool spoken_ = false;
 };
 
 } // namespace nx::kit

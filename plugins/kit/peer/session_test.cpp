@@ -593,6 +593,16 @@ TEST_F(Peers, SayThatTheyAreAliveWhenSilent) {
     EXPECT_EQ(b.session.state(), State::kOpen);
 }
 
+TEST_F(Peers, WhoComesLateSaysAtOnceThatItIsAlive) {
+    link.pump();
+    a.session.tick(1000);
+    link.pump(); // it has been said
+    std::array<Piece, 1> said;
+    ASSERT_EQ(a.session.output(0, said), 0u);
+    a.session.tick(3100); // else the peer would hear nothing until 4100
+    EXPECT_EQ(a.session.output(0, said), 1u);
+}
+
 TEST_F(Peers, SilentPeerIsDeadAndEveryRequestEndsOnce) {
     link.pump();
     std::array<Request, 3> requests;
