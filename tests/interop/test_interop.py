@@ -126,6 +126,15 @@ def etcd():
         pytest.skip(etcd_server.why_not())
 
 
+def withdraw(initiator, target):
+    """The initiator has heard of it: else it would forget what it is given afterwards."""
+    target.withdraws()
+    if initiator.whose == "ours":
+        initiator.forgets(target.name)
+    else:
+        initiator.remove(target.name)
+
+
 @pytest.mark.transports("default")
 def test_metadata_through_etcd(pair, etcd):
     initiator, target = pair
@@ -145,8 +154,7 @@ def test_metadata_through_etcd(pair, etcd):
     target.publishes()
     initiator.looks_up(target.name)
     initiator.learns_of(target.name, [(target.memory, SIZE)])
-    target.withdraws()
-    initiator.remove(target.name)
+    withdraw(initiator, target)
     initiator.load(target.metadata())
 
 
@@ -159,8 +167,7 @@ def test_partial_metadata_through_etcd(pair, etcd):
     initiator.looks_up(target.name, "a part")
     initiator.learns_of(target.name, [(told, SIZE)])
     assert not initiator.knows(target.name, [(hidden, SIZE)])
-    target.withdraws()
-    initiator.remove(target.name)
+    withdraw(initiator, target)
     initiator.load(target.metadata())
     forget(initiator, target, "told", "hidden")
 
