@@ -49,8 +49,10 @@ checkOf(const std::string &key) {
     return query(kCheck) + raw<uint64_t>(1) + keyed(key);
 }
 
+} // namespace
+
 /// A look-up of a name, which the C library does on a thread of its own. Given up, it stays until it is done.
-struct LookUp {
+struct Connection::LookUp {
     std::string host, port;
     addrinfo hints{};
     gaicb request{};
@@ -61,12 +63,19 @@ struct LookUp {
         request.ar_service = port.c_str();
         request.ar_request = &hints;
     }
+
+    /// A numeric host is its own address: true, without waiting.
+    bool
+    isNumeric() {
+        addrinfo numeric = hints;
+        numeric.ai_flags |= AI_NUMERICHOST;
+        return ::getaddrinfo(host.c_str(), port.c_str(), &numeric, &request.ar_result) == 0;
+    }
+
     ~LookUp() {
         if (request.ar_result) ::freeaddrinfo(request.ar_result);
     }
 };
-
-} // namespace
 
 Result<Endpoint>
 Endpoint::parse(const std::string &text) {
@@ -107,9 +116,9 @@ Connection::await(int socket, short events, Time deadline) {
     }
 }
 
+/// By the library's own threads.
 Status
-Connection::connect(Time deadline) {
-    auto look_up = std::make_unique<LookUp>(endpoint_);
+Connection::find(std::unique_ptr<LookUp> &look_up, Time deadline) {
     gaicb *list[] = {&look_up->request};
     if (const int error = ::getaddrinfo_a(GAI_NOWAIT, list, 1, nullptr)) {
         return {NIXL_ERR_BACKEND, std::string("looking up the name: ") + ::gai_strerror(error)};
@@ -125,6 +134,15 @@ Connection::connect(Time deadline) {
     }
     if (const int error = ::gai_error(list[0])) {
         return {NIXL_ERR_BACKEND, std::string("its name cannot be looked up: ") + ::gai_strerror(error)};
+    }
+    return {};
+}
+
+Status
+Connection::connect(Time deadline) {
+    auto look_up = std::make_unique<LookUp>(endpoint_);
+    if (!look_up->isNumeric()) {
+        if (auto status = find(look_up, deadline); !status.ok()) return status;
     }
     Status last{NIXL_ERR_BACKEND, "its name has no address"};
     for (const auto *address = look_up->request.ar_result; address; address = address->ai_next) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -68,6 +69,10 @@ public:
     remove(const std::string &key, Time deadline);
 
 private:
+    struct LookUp;
+
+    Status
+    find(std::unique_ptr<LookUp> &look_up, Time deadline);
     Status
     connect(Time deadline);
     Status
