@@ -3,40 +3,16 @@
 //
 // What makes the TCPStore a plugin.
 #include "tcpstore/directory.h"
+#include "base/plain_plugin.h"
 #include "nixlx/directory.h"
-
-namespace {
-
-nixlx::Directory *
-open(const nixlx::DirectoryParams *params) {
-    auto directory = nx::tcpstore::Directory::open(*params);
-    if (directory.ok()) return (*directory).release();
-    nixlx::fail(directory.code(), directory.message());
-    return nullptr;
-}
-
-} // namespace
 
 const nixlx_store_t *
 nixlx_plugin_store_init() {
-    static constexpr nixlx_store_t store = {.api_version = NIXLX_DIRECTORY_API_VERSION, .open = open};
+    static constexpr nixlx_store_t store = {.api_version = NIXLX_DIRECTORY_API_VERSION,
+                                            .open = [](const nixlx::DirectoryParams *params) -> nixlx::Directory * {
+                                                return nx::madeOrFail(nx::tcpstore::Directory::open(*params));
+                                            }};
     return &store;
 }
 
-extern "C" const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = {
-    .magic = NIXLX_PLUGIN_MAGIC,
-    .struct_size = sizeof(nixlx_plugin_descriptor_t),
-    .api_version = NIXLX_PLUGIN_API_VERSION,
-    .capabilities = 0,
-    .kind = "store",
-    .name = "tcpstore",
-    .version = "1.0.0",
-    .abi = NIXLX_ABI_TAG,
-    .build_id = "",
-    .conflicts = "",
-    .partners = {},
-    .create = nullptr,
-    .options = nullptr,
-    .option_size = sizeof(nixlx_option),
-    .option_count = 0,
-};
+extern "C" constinit const nixlx_plugin_descriptor_t nixlx_plugin_descriptor = nx::plainDescriptor("store", "tcpstore");
