@@ -39,9 +39,6 @@ public:
     sinkOf(const nixlx::Plan &plan) noexcept {
         return plan.operation == NIXL_READ ? plan.local_memory : plan.remote_memory;
     }
-    /// How its plan is cut.
-    static memory::PortionLimits
-    limitsOf(const nixlx::Plan &plan) noexcept;
 
     /// `plan` and what else is named here is there while it runs. The plan's local segments are such as the local end's
     /// backend takes for the remote side of transfers to oneself.
@@ -121,6 +118,9 @@ private:
         std::string path = {};   ///< how, once that is known
     };
 
+    /// How the plan is cut.
+    static memory::PortionLimits
+    limitsOf(const nixlx::Plan &plan) noexcept;
     void
     advanceLocked(Advanced &advanced) NX_REQUIRES(mutex_);
     bool

@@ -136,15 +136,14 @@ Staging::backendFor(const std::shared_ptr<Backend> &local, const std::shared_ptr
     const MutexLock lock(making_);
     auto &known = backends_[{local.get(), remote.get()}];
     if (known) return known;
-    StagedEnd ends[2] = {{local.get(), nullptr}, {remote.get(), nullptr}};
-    for (const auto &backend : {local, remote}) {
-        auto registered = bounce_.registrationWith(backend);
-        if (!registered.ok()) return std::move(registered).status();
-        (backend == local ? ends[0] : ends[1]).bounce = *registered;
-    }
-    if (local == remote) ends[1].bounce = ends[0].bounce;
+    auto here = bounce_.registrationWith(local);
+    if (!here.ok()) return std::move(here).status();
+    auto there = bounce_.registrationWith(remote);
+    if (!there.ok()) return std::move(there).status();
     startThread();
-    known = Backend::joining(*local, *remote, std::make_unique<Engine>(*this, ends[0], ends[1]), !driven_);
+    known = Backend::joining(
+        *local, *remote,
+        std::make_unique<Engine>(*this, StagedEnd{local.get(), *here}, StagedEnd{remote.get(), *there}), !driven_);
     return known;
 }
 
