@@ -144,21 +144,28 @@ def verify(shape, cache, table, terminal):
     return right
 
 
-def move(agent, shape, terminal, name, requests):
-    """Runs the requests, one for each layer, a few in flight, and releases them. The report of the last one."""
-    started = time.perf_counter()
-    waiting, running, layers = list(requests), [], 0
+def run_all(agent, requests, limit_s):
+    """Runs the requests, a few in flight; yields how many have ended, whenever some have. Raises if one fails, or none
+    ends within the limit."""
+    waiting, running = list(requests), []
     while waiting or running:
         while waiting and len(running) < IN_FLIGHT:
             running.append(waiting.pop(0))
             agent.transfer(running[-1])
-        ended = agent.wait_any(running, STALL_LIMIT_S)
+        ended = agent.wait_any(running, limit_s)
         if not ended:
-            raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
+            raise Failure(f"no request finished for {limit_s:.0f} s")
         for handle in ended:
             agent.check_xfer_state(handle)  # raises if it failed
             running.remove(handle)
-        layers += len(ended)
+        yield len(ended)
+
+
+def move(agent, shape, terminal, name, requests):
+    """Runs the requests, one for each layer, a few in flight, and releases them. The report of the last one."""
+    started, layers = time.perf_counter(), 0
+    for ended in run_all(agent, requests, STALL_LIMIT_S):
+        layers += ended
         done = shape.total_bytes * layers // shape.layers
         rate = done / (time.perf_counter() - started) / 1e9
         terminal.bar(name, layers, shape.layers, f"{size_text(done)}, {rate:.2f} GB/s")

@@ -18,9 +18,8 @@ import time
 
 from common import Failure, describe
 from kv_cache import (Terminal, block_descriptors, block_tables, expected_words, fitted, free_memory, new_agent,
-                      new_cache, register, shape_of, shape_options, size_text)
+                      new_cache, register, run_all, shape_of, shape_options, size_text)
 
-IN_FLIGHT = 4  # requests posted at a time
 STALL_LIMIT_S = 30.0  # without a sign of progress
 
 
@@ -73,17 +72,8 @@ def pull(channel, agent, shape, cache, peer, addresses):
     requests = [request(layer) for layer in range(shape.layers)]
     started = time.perf_counter()
     channel.send(("pulling", None))
-    waiting, running = list(requests), []
-    while waiting or running:
-        while waiting and len(running) < IN_FLIGHT:
-            running.append(waiting.pop(0))
-            agent.transfer(running[-1])
-        ended = agent.wait_any(running, STALL_LIMIT_S)
-        if not ended:
-            raise Failure(f"no request finished for {STALL_LIMIT_S:.0f} s")
-        for handle in ended:
-            agent.check_xfer_state(handle)  # raises if it failed
-            running.remove(handle)
+    for _ in run_all(agent, requests, STALL_LIMIT_S):
+        pass
     seconds = time.perf_counter() - started
 
     report = agent.get_xfer_report(requests[-1])
